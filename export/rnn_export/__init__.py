@@ -1,0 +1,24 @@
+"""Turn a checkpoint into one self-contained ONNX file, and prove that it computes what PyTorch does.
+
+```python
+from rnn_export import export_onnx
+
+report = export_onnx("model.pt", "model.onnx")
+```
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rnn_export.export import ExportReport, export_onnx
+
+__all__ = ["ExportReport", "export_onnx"]
+
+
+def __getattr__(name: str) -> object:
+    # On first use, so that `rnn-export --help` doesn't wait for torch.
+    if name in __all__:
+        from rnn_export import export
+
+        return getattr(export, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

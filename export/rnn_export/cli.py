@@ -1,0 +1,79 @@
+"""The command `rnn-export`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from rnn_runtime.command import Command, require_packages
+from rnn_runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from rnn_export.export import ExportReport
+    from rnn_runtime.self_check import Difference
+
+
+@click.command(cls=Command)
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("output", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--atol", type=click.FloatRange(0), default=1e-5, show_default=True, help="Absolute tolerance of a logit."
+)
+@click.option(
+    "--rtol", type=click.FloatRange(0), default=1e-4, show_default=True, help="Relative tolerance of a logit."
+)
+@click.version_option(package_name="rnn-onnx")
+def main(checkpoint: Path, output: Path, atol: float, rtol: float) -> None:
+    """Export CHECKPOINT to an ONNX model at OUTPUT, and verify it.
+
+    The exported file is run with onnxruntime and compared with PyTorch at batch sizes from 1 to 257. Beyond
+    the tolerances the command fails, and writes nothing.
+
+    \b
+    rnn-export model.pt model.onnx
+    """
+    if not output.parent.is_dir():
+        raise InputError(f"{output}: the folder {output.parent} does not exist; create it first")
+    require_packages(("torch", "torchvision", "sklearn", "onnx"), "train")
+    require_packages(("onnxruntime",), "cpu")
+    from rnn_export.export import export_onnx
+
+    print_report(export_onnx(checkpoint, output, atol=atol, rtol=rtol))
+
+
+def print_report(report: "ExportReport") -> None:
+    """Print what was exported and how well it agrees with PyTorch, as two tables on stdout."""
+    import sys
+
+    from rich.table import Table
+
+    from rnn_runtime.output import print_table
+
+    spec = report.spec
+    facts = Table(show_header=False, title=f"Wrote {report.output}", title_justify="left")
+    for name, value in (
+        ("cell", f"{spec.cell_name}, {spec.num_layers} layers of {spec.hidden_size}"),
+        ("image", str(spec.image)),
+        ("classes", str(len(spec.class_names))),
+        ("graph", f"{report.graph}, {report.nodes} nodes"),
+        ("opset", str(report.opset)),
+        ("file size", f"{report.file_size / 1e6:.2f} MB"),
+    ):
+        facts.add_row(name, value)
+    print_table(facts, sys.stdout)
+
+    parity = report.parity
+    sizes = ", ".join(map(str, parity.batch_sizes))
+    table = Table(title=f"Parity of logits at batch sizes {sizes}: largest difference, absolute (relative)")
+    table.title_justify = "left"
+    for column in ("images", "onnxruntime - PyTorch", "onnxruntime - float64", "PyTorch - float64", "equal labels"):
+        table.add_column(column)
+    for row in parity.rows:
+        pairs = (_difference(pair) for pair in (row.pytorch, row.float64, row.pytorch_float64))
+        table.add_row(f"{row.count} {row.images}", *pairs, f"{100 * row.pytorch.equal_labels:.1f} %")
+    print_table(table, sys.stdout)
+    click.echo(f"Within tolerance (atol {parity.atol:g}, rtol {parity.rtol:g})")
+
+
+def _difference(pair: "Difference") -> str:
+    return f"{pair.max_absolute:.1e} ({pair.max_relative:.1e})"

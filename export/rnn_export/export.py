@@ -1,0 +1,129 @@
+"""Export: checkpoint in, verified model file out."""
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+
+from rnn_export.graph import OPSET, build_model, graph_form
+from rnn_export.parity import ParityReport, measure_parity
+from rnn_runtime.classifier import Classifier
+from rnn_runtime.errors import CheckpointError, DataError, ParityError
+from rnn_runtime.metadata import GoldenSamples, ModelMetadata
+from rnn_runtime.model_spec import ModelSpec
+from rnn_runtime.self_check import ATOL, RTOL
+from rnn_train.checkpoint import Checkpoint, file_sha256
+from rnn_train.data import load_data
+from rnn_train.model import ImageRNN
+from rnn_train.training import predict_logits
+
+GOLDEN_REAL = 8  # of the checkpoint's sample images; one random, one all-0 and one all-255 image join them
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """What was exported; `file_size` is in bytes."""
+
+    output: Path
+    spec: ModelSpec
+    graph: str
+    opset: int
+    nodes: int
+    file_size: int
+    parity: ParityReport
+
+
+def export_onnx(checkpoint: str | Path, output: str | Path, *, atol: float = ATOL, rtol: float = RTOL) -> ExportReport:
+    """Export a checkpoint to an ONNX file, after proving that both compute the same.
+
+    The file appears under its name only once it has passed: onnx's checker with full shape inference, and
+    parity with PyTorch at several batch sizes on onnxruntime's CPU provider.
+
+    Args:
+        checkpoint: A file that `rnn-train` wrote.
+        output: The model file to write; an existing one is replaced.
+        atol: Absolute tolerance of a logit.
+        rtol: Tolerance relative to PyTorch's logit.
+
+    Raises:
+        CheckpointError: the checkpoint can't be read, or its weights aren't finite.
+        ParityError: the exported model differs from PyTorch by more than the tolerance.
+        OSError: `output` can't be written.
+    """
+    saved = Checkpoint.load(checkpoint)
+    model = saved.build_model()
+    weights = {name: tensor.numpy() for name, tensor in saved.weights.items()}
+    for name, values in weights.items():
+        if not np.isfinite(values).all():
+            raise CheckpointError(f"{checkpoint}: the weight {name} has values that are not finite; train again")
+    proto = build_model(saved.spec, weights)
+    onnx.checker.check_model(proto, full_check=True)
+    metadata = _describe(saved, model, file_sha256(checkpoint))
+
+    output = Path(output)
+    # On the same disk as the final file, so that moving it there is one step; gone with all that is in it otherwise.
+    with TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
+        temporary = Path(folder) / output.name
+        _write(temporary, proto, metadata)
+        report = _verify(temporary, model, _real_images(saved), output, atol, rtol)
+        _write(temporary, proto, replace(metadata, parity=report.to_dict()))
+        file_size = temporary.stat().st_size
+        os.replace(temporary, output)
+    return ExportReport(output, saved.spec, graph_form(saved.spec), OPSET, len(proto.graph.node), file_size, report)
+
+
+def _describe(saved: Checkpoint, model: ImageRNN, sha256: str) -> ModelMetadata:
+    shape = saved.spec.image.shape
+    golden = np.concatenate(
+        [
+            saved.samples.numpy()[:GOLDEN_REAL],
+            np.random.default_rng(0).integers(0, 256, (1, *shape), np.uint8),
+            np.zeros((1, *shape), np.uint8),
+            np.full((1, *shape), 255, np.uint8),
+        ]
+    )
+    epochs = saved.metrics.get("epochs", [])
+    export = {
+        "graph": graph_form(saved.spec),
+        "opset": OPSET,
+        "versions": {"torch": torch.__version__, "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__},
+    }
+    metrics = {name: value for name, value in saved.metrics.items() if name != "epochs"} | {"epochs": len(epochs)}
+    return ModelMetadata(saved.spec, GoldenSamples(golden, predict_logits(model, golden)), sha256, metrics, export)
+
+
+def _real_images(saved: Checkpoint) -> dict[str, NDArray[np.uint8]]:
+    """Test images of the checkpoint's data where it is still there, else the samples the checkpoint carries."""
+    try:
+        data = load_data(saved.source, download=False)
+    except DataError:
+        data = None
+    held_out = data and (data.test or data.validation)
+    if data and held_out and data.image == saved.spec.image:
+        return {"test" if data.test else "validation": held_out.images}
+    return {"checkpoint's own": saved.samples.numpy()}
+
+
+def _write(path: Path, proto: onnx.ModelProto, metadata: ModelMetadata) -> None:
+    onnx.helper.set_model_props(proto, metadata.to_props())
+    path.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def _verify(
+    path: Path, model: ImageRNN, real_images: dict[str, NDArray[np.uint8]], output: Path, atol: float, rtol: float
+) -> ParityReport:
+    report = measure_parity(Classifier(path, provider="cpu"), model, real_images, atol=atol, rtol=rtol)
+    if not report.passed:
+        worst = max(report.rows, key=lambda row: row.pytorch.max_absolute)
+        raise ParityError(
+            f"{output}: not written, since on {worst.images} images onnxruntime differs from PyTorch by up to "
+            f"{worst.pytorch.max_absolute:.2e} (from a float64 run: {worst.float64.max_absolute:.2e}, PyTorch itself "
+            f"{worst.pytorch_float64.max_absolute:.2e}), more than --atol {atol:g} and --rtol {rtol:g} allow"
+        )
+    return report

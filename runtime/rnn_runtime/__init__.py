@@ -1,0 +1,25 @@
+"""Classify images with a model that `rnn-export` wrote; needs onnxruntime, not PyTorch.
+
+```python
+from rnn_runtime import Classifier
+
+classifier = Classifier("model.onnx", provider="cpu")
+classifier.predict(["a.png"])  # [Prediction(path='a.png', label='7', probability=0.98, ...)]
+```
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rnn_runtime.classifier import Classifier, Prediction
+
+__all__ = ["Classifier", "Prediction"]
+
+
+def __getattr__(name: str) -> object:
+    # On first use, so that `rnn-infer --help` waits for neither numpy nor the image decoder.
+    if name in __all__:
+        from rnn_runtime import classifier
+
+        return getattr(classifier, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

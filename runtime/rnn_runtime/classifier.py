@@ -1,0 +1,235 @@
+"""The classifier: one model file, one onnxruntime session, images in and predictions out."""
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rnn_runtime.decode import read_image
+from rnn_runtime.errors import ImageError, InputError, ModelError, ProviderError
+from rnn_runtime.metadata import ModelMetadata
+from rnn_runtime.session import Provider, open_session
+
+BATCH_SIZE = 256  # batches of 64 to 256 suit the CPU's cache (docs/design.md)
+MAX_MODEL_BYTES = 1 << 31  # protobuf's own limit
+_BATCHES_AHEAD = 3  # decoded or being decoded while the session runs
+_FILES_PER_TASK = 16  # a task for the pool costs about as much as decoding a small image
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the classifier says of one image file.
+
+    `top` holds the k likeliest classes and their probabilities, likeliest first. For a file that can't
+    be read or decoded it is empty, `label` and `probability` are None, and `error` says why.
+    """
+
+    path: str
+    label: str | None
+    probability: float | None
+    top: tuple[tuple[str, float], ...] = ()
+    error: str | None = None
+
+
+class Classifier:
+    """An exported model, ready to classify.
+
+    ```python
+    classifier = Classifier("model.onnx", provider="cpu")
+    for prediction in classifier.predict(["a.png", "b.jpg"]):
+        print(prediction.path, prediction.label, prediction.probability)
+    ```
+
+    Args:
+        model: Path of a file that `rnn-export` wrote.
+        provider: `cpu`; `cuda`, which runs on CUDA or raises; `auto`, which is CUDA where it runs, else CPU.
+        threads: CPU threads, for decoding as for the model; None for one a core.
+
+    Raises:
+        ModelError: the file is missing, damaged or not one of `rnn-export`.
+        ProviderError: CUDA was asked for and can't run here.
+        MissingPackageError: no onnxruntime is installed.
+
+    Attributes:
+        path: The model file.
+        metadata: What the file says of itself: sizes, metrics, parity, golden samples.
+        notice: Why `auto` runs on the CPU, else None.
+    """
+
+    def __init__(self, model: str | Path, provider: Provider = "auto", *, threads: int | None = None) -> None:
+        self.path = str(model)
+        self.threads = threads or _cores()
+        try:
+            opened = open_session(_read_model(self.path), provider, threads=threads)
+            self._session, self._provider, self.notice = opened.session, opened.provider, opened.notice
+            self.metadata = ModelMetadata.from_props(self._session.get_modelmeta().custom_metadata_map)
+            self._check_interface()
+        except (ModelError, ProviderError) as error:
+            raise type(error)(f"{self.path}: {error}") from None
+
+    @property
+    def provider(self) -> Literal["cuda", "cpu"]:
+        """The execution provider that runs the model."""
+        return self._provider
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes, in the order of the model's outputs."""
+        return self.metadata.spec.class_names
+
+    def predict_logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The logits of a batch; shapes and errors as for `predict_proba`."""
+        return self._run("logits", images)
+
+    def predict_proba(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The probability of each class for a batch of images in memory.
+
+        Args:
+            images: uint8, shape `(batch, height, width, channels)`, 0 to 255, RGB order.
+
+        Returns:
+            float32, shape `(batch, classes)`; each row sums to 1.
+
+        Raises:
+            InputError: shape or dtype don't fit the model.
+        """
+        return self._run("probabilities", images)
+
+    def predict(self, paths: Iterable[str | Path], *, top_k: int = 1, batch_size: int = BATCH_SIZE) -> list[Prediction]:
+        """Classify image files; as `iter_predictions`, as a list."""
+        return list(self.iter_predictions(paths, top_k=top_k, batch_size=batch_size))
+
+    def iter_predictions(
+        self, paths: Iterable[str | Path], *, top_k: int = 1, batch_size: int = BATCH_SIZE
+    ) -> Iterator[Prediction]:
+        """Classify image files, as many as there are, in constant memory.
+
+        Files are decoded in a pool of threads while the model runs.
+
+        Args:
+            paths: Image files. Read only as far ahead as a few batches.
+            top_k: How many of the likeliest classes each prediction holds; at most all.
+            batch_size: Images that go through the model at once.
+
+        Yields:
+            One prediction a path, in the order of `paths`.
+
+        Raises:
+            InputError: `top_k` or `batch_size` is below 1.
+        """
+        if top_k < 1 or batch_size < 1:
+            raise InputError(f"top_k and batch_size must be at least 1, not {top_k} and {batch_size}")
+        return self._stream((str(path) for path in paths), min(top_k, len(self.class_names)), batch_size)
+
+    def _stream(self, paths: Iterator[str], top_k: int, batch_size: int) -> Iterator[Prediction]:
+        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
+        try:
+            batches: deque[_Batch] = deque()
+            while True:
+                while len(batches) < _BATCHES_AHEAD and (names := list(islice(paths, batch_size))):
+                    batches.append(_Batch(names, self.metadata.spec.image.shape))
+                    batches[-1].decode(pool, self)
+                if not batches:
+                    return
+                yield from self._predict_batch(batches.popleft(), top_k)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _predict_batch(self, batch: "_Batch", top_k: int) -> list[Prediction]:
+        errors = batch.wait()
+        good = [row for row in range(len(batch.paths)) if row not in errors]
+        # neighbours that failed leave no trace: only whole images go through the model
+        probabilities = self.predict_proba(batch.images[good] if errors else batch.images)
+        likeliest = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
+        values = np.take_along_axis(probabilities, likeliest, axis=1)
+        for i in np.flatnonzero(~np.isfinite(probabilities).all(axis=1)):
+            errors[good[i]] = "the model's output is not finite"
+        top = dict(zip(good, zip(likeliest.tolist(), values.tolist(), strict=True), strict=True))
+        return [
+            Prediction(path, None, None, error=errors[row]) if row in errors else self._prediction(path, *top[row])
+            for row, path in enumerate(batch.paths)
+        ]
+
+    def _prediction(self, path: str, classes: list[int], probabilities: list[float]) -> Prediction:
+        top = tuple(zip((self.class_names[i] for i in classes), probabilities, strict=True))
+        return Prediction(path, *top[0], top)
+
+    def _run(self, output: str, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        shape = self.metadata.spec.image.shape
+        if images.dtype != np.uint8 or images.shape[1:] != shape:
+            raise InputError(
+                f"images must be uint8 of shape (batch, {', '.join(map(str, shape))}), "
+                f"not {images.dtype} of shape {images.shape}"
+            )
+        if not len(images):  # onnxruntime's kernels are not made for no rows at all
+            return np.empty((0, len(self.class_names)), np.float32)
+        return self._session.run([output], {"images": np.ascontiguousarray(images)})[0]  # type: ignore[no-any-return]
+
+    def _check_interface(self) -> None:
+        shape, classes = self.metadata.spec.image.shape, len(self.class_names)
+        found = [
+            (value.name, value.type, value.shape[1:])
+            for value in (*self._session.get_inputs(), *self._session.get_outputs())
+        ]
+        expected = [
+            ("images", "tensor(uint8)", list(shape)),
+            ("logits", "tensor(float)", [classes]),
+            ("probabilities", "tensor(float)", [classes]),
+        ]
+        if found != expected:
+            raise ModelError(f"its inputs and outputs are {found}, and its metadata says {expected}")
+
+
+def _read_model(path: str) -> bytes:
+    # From bytes, onnxruntime has no folder to take external data from, so one file is all it can read.
+    try:
+        size = os.stat(path).st_size
+        if size > MAX_MODEL_BYTES:
+            raise ModelError(f"the file has {size:,} bytes; a model has at most {MAX_MODEL_BYTES:,}")
+        return Path(path).read_bytes()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ModelError(f"{reason}. Write a model with: rnn-export model.pt model.onnx") from None
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Batch:
+    """Files on their way into one array, each decoded straight to its row."""
+
+    def __init__(self, paths: list[str], shape: tuple[int, int, int]) -> None:
+        self.paths = paths
+        self.images = np.empty((len(paths), *shape), np.uint8)
+        self._tasks: list[Future[dict[int, str]]] = []
+
+    def decode(self, pool: ThreadPoolExecutor, classifier: Classifier) -> None:
+        spec = classifier.metadata.spec.image
+
+        def decode_rows(rows: range) -> dict[int, str]:
+            errors = {}
+            for row in rows:
+                try:
+                    self.images[row] = read_image(self.paths[row], spec)
+                except ImageError as error:
+                    errors[row] = str(error)
+            return errors
+
+        count = len(self.paths)
+        self._tasks = [
+            pool.submit(decode_rows, range(start, min(start + _FILES_PER_TASK, count)))
+            for start in range(0, count, _FILES_PER_TASK)
+        ]
+
+    def wait(self) -> dict[int, str]:
+        """Errors by row, once every file is decoded or has failed."""
+        return {row: text for task in self._tasks for row, text in task.result().items()}

@@ -1,0 +1,192 @@
+"""The command `rnn-infer`."""
+
+import contextlib
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, cast
+
+import click
+
+from rnn_runtime.command import Command, atomic_write
+from rnn_runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from rnn_runtime.classifier import Classifier, Prediction
+    from rnn_runtime.output import Format
+
+
+@click.command(cls=Command)
+@click.argument("paths", nargs=-1, type=click.Path())
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    default="model.onnx",
+    envvar="RNN_MODEL",
+    show_default=True,
+    show_envvar=True,
+    help="The model file that rnn-export wrote.",
+)
+@click.option(
+    "--provider",
+    type=click.Choice(["auto", "cuda", "cpu"]),
+    default="auto",
+    show_default=True,
+    help="Execution provider. cuda fails where CUDA can't run; auto takes the CPU then, and says so.",
+)
+@click.option("--recursive", is_flag=True, help="Search the folders in folders too.")
+@click.option(
+    "--format",
+    "style",
+    type=click.Choice(["table", "csv", "jsonl"]),
+    help="Default: table on a terminal, else csv. csv and jsonl stream.",
+)
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write results to this file.")
+@click.option("--top-k", type=click.IntRange(1), default=1, show_default=True, help="Classes to show an image.")
+@click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Images a run of the model.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads. Default: one a core.")
+@click.option(
+    "--labels-from-folders",
+    is_flag=True,
+    help="Take each image's parent folder as its true class: print accuracy, precision, recall, confusion matrix.",
+)
+@click.option("--self-check", "check", is_flag=True, help="Compare the model with PyTorch's logits stored in it.")
+@click.option("--atol", type=click.FloatRange(0), default=1e-5, show_default=True, help="For --self-check.")
+@click.option("--rtol", type=click.FloatRange(0), default=1e-4, show_default=True, help="For --self-check.")
+@click.version_option(package_name="rnn-onnx")
+def main(
+    paths: tuple[str, ...],
+    model: Path,
+    provider: Any,
+    recursive: bool,
+    style: "Format | None",
+    output: Path | None,
+    top_k: int,
+    batch_size: int,
+    threads: int | None,
+    labels_from_folders: bool,
+    check: bool,
+    atol: float,
+    rtol: float,
+) -> None:
+    """Classify image files with an exported model.
+
+    PATHS are image files, folders, quoted glob patterns, or - for a list of names on standard input, one
+    a line. Results come in sorted order of the paths. The exit code is 1 if an image couldn't be read.
+
+    \b
+    rnn-infer --provider cpu images/
+    rnn-infer --model digits.onnx --format jsonl --top-k 3 'scans/**/*.png'
+    rnn-infer --self-check
+    """
+    if not paths and not check:
+        raise click.UsageError("Name an image, a folder, a pattern, or - for standard input. Or --self-check.")
+    # Only now: --help and a typing mistake need none of it.
+    from rnn_runtime.classifier import Classifier
+    from rnn_runtime.evaluation import FolderEvaluation
+    from rnn_runtime.output import print_evaluation, write_predictions
+    from rnn_runtime.paths import find_images
+
+    classifier = Classifier(model, provider, threads=threads)
+    if classifier.notice:
+        click.echo(f"Running on the CPU: {classifier.notice}", err=True)
+    if check:
+        _print_self_check(classifier, atol, rtol)
+    if not paths:
+        return
+    style = style or ("table" if output is None and sys.stdout.isatty() else "csv")
+    top_k = min(top_k, len(classifier.class_names))
+    evaluation = FolderEvaluation(classifier.class_names) if labels_from_folders else None
+    images = find_images(_with_standard_input(paths), recursive=recursive)
+    found = classifier.iter_predictions(images, top_k=top_k, batch_size=batch_size)
+    tally = _Tally(classifier, evaluation)
+    with _open_output(output) as file:
+        truth = evaluation.true_label if evaluation else None
+        write_predictions(tally.watch(found), file, style, top_k=top_k, truth=truth)
+        file.flush()
+    if evaluation:
+        # beside a table or a file of results it goes to stdout; after CSV or JSON on stdout it would spoil them
+        on_stdout = output is not None or style == "table"
+        print_evaluation(evaluation, sys.stdout if on_stdout else sys.stderr)
+    click.echo(tally.summary(), err=True)
+    if tally.failed:
+        raise click.exceptions.Exit(1)
+
+
+class _Tally:
+    """Counts predictions on their way to the output, and shows progress on a terminal."""
+
+    def __init__(self, classifier: "Classifier", evaluation: Any) -> None:
+        self.classifier = classifier
+        self.evaluation = evaluation
+        self.seen = self.failed = 0
+        self.seconds = 0.0
+
+    def watch(self, predictions: Iterable["Prediction"]) -> Iterator["Prediction"]:
+        import time
+
+        start = time.perf_counter()
+        with _progress() as advance:
+            for prediction in predictions:
+                self.seen += 1
+                self.failed += prediction.error is not None
+                if self.evaluation:
+                    self.evaluation.add(prediction)
+                advance()
+                yield prediction
+        self.seconds = time.perf_counter() - start
+
+    def summary(self) -> str:
+        images = f"{self.seen:,} image" + ("s" if self.seen != 1 else "")
+        failed = f", {self.failed:,} unreadable" if self.failed else ""
+        rate = self.seen / self.seconds if self.seconds else 0
+        return f"{images}{failed}, {self.seconds:.2f} s, {rate:,.0f} images/s, on {self.classifier.provider}"
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Any]:
+    # A bar below results that scroll by on the same terminal would only be torn apart.
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.completed:,.0f} images"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=None)
+        yield lambda: progress.advance(task)
+
+
+def _with_standard_input(paths: tuple[str, ...]) -> Iterator[str]:
+    for path in paths:
+        if path != "-":
+            yield path
+            continue
+        for line in sys.stdin:
+            if name := line.rstrip("\r\n"):
+                yield name
+
+
+def _open_output(output: Path | None) -> AbstractContextManager[IO[str]]:
+    # A file's name may be bytes that are no UTF-8; they come out as they went in.
+    if output is None:
+        cast(Any, sys.stdout).reconfigure(errors="surrogateescape")
+        return contextlib.nullcontext(sys.stdout)
+    if not output.parent.is_dir():
+        raise InputError(f"{output}: the folder {output.parent} does not exist; create it first")
+    return atomic_write(output, encoding="utf-8", errors="surrogateescape", newline="")
+
+
+def _print_self_check(classifier: "Classifier", atol: float, rtol: float) -> None:
+    from rnn_runtime.self_check import self_check
+
+    difference = self_check(classifier, atol=atol, rtol=rtol)
+    count = len(classifier.metadata.golden.images)
+    click.echo(
+        f"{classifier.path}: on {classifier.provider}, {count} golden samples agree with PyTorch: largest "
+        f"difference of logits {difference.max_absolute:.1e} (relative {difference.max_relative:.1e}), "
+        f"labels equal {100 * difference.equal_labels:.1f} %",
+        err=False,
+    )

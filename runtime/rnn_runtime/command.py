@@ -1,0 +1,93 @@
+"""What the three commands share: errors in one line, quiet pipes, atomic files."""
+
+import importlib.util
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import click
+
+from rnn_runtime.errors import MissingPackageError, RnnOnnxError
+
+
+class Command(click.Command):
+    """A click command whose errors are one line on stderr and an exit code.
+
+    Exit codes: 1 for a run that finished with failures, 2 for bad input, 3 where something isn't
+    installed or the execution provider can't run, 130 after Ctrl-C.
+    """
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, turning the errors that this project raises into click's."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except RnnOnnxError as error:
+            raise _failure(str(error), error.exit_code) from None
+        except BrokenPipeError:
+            # The reader, `head` say, has gone. Point stdout elsewhere, or Python complains when it flushes at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(0)
+        except KeyboardInterrupt:
+            raise _failure("interrupted", 130) from None
+        except OSError as error:
+            place = f"{error.filename}: " if error.filename else ""
+            raise _failure(f"{place}{error.strerror or error}", 2) from None
+        except MemoryError:
+            raise _failure("out of memory; try a smaller --batch-size", 2) from None
+
+
+def _failure(message: str, exit_code: int) -> click.ClickException:
+    # one line, whatever an underlying library put into its text
+    error = click.ClickException(" ".join(message.split()))
+    error.exit_code = exit_code  # type: ignore[misc]  # click reads it from the instance
+    return error
+
+
+def require_packages(modules: Sequence[str], extra: str) -> None:
+    """Check that optional packages are there, before anything is done.
+
+    Raises:
+        MissingPackageError: one isn't installed; the text names the extra that brings it.
+    """
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise MissingPackageError(f"{module} is not installed. Install it with: pip install 'rnn-onnx[{extra}]'")
+
+
+@contextmanager
+def atomic_write(path: str | Path, mode: str = "w", **options: Any) -> Iterator[IO[Any]]:
+    """Write a file that appears under its name when it is whole, or not at all.
+
+    Args:
+        path: The final name. A temporary file beside it is renamed at the end of the `with` block,
+            or removed if the block raises.
+        mode: `w` for text or `wb` for bytes.
+        options: Passed to `open`.
+
+    Raises:
+        OSError: the folder is missing or can't be written.
+    """
+    target = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, mode, **options) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes it private, open() would not
+        os.replace(temporary, target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,88 @@
+"""How good predictions are, once the true labels are known."""
+
+import os
+from dataclasses import dataclass, field
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rnn_runtime.classifier import Prediction
+from rnn_runtime.errors import InputError
+
+
+def folder_name(class_name: str) -> str:
+    """The folder that holds a class's images: its name, path separators replaced by `_`."""
+    return class_name.replace("/", "_").replace("\\", "_")
+
+
+@dataclass(slots=True)
+class FolderEvaluation:
+    """Counts predictions against the class named by each file's parent folder.
+
+    Feed it predictions one by one with `add`; memory doesn't grow with them. Files that couldn't be read
+    don't count. `confusion` is int64 `(classes, classes)`: rows are true classes, columns predicted ones.
+    """
+
+    class_names: tuple[str, ...]
+    confusion: NDArray[np.int64] = field(init=False)
+    _index: dict[str, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        count = len(self.class_names)
+        self.confusion = np.zeros((count, count), np.int64)
+        self._index = {folder_name(name): i for i, name in enumerate(self.class_names)}
+
+    def true_label(self, path: str) -> str:
+        """The class that a file's parent folder names.
+
+        Raises:
+            InputError: no class of the model has this name.
+        """
+        folder = os.path.basename(os.path.dirname(os.path.abspath(path)))
+        if folder not in self._index:
+            known = ", ".join(self._index)
+            raise InputError(f"{path}: its folder {folder!r} is no class of this model, which knows: {known}")
+        return self.class_names[self._index[folder]]
+
+    def add(self, prediction: Prediction) -> Self:
+        """Count one prediction.
+
+        Raises:
+            InputError: as for `true_label`.
+        """
+        if prediction.label is not None:
+            truth = self.class_names.index(self.true_label(prediction.path))
+            self.confusion[truth, self.class_names.index(prediction.label)] += 1
+        return self
+
+    @property
+    def total(self) -> int:
+        """Predictions counted."""
+        return int(self.confusion.sum())
+
+    @property
+    def correct(self) -> int:
+        """Predictions that were right."""
+        return int(self.confusion.trace())
+
+    @property
+    def accuracy(self) -> float:
+        """The share of right predictions; not a number if there were none."""
+        return self.correct / self.total if self.total else float("nan")
+
+    @property
+    def precision(self) -> NDArray[np.float64]:
+        """For each class, how many of those given its label are of it; not a number if none was."""
+        return _share(self.confusion.diagonal(), self.confusion.sum(axis=0))
+
+    @property
+    def recall(self) -> NDArray[np.float64]:
+        """For each class, how many of its images got its label; not a number if it had none."""
+        return _share(self.confusion.diagonal(), self.confusion.sum(axis=1))
+
+
+def _share(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
+    share = np.full(len(whole), np.nan)
+    np.divide(part, whole, out=share, where=whole > 0)
+    return share

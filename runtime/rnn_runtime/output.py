@@ -1,0 +1,103 @@
+"""Predictions as a table, CSV or JSON Lines, and an evaluation as tables."""
+
+import csv
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import IO, Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from rnn_runtime.classifier import Prediction
+from rnn_runtime.evaluation import FolderEvaluation
+
+Format = Literal["table", "csv", "jsonl"]
+FORMATS: tuple[Format, ...] = ("table", "csv", "jsonl")
+
+Truth = Callable[[str], str]
+
+
+def write_predictions(
+    predictions: Iterable[Prediction], file: IO[str], style: Format, *, top_k: int = 1, truth: Truth | None = None
+) -> None:
+    """Write predictions as they come (CSV, JSON Lines) or all at the end (a table).
+
+    Args:
+        predictions: Any number of them.
+        file: A text file open for writing.
+        style: `table`, `csv` with a header line, or `jsonl` with one object a line.
+        top_k: How many classes a row shows; 1 shows the label only.
+        truth: If given, gives the true label of a path, shown as `true_label`.
+    """
+    rows = (_row(prediction, top_k, truth) for prediction in predictions)
+    if style == "jsonl":
+        for row in rows:
+            file.write(json.dumps(row) + "\n")
+    elif style == "csv":
+        writer = csv.DictWriter(file, _columns(top_k, truth), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(_rounded(rows))
+    else:
+        table = Table(*_columns(top_k, truth))
+        for row in _rounded(rows):
+            table.add_row(*("" if value is None else _printable(str(value)) for value in row.values()))
+        print_table(table, file)
+
+
+def print_evaluation(evaluation: FolderEvaluation, file: IO[str]) -> None:
+    """Print accuracy, precision and recall of each class, and the confusion matrix."""
+    images = "image" if evaluation.total == 1 else "images"
+    if not evaluation.total:
+        file.write("Accuracy: no image could be read\n")
+        return
+    file.write(
+        f"Accuracy: {100 * evaluation.accuracy:.2f} % ({evaluation.correct} of {evaluation.total} {images} right)\n"
+    )
+    names = [_printable(name) for name in evaluation.class_names]
+    scores = Table("class", *(("precision", "recall", "images")), title="Per class", title_justify="left")
+    support = evaluation.confusion.sum(axis=1)
+    for name, precision, recall, count in zip(names, evaluation.precision, evaluation.recall, support, strict=True):
+        scores.add_row(name, _percent(precision), _percent(recall), str(count))
+    print_table(scores, file)
+    matrix = Table("true \\ predicted", *names, title="Confusion matrix", title_justify="left")
+    for name, counts in zip(names, evaluation.confusion, strict=True):
+        matrix.add_row(name, *(str(count) if count else "." for count in counts))
+    print_table(matrix, file)
+
+
+def print_table(table: Table, file: IO[str]) -> None:
+    """Print a rich table: as wide as the terminal, or as wide as it needs where there is none."""
+    console = Console(file=file, markup=False, highlight=False, emoji=False)
+    if not console.is_terminal:
+        # the width of a terminal that isn't there would cut the names of files
+        console.width = max(80, console.measure(table, options=console.options.update(max_width=10_000)).maximum)
+    console.print(table)
+
+
+def _columns(top_k: int, truth: Truth | None) -> list[str]:
+    more = [f"{name}_{rank}" for rank in range(2, top_k + 1) for name in ("label", "probability")]
+    return ["path", "label", "probability", *more, *(["true_label"] if truth else []), "error"]
+
+
+def _row(prediction: Prediction, top_k: int, truth: Truth | None) -> dict[str, str | float | None]:
+    ranked: list[str | float | None] = [value for pair in prediction.top for value in pair]
+    ranked += [None] * (2 * top_k - len(ranked))
+    true_label = [truth(prediction.path)] if truth else []
+    values: list[str | float | None] = [prediction.path, *ranked, *true_label, prediction.error]
+    return dict(zip(_columns(top_k, truth), values, strict=True))
+
+
+def _rounded(rows: Iterable[dict[str, str | float | None]]) -> Iterator[dict[str, str | float | None]]:
+    """Probabilities to six digits: float32 has no more."""
+    for row in rows:
+        yield {name: f"{value:.6f}" if isinstance(value, float) else value for name, value in row.items()}
+
+
+def _percent(share: float) -> str:
+    return "-" if math.isnan(share) else f"{100 * share:.1f} %"
+
+
+def _printable(text: str) -> str:
+    """A file's name may hold line breaks, terminal codes and bytes that are no text."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

@@ -1,0 +1,69 @@
+"""What several test modules need: the commands as subprocesses, one trained model, real data."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+# Several workers with as many threads each as there are cores would wait for one another most of the time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+FASHION_MNIST = Path(os.environ.get("FASHION_MNIST", "/usr/share/datasets/fashion-mnist"))
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Run an installed command, `run("rnn-infer", "a.png", input="...")`, in `tmp_path`."""
+
+    def run_command(command: str, *arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+        line = [str(Path(sys.executable).with_name(command)), *map(str, arguments)]
+        settings = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 600} | options
+        return subprocess.run(line, check=False, **settings)  # type: ignore[call-overload, no-any-return]
+
+    return run_command
+
+
+@pytest.fixture(scope="session")
+def digits_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A vanilla RNN trained on digits, good enough to tell them apart; with metrics.csv and plots beside it."""
+    from rnn_train import DataSource, TrainSettings, train
+
+    path = tmp_path_factory.mktemp("digits") / "model.pt"
+    train(DataSource(dataset="digits"), TrainSettings(epochs=15, learning_rate=0.005), path, device="cpu")
+    return path
+
+
+@pytest.fixture(scope="session")
+def digits_model(digits_checkpoint: Path) -> Path:
+    """`digits_checkpoint`, exported."""
+    from rnn_export import export_onnx
+
+    path = digits_checkpoint.with_suffix(".onnx")
+    export_onnx(digits_checkpoint, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def digits_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The 360 test digits as PNG files, in a folder a class."""
+    from rnn_train.data import DataSource, load_data
+    from rnn_train.image_folder import write_image_folder
+
+    folder = tmp_path_factory.mktemp("digits_images")
+    data = load_data(DataSource(dataset="digits"))
+    assert data.test is not None
+    write_image_folder(folder, data.test.images, data.test.labels, data.class_names)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def fashion_mnist() -> Path:
+    """The folder of Fashion-MNIST's four IDX files, as Debian's dataset-fashion-mnist installs it."""
+    if not FASHION_MNIST.is_dir():
+        pytest.skip("needs Fashion-MNIST: apt-get install dataset-fashion-mnist, or set FASHION_MNIST to its folder")
+    return FASHION_MNIST

@@ -1,0 +1,34 @@
+"""Train many-to-one recurrent image classifiers with PyTorch.
+
+```python
+from rnn_train import DataSource, TrainSettings, train
+
+result = train(DataSource(dataset="digits"), TrainSettings(epochs=40), "model.pt")
+```
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rnn_train.checkpoint import Checkpoint
+    from rnn_train.data import DataSource
+    from rnn_train.settings import TrainSettings
+    from rnn_train.training import resume, train
+
+__all__ = ["Checkpoint", "DataSource", "TrainSettings", "resume", "train"]
+
+_MODULES = {
+    "Checkpoint": "checkpoint",
+    "DataSource": "data",
+    "TrainSettings": "settings",
+    "resume": "training",
+    "train": "training",
+}
+
+
+def __getattr__(name: str) -> object:
+    # On first use, so that `rnn-train --help` doesn't wait for torch.
+    if name in _MODULES:
+        return getattr(import_module(f"rnn_train.{_MODULES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,140 @@
+"""The checkpoint, `model.pt`: weights, the model's description, and all that resuming needs.
+
+A dictionary of tensors and plain values, which `torch.load(weights_only=True)` reads: loading one never
+runs code that somebody put into it.
+"""
+
+import hashlib
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from rnn_runtime.command import atomic_write
+from rnn_runtime.errors import CheckpointError, SettingsError
+from rnn_runtime.model_spec import ModelSpec
+from rnn_train.data import DataSource
+from rnn_train.model import ImageRNN
+from rnn_train.settings import TrainSettings
+
+FORMAT = "rnn-onnx checkpoint"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What `rnn-train` writes.
+
+    Attributes:
+        spec: The model's description.
+        weights: The weights to use: of the best epoch by validation, or of the last.
+        settings: How it was trained.
+        source: On which data.
+        metrics: Plain values: `epochs`, a dictionary an epoch; once training is done also
+            `test_accuracy` or `validation_accuracy`, 0 to 1, and `test_images`.
+        samples: Some images that weren't trained on, uint8 `(samples, height, width, channels)`.
+        progress: What resuming needs: the epochs done, and the state of the weights in training, of
+            optimizer, schedule and generators.
+    """
+
+    spec: ModelSpec
+    weights: Mapping[str, Tensor]
+    settings: TrainSettings
+    source: DataSource
+    metrics: Mapping[str, Any]
+    samples: Tensor
+    progress: Mapping[str, Any]
+
+    def save(self, path: str | Path) -> None:
+        """Write it; under its name stands always a whole checkpoint, this one or the one before.
+
+        Raises:
+            OSError: the folder is missing or can't be written.
+        """
+        content = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "model": self.spec.to_dict(),
+            "weights": dict(self.weights),
+            "settings": self.settings.to_dict(),
+            "source": self.source.to_dict(),
+            "metrics": dict(self.metrics),
+            "samples": self.samples,
+            "progress": dict(self.progress),
+        }
+        with atomic_write(path, "wb") as file:
+            torch.save(content, file)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a checkpoint, on the CPU, and check it.
+
+        Raises:
+            CheckpointError: it is missing, damaged, not one of `rnn-train`, or of a newer format.
+        """
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            raise CheckpointError(f"{path}: no such file; write a checkpoint with: rnn-train") from None
+        except IsADirectoryError:
+            raise CheckpointError(f"{path}: a folder, not a checkpoint") from None
+        except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{path}: not a checkpoint, or a damaged one ({type(error).__name__})") from None
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise CheckpointError(f"{path}: not a checkpoint that rnn-train wrote")
+        if content.get("format_version") != FORMAT_VERSION:
+            raise CheckpointError(
+                f"{path}: its format version is {content.get('format_version')!r}, and this program reads "
+                f"{FORMAT_VERSION}; use the rnn-onnx that wrote it"
+            )
+        try:
+            checkpoint = cls(
+                ModelSpec.from_dict(content["model"]),
+                content["weights"],
+                TrainSettings.from_dict(content["settings"]),
+                DataSource.from_dict(content["source"]),
+                content["metrics"],
+                content["samples"],
+                content["progress"],
+            )
+            checkpoint._check()
+        except KeyError as error:
+            raise CheckpointError(f"{path}: a damaged checkpoint: it lacks {error}") from None
+        except (SettingsError, CheckpointError) as error:
+            raise CheckpointError(f"{path}: a damaged checkpoint: {error}") from None
+        return checkpoint
+
+    def build_model(self) -> ImageRNN:
+        """The trained network, on the CPU, in evaluation mode."""
+        model = ImageRNN(self.spec)
+        model.load_state_dict(self.weights)
+        return model.eval()
+
+    def _check(self) -> None:
+        with torch.device("meta"):  # shapes without memory, however large they claim to be
+            expected = ImageRNN(self.spec).state_dict()
+        if not isinstance(self.weights, dict) or self.weights.keys() != expected.keys():
+            raise CheckpointError("its weights are not those of the model it describes")
+        for name, tensor in expected.items():
+            found = self.weights[name]
+            if not isinstance(found, Tensor) or found.shape != tensor.shape or found.dtype != torch.float32:
+                raise CheckpointError(f"the weight {name} is not float32 of shape {tuple(tensor.shape)}")
+        samples = self.samples
+        if (
+            not isinstance(samples, Tensor)
+            or samples.dtype != torch.uint8
+            or samples.shape[1:] != self.spec.image.shape
+        ):
+            raise CheckpointError("its sample images don't fit the model")
+        if not isinstance(self.metrics, dict) or not isinstance(self.progress, dict):
+            raise CheckpointError("its metrics and progress must be dictionaries")
+
+
+def file_sha256(path: str | Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,200 @@
+"""The command `rnn-train`."""
+
+import re
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from rnn_runtime.command import Command, require_packages
+from rnn_runtime.errors import SettingsError
+from rnn_runtime.model_spec import CELLS, NONLINEARITIES
+from rnn_train.settings import DATASETS, PRESETS, SCHEDULES, TrainSettings
+
+if TYPE_CHECKING:
+    from rnn_train.data import DataSource
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+_DATA_OPTIONS = ("dataset", "data", "data_root", "class_names", "image_size", "channels", "skip_unreadable")
+_RESUME_OPTIONS = ("resume", "output", "epochs", "data", "data_root", "device", "plots")
+
+
+def _image_size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """`64` or `48x64` to `(height, width)`; the range is checked by `ImageSpec`."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d{1,6})(?:x(\d{1,6}))?", value)
+    if not found:
+        raise click.BadParameter(f"{value!r} is not a size such as 64 or 48x64 (height x width)", ctx, param)
+    return int(found[1]), int(found[2] or found[1])
+
+
+def _setting(name: str, kind: Any, text: str) -> Callable[[Decorated], Decorated]:
+    """An option for a field of TrainSettings; what isn't given comes from the preset."""
+    default = getattr(TrainSettings(), name)
+    flag = "--" + name.replace("_", "-")
+    declaration = f"{flag}/--no-{flag[2:]}" if kind is bool else flag
+    shown = ("on" if default else "off") if kind is bool else default
+    return click.option(
+        declaration, name, type=None if kind is bool else kind, default=None, help=f"{text}  [article: {shown}]"
+    )
+
+
+@click.command(cls=Command)
+@click.option(
+    "--dataset",
+    type=click.Choice(DATASETS),
+    help="A known data set; downloaded, but for digits, which comes with scikit-learn.  [default: mnist]",
+)
+@click.option(
+    "--data", type=click.Path(path_type=str), help="Your data: a folder of IDX files, or of a folder of images a class."
+)
+@click.option("--data-root", default="data", show_default=True, help="Where downloads are kept.")
+@click.option("--class-names", help="Names for the classes of IDX files, separated by commas.")
+@click.option(
+    "--image-size",
+    callback=_image_size,
+    metavar="HEIGHTxWIDTH",
+    help="Resize images, such as 64 or 48x64 (height x width).  [default: their own size]",
+)
+@click.option(
+    "--channels", type=click.Choice(["1", "3"]), help="Gray or RGB, for folders of images.  [default: as they are]"
+)
+@click.option(
+    "--skip-unreadable", is_flag=True, help="Leave out image files that can't be decoded, instead of stopping."
+)
+@click.option(
+    "--val-split",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.0,
+    show_default=True,
+    help="Share of the training images held out; the epoch that is best on them is kept.",
+)
+@click.option(
+    "--preset",
+    type=click.Choice(list(PRESETS)),
+    default="article",
+    show_default=True,
+    help="Where settings come from that aren't given.",
+)
+@_setting("cell", click.Choice(CELLS), "Kind of recurrent cell.")
+@_setting("nonlinearity", click.Choice(NONLINEARITIES), "Of the cell rnn.")
+@_setting("hidden_size", click.IntRange(1), "Width of the hidden state.")
+@_setting("num_layers", click.IntRange(1), "Recurrent layers.")
+@_setting("bidirectional", bool, "Read the rows upwards too.")
+@_setting("dropout", click.FloatRange(0, 1, max_open=True), "Between layers and before the linear layer.")
+@_setting("epochs", click.IntRange(1), "Passes over the training images.")
+@_setting("batch_size", click.IntRange(1), "Images a step.")
+@_setting("learning_rate", click.FloatRange(0, min_open=True), "Of Adam; the highest, if the schedule changes it.")
+@_setting("schedule", click.Choice(SCHEDULES), "Of the learning rate.")
+@_setting("weight_decay", click.FloatRange(0), "As in AdamW.")
+@_setting("clip_norm", click.FloatRange(0), "Largest norm of the gradient; 0 for any.")
+@_setting("label_smoothing", click.FloatRange(0, 1, max_open=True), "Share of the target spread over all classes.")
+@_setting("normalize", bool, "Pixels to mean 0 and standard deviation 1.")
+@_setting("shift", click.IntRange(0), "Move training images at random by up to so many pixels.")
+@_setting("flip", bool, "Mirror training images at random; not for writing.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="On the CPU, a run with the same seed repeats bit for bit.",
+)
+@click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to train."
+)
+@click.option("--resume", type=click.Path(path_type=Path), help="Go on where this checkpoint stopped.")
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The checkpoint to write.  [default: model.pt, or the one resumed]",
+)
+@click.option("--plots/--no-plots", default=True, show_default=True, help="Draw curves, confusion matrix and examples.")
+@click.version_option(package_name="rnn-onnx")
+@click.pass_context
+def main(
+    ctx: click.Context,
+    /,
+    preset: str,
+    resume: Path | None,
+    output: Path | None,
+    device: Any,
+    plots: bool,
+    **options: Any,
+) -> None:
+    """Train a recurrent image classifier, and write a checkpoint.
+
+    Beside it go metrics.csv, curves.png, confusion_matrix.png and examples.png.
+
+    \b
+    rnn-train                              the article's model on MNIST
+    rnn-train --dataset digits --epochs 40
+    rnn-train --data photos/ --image-size 64 --val-split 0.2 --preset accurate
+    rnn-train --resume model.pt
+    """
+    if resume:
+        _check_resume_options(ctx)
+    require_packages(("torch", "torchvision", "sklearn", "matplotlib"), "train")
+    from rnn_train import training
+    from rnn_train.progress import ConsoleProgress
+
+    with ConsoleProgress() as progress:
+        if resume:
+            training.resume(
+                resume,
+                output,
+                epochs=options["epochs"],
+                source=_moved_source(resume, ctx, options),
+                device=device,
+                progress=progress,
+                plots=plots,
+            )
+        else:
+            settings = _settings(preset, options)
+            training.train(
+                _source(options), settings, output or "model.pt", device=device, progress=progress, plots=plots
+            )
+    click.echo(f"Wrote {output or resume or 'model.pt'}", err=True)
+
+
+def _settings(preset: str, options: dict[str, Any]) -> TrainSettings:
+    names = {field.name for field in fields(TrainSettings)}
+    given = {name: value for name, value in options.items() if name in names and value is not None}
+    return replace(PRESETS[preset], **given)
+
+
+def _source(options: dict[str, Any]) -> "DataSource":
+    from rnn_train.data import DataSource
+
+    names, channels = options["class_names"], options["channels"]
+    given = {name: options[name] for name in _DATA_OPTIONS} | {
+        "class_names": tuple(name.strip() for name in names.split(",")) if names else None,
+        "channels": int(channels) if channels else None,
+    }
+    return DataSource(**given, val_split=options["val_split"], split_seed=options["seed"])
+
+
+def _check_resume_options(ctx: click.Context) -> None:
+    """A checkpoint knows its settings; one given beside it would be ignored, so it is refused."""
+    for name in ctx.params:
+        if name not in _RESUME_OPTIONS and ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            flag = "--" + name.replace("_", "-")
+            allowed = ", ".join("--" + option.replace("_", "-") for option in _RESUME_OPTIONS[1:])
+            raise SettingsError(f"{flag} can't be changed by --resume; with it go: {allowed}")
+
+
+def _moved_source(checkpoint: Path, ctx: click.Context, options: dict[str, Any]) -> "DataSource | None":
+    given = {
+        name: options[name]
+        for name in ("data", "data_root")
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    }
+    if not given:
+        return None
+    from rnn_train.checkpoint import Checkpoint
+
+    return replace(Checkpoint.load(checkpoint).source, **given)

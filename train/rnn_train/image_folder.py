@@ -1,0 +1,130 @@
+"""Images on disk in a folder a class: reading a data set, and writing one."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rnn_runtime.decode import decode_pixels, read_bytes, read_image
+from rnn_runtime.errors import DataError, ImageError, InputError
+from rnn_runtime.evaluation import folder_name
+from rnn_runtime.model_spec import ImageSpec
+from rnn_runtime.paths import find_images
+
+
+def list_classes(folder: Path) -> dict[str, list[str]]:
+    """The image files of each class folder, both sorted by name.
+
+    Args:
+        folder: Its folders are the classes; images in their folders count too. Hidden ones are left out.
+
+    Raises:
+        DataError: there is no class folder, or one without images.
+    """
+    try:
+        names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
+    except OSError as error:
+        raise DataError(f"{folder}: {error.strerror}; give a folder with a folder of images for each class") from None
+    if not names:
+        raise DataError(f"{folder}: no folders in it; it needs one for each class, named for the class")
+    try:
+        return {name: list(find_images([str(folder / name)], recursive=True)) for name in names}
+    except InputError as error:
+        raise DataError(f"{error}; each class needs images, so fill the folder or remove it") from None
+
+
+def find_image_spec(paths: Sequence[str], size: tuple[int, int] | None = None) -> ImageSpec:
+    """The size that all images share, and 3 channels if any of them is in colour, else 1.
+
+    Images that can't be read are left to `load_images` to report.
+
+    Args:
+        paths: The files.
+        size: `(height, width)` if it is already settled, and only the channels are in question.
+
+    Raises:
+        DataError: the images differ in size, or none can be read.
+    """
+
+    def shape(path: str) -> tuple[int, int, int] | None:
+        try:
+            return decode_pixels(read_bytes(path)).shape
+        except ImageError:
+            return None
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        shapes = {path: found for path, found in zip(paths, pool.map(shape, paths), strict=True) if found}
+    if not shapes:
+        raise DataError(f"{paths[0]} and {len(paths) - 1} more: none is an image that can be decoded")
+    (first, (height, width, _)), *rest = shapes.items()
+    for path, other in rest:
+        if size is None and other[:2] != (height, width):
+            raise DataError(
+                f"images differ in size, {height}x{width} in {first} and {other[0]}x{other[1]} in {path}; "
+                "choose the height and width to resize them to, such as --image-size 64x64"
+            )
+    return ImageSpec(*(size or (height, width)), max(found[2] for found in shapes.values()))
+
+
+def load_images(
+    paths: Sequence[str], spec: ImageSpec, *, skip_unreadable: bool = False
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Decode images just as the runtime does, by several threads.
+
+    Args:
+        paths: The files.
+        spec: Size and channels to bring them to.
+        skip_unreadable: Leave out files that can't be decoded, instead of raising.
+
+    Returns:
+        The images that could be read, uint8 `(images, height, width, channels)`, and for each path
+        whether it could.
+
+    Raises:
+        DataError: a file can't be decoded.
+    """
+    images = np.empty((len(paths), *spec.shape), np.uint8)
+
+    def load(row: int) -> str | None:
+        try:
+            images[row] = read_image(paths[row], spec)
+        except ImageError as error:
+            return f"{paths[row]}: {error}"
+        return None
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        problems = list(pool.map(load, range(len(paths))))
+    readable = np.array([problem is None for problem in problems])
+    if not readable.all() and not skip_unreadable:
+        failed = [problem for problem in problems if problem]
+        raise DataError(
+            f"{len(failed)} of {len(paths)} images can't be read, the first: {failed[0]}; "
+            "mend or remove them, or add --skip-unreadable"
+        )
+    return (images if readable.all() else images[readable]), readable
+
+
+def write_image_folder(
+    folder: str | Path, images: NDArray[np.uint8], labels: NDArray[np.int64], class_names: Sequence[str]
+) -> None:
+    """Write images as PNG files, `folder/<class>/00042.png`, numbered by their place in `images`.
+
+    Args:
+        folder: Made if it isn't there. Class names lose their path separators, as in `folder_name`.
+        images: uint8, shape `(images, height, width, channels)`.
+        labels: The class of each, an index into `class_names`.
+        class_names: One name a class.
+
+    Raises:
+        OSError: a folder or file can't be written.
+    """
+    import cv2
+
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        path = Path(folder) / folder_name(class_names[label]) / f"{i:05}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _, png = cv2.imencode(".png", image[:, :, ::-1])  # OpenCV takes BGR; one channel stays as it is
+        path.write_bytes(png.tobytes())

@@ -1,0 +1,57 @@
+"""The network: a recurrent net over the rows of an image, and one linear layer on its last output."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rnn_runtime.model_spec import ModelSpec
+
+
+class ImageRNN(nn.Module):
+    """A many-to-one recurrent image classifier, from raw pixels to logits.
+
+    Each row of the image is a time step. The recurrent net starts from a zero state; its last layer's
+    output at the last step goes through one linear layer. A bidirectional net has two last steps: the
+    forward direction's is the bottom row, the backward direction's the top row, and the linear layer
+    sees both (Keras' `Bidirectional(return_sequences=False)` reads the two the same way).
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        kinds: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+        options: dict[str, Any] = {"nonlinearity": spec.nonlinearity} if spec.cell == "rnn" else {}
+        self.rnn = kinds[spec.cell](
+            spec.input_size,
+            spec.hidden_size,
+            spec.num_layers,
+            batch_first=True,
+            # between layers only, so PyTorch warns about dropout in a net of one
+            dropout=spec.dropout if spec.num_layers > 1 else 0.0,
+            bidirectional=spec.bidirectional,
+            **options,
+        )
+        self.dropout = nn.Dropout(spec.dropout)
+        self.linear = nn.Linear(spec.hidden_size * spec.num_directions, len(spec.class_names))
+        self.register_buffer("mean", torch.tensor(spec.mean, dtype=torch.float32), persistent=False)
+        self.register_buffer("std", torch.tensor(spec.std, dtype=torch.float32), persistent=False)
+        self.mean: Tensor
+        self.std: Tensor
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute the logits of a batch.
+
+        Args:
+            images: uint8, shape `(batch, height, width, channels)`, 0 to 255.
+
+        Returns:
+            The weights' dtype, shape `(batch, classes)`.
+        """
+        pixels = (images.to(self.mean.dtype) / 255 - self.mean) / self.std
+        _, state = self.rnn(pixels.flatten(start_dim=2))
+        hidden = state[0] if self.spec.cell == "lstm" else state  # an LSTM's state is (hidden, cell)
+        # (num_layers * num_directions, batch, hidden_size): the last layer's directions come last
+        last = hidden[-self.spec.num_directions :]
+        return self.linear(self.dropout(last.transpose(0, 1).flatten(start_dim=1)))  # type: ignore[no-any-return]

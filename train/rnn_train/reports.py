@@ -1,0 +1,112 @@
+"""The reports beside a checkpoint: `metrics.csv`, and plots as PNG files."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rnn_runtime.command import atomic_write
+from rnn_train.data import LabeledImages
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_LARGEST_LABELLED_MATRIX = 30  # classes; above that the names and counts of a confusion matrix overlap
+_GRID = (5, 8)  # rows and columns of example images
+
+
+def write_reports(
+    folder: Path,
+    history: Sequence[Mapping[str, Any]],
+    class_names: Sequence[str],
+    held_out: LabeledImages | None,
+    logits: NDArray[np.float32] | None,
+    *,
+    plots: bool = True,
+) -> None:
+    """Write `metrics.csv`, and if asked `curves.png`, `confusion_matrix.png` and `examples.png`.
+
+    Args:
+        folder: Where to.
+        history: A row an epoch, as in a checkpoint's metrics.
+        class_names: Names of the classes.
+        held_out: The images that the model was evaluated on; without, only the curves are drawn.
+        logits: What it gave for them, float32 `(images, classes)`.
+        plots: Whether to draw at all.
+    """
+    with atomic_write(folder / "metrics.csv", newline="") as file:
+        writer = csv.DictWriter(file, list(history[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)
+    if not plots:
+        return
+    _save(_draw_curves(history), folder / "curves.png")
+    if held_out is not None and logits is not None:
+        predicted = logits.argmax(axis=1)
+        _save(_draw_confusion_matrix(held_out.labels, predicted, class_names), folder / "confusion_matrix.png")
+        _save(_draw_examples(held_out, predicted, class_names), folder / "examples.png")
+
+
+def _save(figure: "Figure", path: Path) -> None:
+    with atomic_write(path, "wb") as file:
+        figure.savefig(file, format="png", dpi=110)
+
+
+def _draw_curves(history: Sequence[Mapping[str, Any]]) -> "Figure":
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    epochs = [row["epoch"] for row in history]
+    for axes, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for part in ("train", "validation"):
+            if f"{part}_{quantity}" in history[0]:
+                axes.plot(epochs, [row[f"{part}_{quantity}"] for row in history], marker=".", label=part)
+        axes.set(xlabel="epoch", ylabel=quantity, title=quantity.capitalize())
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.legend()
+    return figure
+
+
+def _draw_confusion_matrix(
+    labels: NDArray[np.int64], predicted: NDArray[np.int64], class_names: Sequence[str]
+) -> "Figure":
+    from matplotlib.figure import Figure
+    from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
+
+    count = len(class_names)
+    readable = count <= _LARGEST_LABELLED_MATRIX
+    side = min(max(5.0, 1.5 + 0.65 * count), 20.0)
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.subplots()
+    matrix = confusion_matrix(labels, predicted, labels=range(count))
+    display = ConfusionMatrixDisplay(matrix, display_labels=class_names if readable else None)
+    display.plot(ax=axes, cmap="Blues", include_values=readable, xticks_rotation=45 if readable else "horizontal")
+    axes.set_title(f"{len(labels):,} images, {(labels == predicted).mean():.1%} right")
+    return figure
+
+
+def _draw_examples(held_out: LabeledImages, predicted: NDArray[np.int64], class_names: Sequence[str]) -> "Figure":
+    """The first images, and in the lower half, marked, the first that the model got wrong."""
+    from matplotlib.figure import Figure
+
+    rows, columns = _GRID
+    wrong = np.flatnonzero(predicted != held_out.labels)[: rows * columns // 2]
+    right = np.flatnonzero(predicted == held_out.labels)[: rows * columns - len(wrong)]
+    figure = Figure(figsize=(1.5 * columns, 1.8 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns).ravel()
+    for axes in grid:
+        axes.axis("off")
+    for axes, i in zip(grid, [*right, *wrong], strict=False):
+        is_wrong = predicted[i] != held_out.labels[i]
+        image = held_out.images[i]
+        axes.imshow(image if image.shape[2] == 3 else image[:, :, 0], cmap="gray", vmin=0, vmax=255)
+        told, truth = class_names[predicted[i]], class_names[held_out.labels[i]]
+        text = f"✗ {told}\nis {truth}" if is_wrong else told
+        axes.set_title(text, fontsize=8, color="crimson" if is_wrong else "black", parse_math=False)
+    figure.suptitle("Predictions; wrong ones in red, with the true class below")
+    return figure

@@ -1,0 +1,35 @@
+"""`python -m rnn_train.write_images`: a data set's images as PNG files, in a folder a class."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rnn_runtime.command import Command, require_packages
+from rnn_runtime.errors import DataError
+from rnn_train.settings import DATASETS
+
+
+@click.command(cls=Command)
+@click.option("--dataset", type=click.Choice(DATASETS), help="A known data set.  [default: mnist]")
+@click.option("--data", type=str, help="A folder with the data set's IDX files.")
+@click.option("--data-root", default="data", show_default=True, help="Where downloads are kept.")
+@click.option("--part", type=click.Choice(["train", "test"]), default="test", show_default=True)
+@click.option("--limit", type=click.IntRange(1), help="Write the first so many images only.")
+@click.argument("output", type=click.Path(file_okay=False, path_type=Path))
+def main(dataset: Any, data: str | None, data_root: str, part: str, limit: int | None, output: Path) -> None:
+    """Write images into OUTPUT/<class>/<number>.png, for rnn-infer --labels-from-folders."""
+    require_packages(("torch", "torchvision", "sklearn"), "train")
+    from rnn_train.data import DataSource, load_data
+    from rnn_train.image_folder import write_image_folder
+
+    loaded = load_data(DataSource(dataset=dataset, data=data, data_root=data_root))
+    images = loaded.train if part == "train" else loaded.test
+    if images is None:
+        raise DataError(f"{data}: no {part} part in this data")
+    write_image_folder(output, images.images[:limit], images.labels[:limit], loaded.class_names)
+    click.echo(f"Wrote {len(images.labels[:limit]):,} images of {len(loaded.class_names)} classes to {output}")
+
+
+if __name__ == "__main__":
+    main()
