@@ -1,5 +1,6 @@
 """What several test modules need: the commands as subprocesses, one trained model, real data."""
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -67,3 +68,13 @@ def fashion_mnist() -> Path:
     if not FASHION_MNIST.is_dir():
         pytest.skip("needs Fashion-MNIST: apt-get install dataset-fashion-mnist, or set FASHION_MNIST to its folder")
     return FASHION_MNIST
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked `gpu` run where there is an NVIDIA driver, and are skipped, visibly, elsewhere."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))

@@ -57,4 +57,4 @@ def parse_idx(data: bytes) -> NDArray[np.uint8]:
     if size != len(data) - start:
         sides = " x ".join(map(str, shape))
         raise DataError(f"an IDX file of {sides} that holds {len(data) - start:,} values instead of {size:,}")
-    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+    return np.frombuffer(data, np.uint8, offset=start).reshape(shape).copy()  # writable, as torch wants it

@@ -1,0 +1,49 @@
+PYTHON ?= python3
+VENV ?= .venv
+# cpu or cuda: which onnxruntime to install
+RUNTIME ?= cpu
+# such as `-m "not slow"` or `-k parity`
+PYTEST_OPTIONS ?=
+
+BIN := $(VENV)/bin
+
+.PHONY: help demo test lint clean
+help:
+	@echo "make demo    train on handwritten digits, export, and classify image files"
+	@echo "make test    run all tests"
+	@echo "make lint    check style, types and imports"
+	@echo "make clean   remove the virtual environment and what demo made"
+
+$(VENV)/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+
+$(VENV)/.train-$(RUNTIME): pyproject.toml | $(VENV)/bin/pip
+	$(BIN)/pip install --quiet --editable '.[train,$(RUNTIME)]'
+	touch $@
+
+$(VENV)/.dev-$(RUNTIME): pyproject.toml | $(VENV)/bin/pip
+	$(BIN)/pip install --quiet --editable '.[train,$(RUNTIME),dev]'
+	touch $@ $(VENV)/.train-$(RUNTIME)
+
+demo: $(VENV)/.train-$(RUNTIME)
+	rm -rf demo && mkdir demo
+	$(BIN)/rnn-train --dataset digits --epochs 30 --learning-rate 0.005 --output demo/model.pt
+	$(BIN)/rnn-export demo/model.pt demo/model.onnx
+	$(BIN)/python -m rnn_train.write_images --dataset digits demo/images
+	$(BIN)/rnn-infer --model demo/model.onnx --recursive --labels-from-folders --output demo/predictions.csv demo/images
+	$(BIN)/rnn-infer --model demo/model.onnx --self-check
+	@echo "See demo/: examples.png, confusion_matrix.png, curves.png, metrics.csv, predictions.csv, model.onnx"
+
+test: $(VENV)/.dev-$(RUNTIME)
+	$(BIN)/python -m pytest --numprocesses 2 $(PYTEST_OPTIONS)
+
+lint: $(VENV)/.dev-$(RUNTIME)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) demo build *.egg-info

@@ -1,0 +1,136 @@
+"""`rnn-export`, and what it leaves behind when it fails."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+
+from rnn_runtime import Classifier
+from rnn_runtime.model_spec import ImageSpec, ModelSpec
+from rnn_train.checkpoint import Checkpoint, file_sha256
+from tests.conftest import Run
+from tests.export.checkpoints import random_checkpoint
+
+
+def test_export_prints_what_it_wrote_and_how_well_it_agrees(run: Run, tmp_path: Path, digits_checkpoint: Path) -> None:
+    result = run("rnn-export", digits_checkpoint, "model.onnx")
+
+    assert result.returncode == 0, result.stderr
+    for text in ("RNN (tanh), 2 layers of 128", "8x8, gray", "unrolled Gemm", "opset", "file size", "334 test"):
+        assert text in result.stdout
+    assert "onnxruntime - PyTorch" in result.stdout
+    assert "Within tolerance (atol 1e-05, rtol 0.0001)" in result.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_metadata_carries_what_a_deployment_wants_to_know(digits_checkpoint: Path, digits_model: Path) -> None:
+    metadata = Classifier(digits_model, provider="cpu").metadata
+
+    saved = Checkpoint.load(digits_checkpoint)
+    assert metadata.spec == saved.spec
+    assert metadata.spec.class_names == tuple("0123456789")
+    assert metadata.checkpoint_sha256 == file_sha256(digits_checkpoint)
+    assert metadata.metrics["test_accuracy"] == saved.metrics["test_accuracy"]
+    assert metadata.export["graph"] == "unrolled Gemm"
+    assert set(metadata.export["versions"]) == {"torch", "onnx", "onnxruntime"}
+    assert {row["images"] for row in metadata.parity["rows"]} == {"test", "random", "all 0", "all 255"}
+    assert len(metadata.golden.images) == 11
+
+
+def test_metadata_is_text_that_any_onnx_reader_shows(digits_model: Path) -> None:
+    props = {prop.key: prop.value for prop in onnx.load(digits_model).metadata_props}
+
+    assert props["format"] == "rnn-onnx"
+    assert json.loads(props["model"])["cell"] == "rnn"
+    assert json.loads(props["parity"])["atol"] == 1e-5
+
+
+def test_same_checkpoint_gives_the_same_bytes(run: Run, tmp_path: Path, digits_checkpoint: Path) -> None:
+    for name in ("a.onnx", "b.onnx"):
+        assert run("rnn-export", digits_checkpoint, name).returncode == 0
+
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+def test_beyond_tolerance_it_fails_and_writes_nothing(run: Run, tmp_path: Path, digits_checkpoint: Path) -> None:
+    result = run("rnn-export", "--atol", "0", "--rtol", "0", digits_checkpoint, "model.onnx")
+
+    assert result.returncode == 1
+    assert len(result.stderr.splitlines()) == 1
+    assert "model.onnx: not written" in result.stderr
+    assert "float64" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_failed_export_leaves_the_old_model_as_it_was(run: Run, tmp_path: Path, digits_checkpoint: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"the old model")
+
+    result = run("rnn-export", "--atol", "0", "--rtol", "0", digits_checkpoint, "model.onnx")
+
+    assert result.returncode == 1
+    assert (tmp_path / "model.onnx").read_bytes() == b"the old model"
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(run: Run, tmp_path: Path, value: float) -> None:
+    checkpoint = random_checkpoint(ModelSpec(ImageSpec(4, 4, 1), ("a", "b"), hidden_size=4))
+    weights = {name: tensor.clone() for name, tensor in checkpoint.weights.items()}
+    weights["linear.bias"][0] = value
+    replace(checkpoint, weights=weights).save(tmp_path / "model.pt")
+
+    result = run("rnn-export", "model.pt", "model.onnx")
+
+    assert result.returncode == 2
+    assert "linear.bias" in result.stderr
+    assert not (tmp_path / "model.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "no such file"),
+        (b"", "not a checkpoint"),
+        (b"PK\x03\x04 nonsense", "not a checkpoint"),
+    ],
+)
+def test_what_is_no_checkpoint_is_one_line(run: Run, tmp_path: Path, content: bytes | None, problem: str) -> None:
+    if content is not None:
+        (tmp_path / "model.pt").write_bytes(content)
+
+    result = run("rnn-export", "model.pt", "model.onnx")
+
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith("Error: model.pt: ")
+    assert problem in result.stderr
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_another_programs_checkpoint_is_refused(run: Run, tmp_path: Path) -> None:
+    torch.save({"state_dict": {"weight": torch.zeros(3)}}, tmp_path / "model.pt")
+
+    result = run("rnn-export", "model.pt", "model.onnx")
+
+    assert result.returncode == 2
+    assert result.stderr == "Error: model.pt: not a checkpoint that rnn-train wrote\n"
+
+
+def test_missing_output_folder_is_said_before_anything_is_done(run: Run, digits_checkpoint: Path) -> None:
+    result = run("rnn-export", digits_checkpoint, "models/model.onnx")
+
+    assert result.returncode == 2
+    assert result.stderr == "Error: models/model.onnx: the folder models does not exist; create it first\n"
+
+
+def test_parity_uses_the_images_in_the_checkpoint_where_its_data_is_gone(run: Run, tmp_path: Path) -> None:
+    random_checkpoint(ModelSpec(ImageSpec(6, 4, 1), ("a", "b"), "gru", hidden_size=4)).save(tmp_path / "model.pt")
+
+    result = run("rnn-export", "model.pt", "model.onnx")
+
+    assert result.returncode == 0, result.stderr
+    assert "334 checkpoint's own" in result.stdout
+    assert "GRU operator" in result.stdout

@@ -1,0 +1,87 @@
+"""The model file: valid ONNX, whole in one file, and readable to whoever opens it in a viewer."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from rnn_export import export_onnx
+from rnn_runtime.model_spec import ImageSpec, ModelSpec
+from tests.export.checkpoints import random_checkpoint
+
+
+@pytest.fixture(params=["rnn", "gru", "lstm"])
+def exported(request: pytest.FixtureRequest, tmp_path: Path) -> onnx.ModelProto:
+    spec = ModelSpec(ImageSpec(5, 4, 3), ("cat", "dog"), request.param, hidden_size=6, mean=(0.5,) * 3, std=(0.2,) * 3)
+    random_checkpoint(spec).save(tmp_path / "model.pt")
+    export_onnx(tmp_path / "model.pt", tmp_path / "model.onnx")
+    return onnx.load(tmp_path / "model.onnx")
+
+
+def test_checker_accepts_the_file_with_full_shape_inference(exported: onnx.ModelProto) -> None:
+    onnx.checker.check_model(exported, full_check=True)
+
+    inferred = onnx.shape_inference.infer_shapes(exported, check_type=True, strict_mode=True, data_prop=True)
+    assert len(inferred.graph.value_info) >= len(exported.graph.node) - 2
+
+
+def test_interface_is_raw_images_in_logits_and_probabilities_out(exported: onnx.ModelProto) -> None:
+    def describe(value: onnx.ValueInfoProto) -> tuple[str, str, list[str | int]]:
+        kind = value.type.tensor_type
+        sides = [side.dim_param or side.dim_value for side in kind.shape.dim]
+        return value.name, onnx.TensorProto.DataType.Name(kind.elem_type), sides
+
+    assert [describe(value) for value in exported.graph.input] == [("images", "UINT8", ["batch", 5, 4, 3])]
+    assert [describe(value) for value in exported.graph.output] == [
+        ("logits", "FLOAT", ["batch", 2]),
+        ("probabilities", "FLOAT", ["batch", 2]),
+    ]
+
+
+def test_no_weight_lies_outside_the_file(exported: onnx.ModelProto) -> None:
+    assert exported.graph.initializer
+    for tensor in exported.graph.initializer:
+        assert tensor.data_location == onnx.TensorProto.DEFAULT
+        assert not tensor.external_data
+
+
+def test_every_node_is_named_for_what_it_computes(exported: onnx.ModelProto) -> None:
+    names = [node.name for node in exported.graph.node]
+
+    assert len(set(names)) == len(names)
+    assert all(name.split(".")[0] in {"preprocessing", "pixels", "rnn", "logits", "probabilities"} for name in names)
+
+
+def test_vanilla_rnn_is_written_as_gemm_steps(tmp_path: Path) -> None:
+    spec = ModelSpec(ImageSpec(5, 4, 1), ("cat", "dog"), "rnn", hidden_size=6, num_layers=2)
+    random_checkpoint(spec).save(tmp_path / "model.pt")
+
+    report = export_onnx(tmp_path / "model.pt", tmp_path / "model.onnx")
+
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    outputs = {output for node in graph.node for output in node.output}
+    assert report.graph == "unrolled Gemm"
+    assert {"rnn.0.step_3.hidden", "rnn.1.step_4.hidden"} <= outputs
+    assert not {node.op_type for node in graph.node} & {"RNN", "Add", "MatMul"}
+
+
+def test_unnormalized_model_only_divides_its_pixels(tmp_path: Path) -> None:
+    spec = ModelSpec(ImageSpec(5, 4, 1), ("cat", "dog"), hidden_size=6)
+    random_checkpoint(spec).save(tmp_path / "model.pt")
+
+    export_onnx(tmp_path / "model.pt", tmp_path / "model.onnx")
+
+    types = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]
+    assert types.count("Div") == 1
+    assert "Sub" not in types
+
+
+def test_plain_onnxruntime_runs_the_file_without_this_project(exported: onnx.ModelProto) -> None:
+    session = onnxruntime.InferenceSession(exported.SerializeToString(), providers=["CPUExecutionProvider"])
+
+    logits, probabilities = session.run(None, {"images": np.full((3, 5, 4, 3), 9, np.uint8)})
+
+    assert logits.shape == (3, 2)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)

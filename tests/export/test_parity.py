@@ -1,0 +1,88 @@
+"""PyTorch and onnxruntime compute the same, through the exported file, for every kind of model."""
+
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rnn_export import export_onnx
+from rnn_runtime import Classifier
+from rnn_runtime.model_spec import ImageSpec, ModelSpec
+from rnn_runtime.self_check import Difference
+from rnn_train.checkpoint import Checkpoint
+from rnn_train.training import predict_logits
+from tests.export.checkpoints import random_checkpoint
+
+CELLS = [("rnn", "tanh"), ("rnn", "relu"), ("gru", "tanh"), ("lstm", "tanh")]
+BATCH_SIZES = (1, 2, 3, 5, 7, 16, 31, 64, 100, 256, 257)
+
+
+@pytest.mark.parametrize(
+    ("cell", "num_layers", "bidirectional", "channels"), list(product(CELLS, (1, 2, 3), (False, True), (1, 3)))
+)
+def test_exported_file_agrees_with_pytorch_at_every_batch_size(
+    tmp_path: Path, cell: tuple[str, str], num_layers: int, bidirectional: bool, channels: int
+) -> None:
+    spec = ModelSpec(
+        image=ImageSpec(9, 7, channels),
+        class_names=("a", "b", "c"),
+        cell=cell[0],  # type: ignore[arg-type]
+        nonlinearity=cell[1],  # type: ignore[arg-type]
+        hidden_size=20,
+        num_layers=num_layers,
+        bidirectional=bidirectional,
+        mean=tuple([0.4, 0.3, 0.2][:channels]),
+        std=tuple([0.5, 0.25, 0.3][:channels]),
+    )
+    random_checkpoint(spec).save(tmp_path / "model.pt")
+    model = Checkpoint.load(tmp_path / "model.pt").build_model()
+
+    export_onnx(tmp_path / "model.pt", tmp_path / "model.onnx")
+
+    classifier = Classifier(tmp_path / "model.onnx", provider="cpu")
+    images = np.random.default_rng(1).integers(0, 256, (max(BATCH_SIZES), *spec.image.shape), np.uint8)
+    for size in BATCH_SIZES:
+        expected = predict_logits(model, images[:size])
+        difference = Difference.between(classifier.predict_logits(images[:size]), expected)
+        assert difference.within_tolerance, f"batch {size}: {difference}"
+        assert difference.equal_labels == 1
+        expected_probabilities = torch.softmax(torch.from_numpy(expected), dim=1).numpy()
+        np.testing.assert_allclose(classifier.predict_proba(images[:size]), expected_probabilities, atol=1e-6)
+
+
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+def test_article_sized_model_differs_from_float64_by_rounding_only(tmp_path: Path, cell: str) -> None:
+    spec = ModelSpec(ImageSpec(28, 28, 1), tuple("0123456789"), cell)  # type: ignore[arg-type]
+    random_checkpoint(spec).save(tmp_path / "model.pt")
+
+    report = export_onnx(tmp_path / "model.pt", tmp_path / "model.onnx")
+
+    assert {row.images for row in report.parity.rows} == {"checkpoint's own", "random", "all 0", "all 255"}
+    for row in report.parity.rows:
+        assert row.count == 1 + 2 + 3 + 7 + 64 + 257
+        # a bug would put the exported model far from float64, and not PyTorch
+        assert row.float64.max_absolute < 10 * row.pytorch_float64.max_absolute + 1e-7
+
+
+def test_results_of_an_image_do_not_depend_on_its_neighbours(digits_model: Path) -> None:
+    classifier = Classifier(digits_model, provider="cpu")
+    images = np.random.default_rng(2).integers(0, 256, (257, 8, 8, 1), np.uint8)
+
+    together = classifier.predict_logits(images)
+
+    alone = np.concatenate([classifier.predict_logits(image[np.newaxis]) for image in images])
+    np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [2, 100])
+def test_a_row_of_a_shuffled_batch_keeps_its_result_to_the_bit(digits_model: Path, size: int) -> None:
+    classifier = Classifier(digits_model, provider="cpu")
+    generator = np.random.default_rng(3)
+    images = generator.integers(0, 256, (size, 8, 8, 1), np.uint8)
+    order = generator.permutation(size)
+
+    shuffled = classifier.predict_logits(images[order])
+
+    assert np.array_equal(shuffled, classifier.predict_logits(images)[order])

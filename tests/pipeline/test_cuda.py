@@ -1,0 +1,51 @@
+"""The CUDA execution provider, where there is a GPU and the extra cuda is installed."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rnn_export import export_onnx
+from rnn_runtime import Classifier
+from rnn_runtime.model_spec import ImageSpec, ModelSpec
+from rnn_runtime.self_check import Difference, self_check
+from rnn_train.checkpoint import Checkpoint
+from rnn_train.training import predict_logits
+from tests.conftest import Run
+from tests.export.checkpoints import random_checkpoint
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+def test_cuda_agrees_with_pytorch_at_every_batch_size(tmp_path: Path, cell: str, bidirectional: bool) -> None:
+    spec = ModelSpec(ImageSpec(28, 28, 1), tuple("0123456789"), cell, bidirectional=bidirectional)  # type: ignore[arg-type]
+    random_checkpoint(spec).save(tmp_path / "model.pt")
+    export_onnx(tmp_path / "model.pt", tmp_path / "model.onnx")
+    model = Checkpoint.load(tmp_path / "model.pt").build_model()
+
+    classifier = Classifier(tmp_path / "model.onnx", provider="cuda")
+
+    assert classifier.provider == "cuda"
+    for size in (1, 2, 3, 7, 64, 257):
+        images = np.random.default_rng(size).integers(0, 256, (size, 28, 28, 1), np.uint8)
+        difference = Difference.between(classifier.predict_logits(images), predict_logits(model, images))
+        assert difference.within_tolerance, f"batch {size}: {difference}"
+
+
+def test_auto_takes_cuda_where_it_runs(digits_model: Path) -> None:
+    classifier = Classifier(digits_model, provider="auto")
+
+    assert (classifier.provider, classifier.notice) == ("cuda", None)
+
+
+def test_golden_samples_agree_on_cuda(digits_model: Path) -> None:
+    assert self_check(Classifier(digits_model, provider="cuda")).equal_labels == 1
+
+
+def test_infer_command_runs_on_cuda(run: Run, digits_model: Path, digits_images: Path) -> None:
+    result = run("rnn-infer", "--model", digits_model, "--provider", "cuda", "--recursive", digits_images)
+
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.rstrip().endswith("on cuda")

@@ -1,0 +1,73 @@
+"""What a deployment installs: the wheel with the extra cpu, and nothing that training needs."""
+
+import csv
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*line: object, cwd: Path) -> str:
+    result = subprocess.run([str(word) for word in line], capture_output=True, text=True, check=False, cwd=cwd)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new virtual environment with the wheel and its extra cpu in it; gives the folder of its commands."""
+    folder = tmp_path_factory.mktemp("deployment")
+    run(sys.executable, "-m", "build", "--wheel", "--outdir", folder, ROOT, cwd=folder)
+    (wheel,) = folder.glob("*.whl")
+    venv.create(folder / "venv", with_pip=True)
+    commands = folder / "venv" / "bin"
+    run(commands / "python", "-m", "pip", "install", "--quiet", f"{wheel}[cpu]", cwd=folder)
+    return commands
+
+
+@pytest.mark.slow
+def test_deployment_classifies_without_torch(
+    deployment: Path, tmp_path: Path, digits_model: Path, digits_images: Path
+) -> None:
+    out = run(
+        deployment / "rnn-infer", "--model", digits_model, "--recursive", "--format", "csv", digits_images, cwd=tmp_path
+    )
+
+    rows = list(csv.DictReader(out.splitlines()))
+    assert len(rows) == 360
+    assert sum(row["label"] == Path(row["path"]).parent.name for row in rows) > 320
+
+
+@pytest.mark.slow
+def test_deployment_checks_the_model_against_pytorchs_logits(
+    deployment: Path, tmp_path: Path, digits_model: Path
+) -> None:
+    out = run(deployment / "rnn-infer", "--model", digits_model, "--self-check", cwd=tmp_path)
+
+    assert "11 golden samples agree with PyTorch" in out
+
+
+@pytest.mark.slow
+def test_deployment_has_nothing_that_only_training_needs(deployment: Path, tmp_path: Path) -> None:
+    listed = run(deployment / "python", "-m", "pip", "list", "--format", "freeze", cwd=tmp_path)
+
+    installed = {line.split("==")[0].lower() for line in listed.splitlines()}
+    assert "onnxruntime" in installed
+    assert not installed & {"torch", "torchvision", "onnx", "onnxscript", "matplotlib", "scikit-learn", "pillow"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [("rnn-train", "--dataset", "digits"), ("rnn-export", "model.pt", "model.onnx")])
+def test_stages_that_need_torch_name_the_extra_to_install(
+    deployment: Path, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    result = subprocess.run(
+        [str(deployment / command[0]), *command[1:]], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+
+    assert result.returncode == 3
+    assert result.stderr == "Error: torch is not installed. Install it with: pip install 'rnn-onnx[train]'\n"
