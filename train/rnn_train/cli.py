@@ -12,7 +12,7 @@ from click.core import ParameterSource
 from rnn_runtime.command import Command, require_packages
 from rnn_runtime.errors import SettingsError
 from rnn_runtime.model_spec import CELLS, NONLINEARITIES
-from rnn_train.settings import DATASETS, PRESETS, SCHEDULES, TrainSettings
+from rnn_train.settings import DATASETS, PRESETS, SCHEDULES, TrainSettings, preset_settings
 
 if TYPE_CHECKING:
     from rnn_train.data import DataSource
@@ -76,7 +76,7 @@ def _setting(name: str, kind: Any, text: str) -> Callable[[Decorated], Decorated
 )
 @click.option(
     "--preset",
-    type=click.Choice(list(PRESETS)),
+    type=click.Choice(PRESETS),
     default="article",
     show_default=True,
     help="Where settings come from that aren't given.",
@@ -161,10 +161,10 @@ def main(
     click.echo(f"Wrote {output or resume or 'model.pt'}", err=True)
 
 
-def _settings(preset: str, options: dict[str, Any]) -> TrainSettings:
+def _settings(preset: Any, options: dict[str, Any]) -> TrainSettings:
     names = {field.name for field in fields(TrainSettings)}
     given = {name: value for name, value in options.items() if name in names and value is not None}
-    return replace(PRESETS[preset], **given)
+    return replace(preset_settings(preset, options["dataset"]), **given)
 
 
 def _source(options: dict[str, Any]) -> "DataSource":

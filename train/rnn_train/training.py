@@ -211,7 +211,13 @@ def _prepare(source: DataSource, settings: TrainSettings, device: Device) -> _Ru
     steps = -(-len(data.train) // settings.batch_size)
     schedule: LRScheduler
     if settings.schedule == "one-cycle":
-        schedule = OneCycleLR(optimizer, settings.learning_rate, total_steps=settings.epochs * steps)
+        schedule = OneCycleLR(
+            optimizer,
+            settings.learning_rate,
+            total_steps=settings.epochs * steps,
+            pct_start=0.2,
+            cycle_momentum=False,  # made for SGD's momentum; Adam's is left as it is
+        )
     else:
         schedule = LambdaLR(optimizer, lambda _: 1.0)
     return _Run(data, source, settings, spec, target, model, optimizer, schedule, steps)
