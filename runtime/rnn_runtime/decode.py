@@ -14,7 +14,8 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".
 MAX_PIXELS = 1 << 26  # 67 million, 8192 x 8192: a small file may claim far more than memory holds
 
 # OpenCV reads its limit once, when it is imported, from the environment (docs.opencv.org, imgcodecs).
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
+_LIMIT = "OPENCV_IO_MAX_IMAGE_PIXELS"
+os.environ.setdefault(_LIMIT, str(MAX_PIXELS))
 import cv2  # noqa: E402
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -50,7 +51,8 @@ def decode_image(data: bytes, spec: ImageSpec) -> NDArray[np.uint8]:
         8 bits, transparency is dropped, EXIF rotation is applied, three channels are in RGB order.
 
     Raises:
-        ImageError: the bytes are no whole image, or one of more than `MAX_PIXELS`.
+        ImageError: the bytes are no whole image, or one of more pixels than `MAX_PIXELS`, or than the
+            environment variable `OPENCV_IO_MAX_IMAGE_PIXELS` allows if it was set before.
     """
     return resize_image(decode_pixels(data, spec.channels), spec)
 
@@ -75,7 +77,9 @@ def decode_pixels(data: bytes, channels: int | None = None) -> NDArray[np.uint8]
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         if "CV_IO_MAX_IMAGE_" in str(error):
-            raise ImageError(f"the image has more than {MAX_PIXELS:,} pixels") from None
+            raise ImageError(
+                f"the image has more than {os.environ[_LIMIT]} pixels, the limit that {_LIMIT} sets"
+            ) from None
         raise ImageError("not an image that can be decoded, or a damaged one") from None
     if pixels is None:
         raise ImageError("not an image that can be decoded, or a damaged one")

@@ -35,7 +35,7 @@ def write_predictions(
         for row in rows:
             file.write(json.dumps(row) + "\n")
     elif style == "csv":
-        writer = csv.DictWriter(file, _columns(top_k, truth), lineterminator="\n")
+        writer = csv.DictWriter(_UnixLines(file), _columns(top_k, truth))
         writer.writeheader()
         writer.writerows(_rounded(rows))
     else:
@@ -75,13 +75,27 @@ def print_table(table: Table, file: IO[str]) -> None:
     console.print(table)
 
 
+class _UnixLines:
+    """Ends rows with a line feed only, whatever csv ends them with.
+
+    csv is left at carriage return and line feed, since before Python 3.11.9 and 3.12.3 it quoted a carriage return
+    in a name only if it was part of the line ending (github.com/python/cpython/issues/67044).
+    """
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+
+    def write(self, row: str) -> None:
+        self._file.write(row.removesuffix("\r\n") + "\n")
+
+
 def _columns(top_k: int, truth: Truth | None) -> list[str]:
     more = [f"{name}_{rank}" for rank in range(2, top_k + 1) for name in ("label", "probability")]
     return ["path", "label", "probability", *more, *(["true_label"] if truth else []), "error"]
 
 
 def _row(prediction: Prediction, top_k: int, truth: Truth | None) -> dict[str, str | float | None]:
-    ranked: list[str | float | None] = [value for pair in prediction.top for value in pair]
+    ranked: list[str | float | None] = [value for pair in prediction.top[:top_k] for value in pair]
     ranked += [None] * (2 * top_k - len(ranked))
     true_label = [truth(prediction.path)] if truth else []
     values: list[str | float | None] = [prediction.path, *ranked, *true_label, prediction.error]

@@ -35,7 +35,8 @@ class Difference:
     ) -> "Difference":
         """Compare logits of shape `(batch, classes)`, in float64; a value that isn't finite is beyond tolerance."""
         left, right = actual.astype(np.float64), reference.astype(np.float64)
-        absolute = np.abs(left - right)
+        with np.errstate(invalid="ignore"):  # infinite less infinite is not a number, which is found below
+            absolute = np.abs(left - right)
         # Relative to the image's largest logit: a single logit may be next to 0, where the quotient says nothing.
         scale = np.maximum(np.abs(right).max(axis=1, keepdims=True), np.finfo(np.float32).tiny)
         return cls(

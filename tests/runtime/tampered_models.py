@@ -1,0 +1,27 @@
+"""Model files that somebody changed after export."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+
+def change_metadata(source: Path, target: Path, /, **texts: str | None) -> Path:
+    """Copy a model with some of its metadata replaced, or left out where None."""
+    proto = onnx.load(source)
+    props = {prop.key: prop.value for prop in proto.metadata_props} | texts
+    onnx.helper.set_model_props(proto, {key: text for key, text in props.items() if text is not None})
+    onnx.save(proto, target)
+    return target
+
+
+def change_weight(model: Path, target: Path, name: str, change: Callable[[np.ndarray], np.ndarray]) -> Path:
+    """Copy a model with one of its weights changed."""
+    proto = onnx.load(model)
+    (weight,) = (tensor for tensor in proto.graph.initializer if tensor.name == name)
+    values = change(numpy_helper.to_array(weight)).astype(np.float32)
+    weight.CopyFrom(numpy_helper.from_array(values, name))
+    onnx.save(proto, target)
+    return target

@@ -1,0 +1,200 @@
+"""The classifier, from Python."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+
+from rnn_runtime import Classifier, Prediction
+from rnn_runtime.errors import InputError, ModelError
+from tests.runtime.encoded import encode, pattern
+from tests.runtime.tampered_models import change_metadata, change_weight
+
+
+@pytest.fixture(scope="module")
+def classifier(digits_model: Path) -> Classifier:
+    return Classifier(digits_model, provider="cpu")
+
+
+@pytest.fixture(scope="module")
+def images() -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (300, 8, 8, 1), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def paths(digits_images: Path) -> list[str]:
+    return sorted(map(str, digits_images.glob("*/*.png")))
+
+
+def test_predictions_come_in_the_order_of_the_paths(classifier: Classifier, paths: list[str]) -> None:
+    mixed = [*reversed(paths), paths[0]]
+
+    predictions = classifier.predict(mixed)
+
+    assert [prediction.path for prediction in predictions] == mixed
+    right = sum(prediction.label == Path(prediction.path).parent.name for prediction in predictions)
+    assert right > 0.9 * len(mixed)
+
+
+def test_top_k_is_ranked_and_begins_with_the_label(classifier: Classifier, paths: list[str]) -> None:
+    for prediction in classifier.predict(paths[:20], top_k=3):
+        probabilities = [probability for _, probability in prediction.top]
+        assert len(prediction.top) == 3
+        assert prediction.top[0] == (prediction.label, prediction.probability)
+        assert probabilities == sorted(probabilities, reverse=True)
+
+
+def test_top_k_beyond_the_classes_gives_them_all(classifier: Classifier, paths: list[str]) -> None:
+    (prediction,) = classifier.predict(paths[:1], top_k=99)
+
+    assert {label for label, _ in prediction.top} == set(classifier.class_names)
+    assert sum(probability for _, probability in prediction.top) == pytest.approx(1, abs=1e-6)
+
+
+def test_batch_size_does_not_change_predictions(classifier: Classifier, paths: list[str]) -> None:
+    expected = classifier.predict(paths, batch_size=1)
+
+    for batch_size in (2, 7, 359, 360, 361, 10_000):
+        found = classifier.predict(paths, batch_size=batch_size)
+        assert [p.label for p in found] == [p.label for p in expected]
+        assert np.allclose([p.probability for p in found], [p.probability for p in expected], atol=1e-6, rtol=0)
+
+
+def test_unreadable_files_get_an_error_and_leave_their_neighbours_alone(
+    classifier: Classifier, paths: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "text.png").write_text("no image")
+    good = paths[:10]
+    mixed = [str(tmp_path / "missing.png"), *good[:5], str(tmp_path / "text.png"), *good[5:], str(tmp_path)]
+
+    predictions = classifier.predict(mixed, batch_size=4)
+
+    errors = {p.path: p.error for p in predictions if p.error}
+    assert set(errors) == {mixed[0], mixed[6], mixed[-1]}
+    assert "no such file" in errors[mixed[0]]
+    assert [p for p in predictions if not p.error] == classifier.predict(good, batch_size=4)
+    assert predictions[0] == Prediction(mixed[0], None, None, (), errors[mixed[0]])
+
+
+def test_paths_are_read_only_a_few_batches_ahead(classifier: Classifier, paths: list[str]) -> None:
+    read = 0
+
+    def count() -> Iterator[str]:
+        nonlocal read
+        while True:
+            read += 1
+            yield paths[read % len(paths)]
+
+    assert len(list(islice(classifier.iter_predictions(count(), batch_size=4), 20))) == 20
+    assert read <= 20 + 4 * 4
+
+
+def test_images_in_memory_give_what_their_files_give(classifier: Classifier, tmp_path: Path) -> None:
+    pixels = np.stack([pattern(8, 8, 1, seed) for seed in range(5)])
+    for i, image in enumerate(pixels):
+        (tmp_path / f"{i}.png").write_bytes(encode(image))
+
+    predictions = classifier.predict(sorted(tmp_path.iterdir()), top_k=10)
+
+    rows = [[dict(p.top)[name] for name in classifier.class_names] for p in predictions]
+    assert np.array_equal(np.array(rows, np.float32), classifier.predict_proba(pixels))
+
+
+def test_probabilities_are_the_softmax_of_the_logits(classifier: Classifier, images: NDArray[np.uint8]) -> None:
+    logits = classifier.predict_logits(images).astype(np.float64)
+
+    probabilities = classifier.predict_proba(images)
+
+    assert probabilities.dtype == np.float32
+    assert probabilities.shape == (300, 10)
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    assert np.allclose(probabilities, expected, atol=1e-6, rtol=0)
+
+
+def test_no_image_at_all_gives_no_rows(classifier: Classifier) -> None:
+    assert classifier.predict([]) == []
+    assert classifier.predict_proba(np.empty((0, 8, 8, 1), np.uint8)).shape == (0, 10)
+
+
+def test_slices_of_larger_arrays_give_the_same(classifier: Classifier, images: NDArray[np.uint8]) -> None:
+    turned = np.ascontiguousarray(images[:, :, ::-1])
+
+    assert np.array_equal(classifier.predict_proba(images[:, :, ::-1]), classifier.predict_proba(turned))
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((1, 8, 8, 1), np.float32),
+        np.zeros((1, 8, 8), np.uint8),
+        np.zeros((8, 8, 1), np.uint8),
+        np.zeros((1, 8, 9, 1), np.uint8),
+        np.zeros((1, 8, 8, 3), np.uint8),
+    ],
+)
+def test_arrays_that_do_not_fit_say_what_would(classifier: Classifier, images: NDArray[np.generic]) -> None:
+    with pytest.raises(InputError, match=r"must be uint8 of shape \(batch, 8, 8, 1\), not"):
+        classifier.predict_proba(images)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("options", [{"top_k": 0}, {"batch_size": 0}])
+def test_sizes_below_one_are_refused_at_once(classifier: Classifier, options: dict[str, int]) -> None:
+    with pytest.raises(InputError, match="at least 1"):
+        classifier.iter_predictions(["a.png"], **options)
+
+
+def test_one_classifier_serves_16_threads(classifier: Classifier, images: NDArray[np.uint8], paths: list[str]) -> None:
+    expected = classifier.predict_logits(images), classifier.predict(paths[:50])
+
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(lambda _: (classifier.predict_logits(images), classifier.predict(paths[:50])), range(64)))
+
+    for logits, predictions in found:
+        assert np.allclose(logits, expected[0], atol=1e-5, rtol=0)
+        assert [p.label for p in predictions] == [p.label for p in expected[1]]
+
+
+def test_missing_model_says_how_to_write_one(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"model\.onnx: no such file or directory\. Write a model with: rnn-export"):
+        Classifier(tmp_path / "model.onnx")
+
+
+def test_models_of_other_programs_are_refused(tmp_path: Path, digits_model: Path) -> None:
+    model = change_metadata(digits_model, tmp_path / "model.onnx", format=None)
+
+    with pytest.raises(ModelError, match="not a model that rnn-export wrote"):
+        Classifier(model, provider="cpu")
+
+
+def test_metadata_that_does_not_fit_the_graph_is_refused(tmp_path: Path, digits_model: Path) -> None:
+    props = {prop.key: prop.value for prop in onnx.load(digits_model).metadata_props}
+    described = json.loads(props["model"]) | {"class_names": list("0123456789X")}
+    model = change_metadata(digits_model, tmp_path / "model.onnx", model=json.dumps(described))
+
+    with pytest.raises(ModelError, match=r"golden samples: the logits don't fit"):
+        Classifier(model, provider="cpu")
+
+
+def test_graph_that_does_not_fit_the_metadata_is_refused(tmp_path: Path, digits_model: Path) -> None:
+    proto = onnx.load(digits_model)
+    proto.graph.output.reverse()
+    onnx.save(proto, tmp_path / "model.onnx")
+
+    with pytest.raises(ModelError, match=r"its inputs and outputs are .*, and its metadata says"):
+        Classifier(tmp_path / "model.onnx", provider="cpu")
+
+
+def test_output_that_is_not_finite_is_an_error_and_no_label(
+    tmp_path: Path, digits_model: Path, paths: list[str]
+) -> None:
+    model = change_weight(digits_model, tmp_path / "model.onnx", "linear.bias", lambda bias: bias * np.nan)
+
+    (prediction,) = Classifier(model, provider="cpu").predict(paths[:1])
+
+    assert prediction == Prediction(paths[0], None, None, error="the model's output is not finite")

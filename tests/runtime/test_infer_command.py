@@ -1,0 +1,297 @@
+"""`rnn-infer`, as a process."""
+
+import csv
+import json
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Run
+from tests.runtime.encoded import encode, pattern
+
+INFER = str(Path(sys.executable).with_name("rnn-infer"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, digits_model: Path, digits_images: Path) -> Path:
+    """A working folder as a deployment has it: model.onnx, and 30 digits in images/, three a class."""
+    shutil.copy(digits_model, tmp_path / "model.onnx")
+    for path in (path for number in range(10) for path in sorted(digits_images.glob(f"{number}/*"))[:3]):
+        target = tmp_path / "images" / path.parent.name / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    return tmp_path
+
+
+def rows_of(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(text.splitlines()))
+
+
+def test_folder_gives_csv_in_sorted_order_when_piped(run: Run, folder: Path) -> None:
+    result = run("rnn-infer", "--provider", "cpu", "--recursive", "images")
+
+    rows = rows_of(result.stdout)
+    assert result.returncode == 0, result.stderr
+    assert [row["path"] for row in rows] == sorted(str(path.relative_to(folder)) for path in folder.glob("images/*/*"))
+    assert sum(row["label"] == Path(row["path"]).parent.name for row in rows) >= 27
+    assert result.stderr.startswith("30 images, ")
+    assert result.stderr.endswith("images/s, on cpu\n")
+
+
+def test_files_folders_patterns_and_standard_input_go_together(run: Run, folder: Path) -> None:
+    names = sorted(str(path.relative_to(folder)) for path in folder.glob("images/*/*"))
+
+    result = run("rnn-infer", names[0], "images/1", "images/2/*.png", "-", input=f"{names[9]}\r\n\n{names[10]}\n")
+
+    paths = [row["path"] for row in rows_of(result.stdout)]
+    assert paths == sorted([names[0], *names[3:6], *names[6:9], names[9], names[10]])
+
+
+@pytest.mark.usefixtures("folder")
+def test_jsonl_with_top_k_has_the_likeliest_classes(run: Run) -> None:
+    result = run("rnn-infer", "--format", "jsonl", "--top-k", "3", "images/4")
+
+    for row in map(json.loads, result.stdout.splitlines()):
+        assert row["probability"] >= row["probability_2"] >= row["probability_3"] > 0
+        assert len({row["label"], row["label_2"], row["label_3"]}) == 3
+        assert row["error"] is None
+
+
+@pytest.mark.usefixtures("folder")
+def test_top_k_beyond_the_classes_shows_them_all(run: Run) -> None:
+    result = run("rnn-infer", "--top-k", "50", "images/4")
+
+    assert "label_10" in result.stdout.splitlines()[0]
+    assert "label_11" not in result.stdout.splitlines()[0]
+
+
+def test_table_shows_a_row_an_image(run: Run, folder: Path) -> None:
+    result = run("rnn-infer", "--format", "table", "images/4")
+
+    for path in (folder / "images" / "4").iterdir():
+        assert f"images/4/{path.name}" in result.stdout
+
+
+def test_terminal_gets_a_table(folder: Path) -> None:
+    leader, follower = pty.openpty()
+    subprocess.run([INFER, "images/4"], cwd=folder, stdout=follower, stderr=subprocess.PIPE, check=True)
+    os.close(follower)
+    shown = b""
+    try:
+        while piece := os.read(leader, 65536):
+            shown += piece
+    except OSError:  # the terminal's other end is closed
+        pass
+    os.close(leader)
+
+    assert "┏━━" in shown.decode()
+    assert shown.count(b"images/4/") == 3
+
+
+def test_labels_from_folders_prints_the_evaluation(run: Run, folder: Path) -> None:
+    result = run("rnn-infer", "--recursive", "--labels-from-folders", "--output", "out.csv", "images")
+
+    rows = rows_of((folder / "out.csv").read_text())
+    right = sum(row["label"] == row["true_label"] for row in rows)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(f"Accuracy: {100 * right / 30:.2f} % ({right} of 30 images right)\n")
+    assert "precision" in result.stdout
+    assert "Confusion matrix" in result.stdout
+
+
+@pytest.mark.usefixtures("folder")
+def test_evaluation_beside_csv_on_stdout_goes_to_stderr(run: Run) -> None:
+    result = run("rnn-infer", "--recursive", "--labels-from-folders", "images")
+
+    assert len(rows_of(result.stdout)) == 30
+    assert "Accuracy: " not in result.stdout
+    assert "Accuracy: " in result.stderr
+
+
+def test_folder_that_is_no_class_is_one_line(run: Run, folder: Path) -> None:
+    (folder / "images" / "3").rename(folder / "images" / "three")
+
+    result = run(
+        "rnn-infer", "--provider", "cpu", "--recursive", "--labels-from-folders", "--output", "o.csv", "images"
+    )
+
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert "'three' is no class of this model" in result.stderr
+    assert not (folder / "o.csv").exists()
+
+
+def test_unreadable_images_get_rows_a_count_and_exit_code_1(run: Run, folder: Path) -> None:
+    (folder / "images" / "4" / "empty.png").touch()
+    (folder / "images" / "4" / "folder.png").mkdir()
+    (folder / "images" / "4" / "text.jpg").write_text("no image")
+
+    result = run("rnn-infer", "--provider", "cpu", "images/4", "missing.png")
+
+    errors = {row["path"]: row["error"] for row in rows_of(result.stdout) if row["error"]}
+    assert result.returncode == 1
+    assert errors == {
+        "images/4/empty.png": "the file is empty",
+        "images/4/folder.png": "is a directory",
+        "images/4/text.jpg": "not an image that can be decoded, or a damaged one",
+        "missing.png": "no such file or directory",
+    }
+    assert sum(bool(row["label"]) for row in rows_of(result.stdout)) == 3
+    assert result.stderr.startswith("7 images, 4 unreadable, ")
+
+
+def test_output_is_written_whole_or_not_at_all(run: Run, folder: Path) -> None:
+    (folder / "out.csv").write_text("the old results")
+
+    failed = run("rnn-infer", "--output", "out.csv", "no-such-folder/*.png")
+    assert failed.returncode == 2
+    assert (folder / "out.csv").read_text() == "the old results"
+    assert run("rnn-infer", "--output", "out.csv", "images/4").returncode == 0
+
+    assert len(rows_of((folder / "out.csv").read_text())) == 3
+    assert sorted(path.name for path in folder.iterdir()) == ["images", "model.onnx", "out.csv"]
+
+
+def test_model_is_taken_from_the_environment(run: Run, folder: Path) -> None:
+    (folder / "model.onnx").rename(folder / "elsewhere.onnx")
+
+    result = run("rnn-infer", "images/4", env=os.environ | {"RNN_MODEL": "elsewhere.onnx"})
+
+    assert result.returncode == 0, result.stderr
+    assert len(rows_of(result.stdout)) == 3
+
+
+def test_reader_that_stops_early_ends_it_quietly(folder: Path) -> None:
+    for i in range(3000):
+        os.link(folder / "images" / "4" / os.listdir(folder / "images" / "4")[0], folder / "images" / f"{i}.png")
+
+    result = subprocess.run(
+        f"{INFER} --provider cpu images | head -1", shell=True, cwd=folder, capture_output=True, text=True, check=False
+    )
+
+    assert result.stdout == "path,label,probability,error\n"
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize("style", ["csv", "jsonl", "table"])
+def test_odd_names_come_out_readable(folder: Path, style: str) -> None:
+    names = [
+        b"a b.png",
+        b"line\nbreak.png",
+        b"r\rn.png",
+        b"\xff\xfe.png",
+        "ü.png".encode(),
+        b"\x1b[31mred.png",
+        b"a,b.png",
+    ]
+    os.mkdir(folder / "odd")
+    for name in names:
+        shutil.copy(next((folder / "images" / "4").iterdir()), os.fsdecode(os.fsencode(folder / "odd") + b"/" + name))
+
+    result = subprocess.run(
+        [INFER, "--provider", "cpu", "--format", style, "odd"], cwd=folder, capture_output=True, check=False
+    )
+
+    assert result.returncode == 0, result.stderr
+    if style == "csv":
+        text = result.stdout.decode(errors="surrogateescape")
+        found = {row["path"] for row in csv.DictReader(text.splitlines(keepends=True))}
+        assert found == {"odd/" + os.fsdecode(name) for name in names}
+    elif style == "jsonl":
+        found = {json.loads(line)["path"] for line in result.stdout.splitlines()}
+        assert found == {"odd/" + os.fsdecode(name) for name in names}
+    else:
+        assert b"\x1b[31m" not in result.stdout
+        assert b"\\x1b[31mred.png" in result.stdout
+
+
+@pytest.mark.usefixtures("folder")
+def test_batch_size_and_threads_do_not_change_results(run: Run) -> None:
+    outputs = {
+        run("rnn-infer", "--batch-size", size, "--threads", threads, "--recursive", "images").stdout
+        for size, threads in ((1, 1), (7, 2), (256, 4))
+    }
+
+    labels = {tuple(row["label"] for row in rows_of(text)) for text in outputs}
+    assert len(labels) == 1
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ((), "Name an image, a folder, a pattern, or - for standard input"),
+        (("--model", "no.onnx", "a.png"), "no.onnx: no such file or directory. Write a model with: rnn-export"),
+        (("--model", "images", "a.png"), "images: is a directory"),
+        (("images",), "images: no image files in this folder; add --recursive"),
+        (("*.gif",), "*.gif: no file matches this pattern"),
+        (("--output", "no/out.csv", "images/4"), "no/out.csv: the folder no does not exist; create it first"),
+        (("--batch-size", "0", "images/4"), "--batch-size"),
+        (("--format", "xml", "images/4"), "--format"),
+    ],
+)
+def test_bad_input_is_told_in_a_line_without_results(run: Run, arguments: tuple[str, ...], problem: str) -> None:
+    result = run("rnn-infer", "--provider", "cpu", *arguments)
+
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert problem in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.usefixtures("folder")
+def test_empty_list_on_standard_input_is_no_error(run: Run) -> None:
+    result = run("rnn-infer", "--provider", "cpu", "-", input="")
+
+    assert result.returncode == 0
+    assert result.stdout == "path,label,probability,error\n"
+    assert result.stderr.startswith("0 images, ")
+
+
+def test_interruption_ends_with_one_line_and_no_file(folder: Path) -> None:
+    os.mkfifo(folder / "slow.png")  # reading it waits for ever
+    process = subprocess.Popen(
+        [INFER, "--provider", "cpu", "--output", "out.csv", "images/4", "slow.png"],
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 30
+    while not list(folder.glob(".out.csv.*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    (folder / "slow.png").write_bytes(b"")  # lets the reading thread go
+    _, stderr = process.communicate(timeout=30)
+
+    assert process.returncode == 130
+    assert stderr == "Error: interrupted\n"
+    assert not list(folder.glob("*out.csv*"))
+
+
+def test_help_waits_for_neither_onnxruntime_nor_the_decoder() -> None:
+    code = (
+        "import sys; from rnn_runtime.cli import main; main(['--help'], standalone_mode=False);"
+        "print(sorted({'onnxruntime', 'cv2', 'numpy', 'rich'} & set(sys.modules)))"
+    )
+
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert "Classify image files with an exported model." in result.stdout
+    assert result.stdout.endswith("[]\n")
+
+
+def test_image_of_another_size_is_brought_to_the_models(run: Run, folder: Path) -> None:
+    (folder / "photo.png").write_bytes(encode(pattern(300, 200, 3)))
+
+    result = run("rnn-infer", "photo.png")
+
+    assert result.returncode == 0, result.stderr
+    assert rows_of(result.stdout)[0]["label"] in "0123456789"
