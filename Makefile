@@ -19,12 +19,13 @@ $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 
+# PYTHONWARNINGS: setuptools warns at every editable install of folders that might hide a package; none does
 $(VENV)/.train-$(RUNTIME): pyproject.toml | $(VENV)/bin/pip
-	$(BIN)/pip install --quiet --editable '.[train,$(RUNTIME)]'
+	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --editable '.[train,$(RUNTIME)]'
 	touch $@
 
 $(VENV)/.dev-$(RUNTIME): pyproject.toml | $(VENV)/bin/pip
-	$(BIN)/pip install --quiet --editable '.[train,$(RUNTIME),dev]'
+	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --editable '.[train,$(RUNTIME),dev]'
 	touch $@ $(VENV)/.train-$(RUNTIME)
 
 demo: $(VENV)/.train-$(RUNTIME)

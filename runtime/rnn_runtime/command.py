@@ -13,6 +13,8 @@ import click
 
 from rnn_runtime.errors import MissingPackageError, RnnOnnxError
 
+_OUT_OF_MEMORY = "out of memory; try a smaller --batch-size, or smaller images"
+
 
 class Command(click.Command):
     """A click command whose errors are one line on stderr and an exit code.
@@ -39,7 +41,11 @@ class Command(click.Command):
             place = f"{error.filename}: " if error.filename else ""
             raise _failure(f"{place}{error.strerror or error}", 2) from None
         except MemoryError:
-            raise _failure("out of memory; try a smaller --batch-size", 2) from None
+            raise _failure(_OUT_OF_MEMORY, 2) from None
+        except RuntimeError as error:
+            if "memory" not in str(error):  # torch has no class of its own for what its CPU allocator says
+                raise
+            raise _failure(_OUT_OF_MEMORY, 2) from None
 
 
 def _failure(message: str, exit_code: int) -> click.ClickException:

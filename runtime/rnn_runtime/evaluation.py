@@ -1,6 +1,8 @@
 """How good predictions are, once the true labels are known."""
 
 import os
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -11,9 +13,19 @@ from rnn_runtime.classifier import Prediction
 from rnn_runtime.errors import InputError
 
 
-def folder_name(class_name: str) -> str:
-    """The folder that holds a class's images: its name, path separators replaced by `_`."""
-    return class_name.replace("/", "_").replace("\\", "_")
+def class_folders(class_names: Sequence[str]) -> list[str]:
+    """The folder that holds each class's images: its name, path separators and a leading dot replaced by `_`.
+
+    Raises:
+        InputError: two classes would share a folder.
+    """
+    folders = [re.sub(r"^\.|[/\\\0]", "_", name) for name in class_names]
+    for i, folder in enumerate(folders):
+        if (first := folders.index(folder)) != i:
+            raise InputError(
+                f"the classes {class_names[first]!r} and {class_names[i]!r} would share the folder {folder!r}"
+            )
+    return folders
 
 
 @dataclass(slots=True)
@@ -31,7 +43,7 @@ class FolderEvaluation:
     def __post_init__(self) -> None:
         count = len(self.class_names)
         self.confusion = np.zeros((count, count), np.int64)
-        self._index = {folder_name(name): i for i, name in enumerate(self.class_names)}
+        self._index = {folder: i for i, folder in enumerate(class_folders(self.class_names))}
 
     def true_label(self, path: str) -> str:
         """The class that a file's parent folder names.

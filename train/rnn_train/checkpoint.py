@@ -5,7 +5,7 @@ runs code that somebody put into it.
 """
 
 import hashlib
-import pickle
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +38,7 @@ class Checkpoint:
             `test_accuracy` or `validation_accuracy`, 0 to 1, and `test_images`.
         samples: Some images that weren't trained on, uint8 `(samples, height, width, channels)`.
         progress: What resuming needs: the epochs done, and the state of the weights in training, of
-            optimizer, schedule and generators.
+            optimizer, schedule and generators, and the SHA-256 of the training data.
     """
 
     spec: ModelSpec
@@ -77,12 +77,14 @@ class Checkpoint:
             CheckpointError: it is missing, damaged, not one of `rnn-train`, or of a newer format.
         """
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch wonders about foreign files; below, they are errors
+                content = torch.load(path, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             raise CheckpointError(f"{path}: no such file; write a checkpoint with: rnn-train") from None
         except IsADirectoryError:
             raise CheckpointError(f"{path}: a folder, not a checkpoint") from None
-        except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # damaged files make it raise anything
             raise CheckpointError(f"{path}: not a checkpoint, or a damaged one ({type(error).__name__})") from None
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise CheckpointError(f"{path}: not a checkpoint that rnn-train wrote")
@@ -110,7 +112,8 @@ class Checkpoint:
 
     def build_model(self) -> ImageRNN:
         """The trained network, on the CPU, in evaluation mode."""
-        model = ImageRNN(self.spec)
+        with torch.random.fork_rng(devices=[]):  # a run that goes on must not notice the draws of initial weights
+            model = ImageRNN(self.spec)
         model.load_state_dict(self.weights)
         return model.eval()
 

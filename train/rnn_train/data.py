@@ -1,6 +1,7 @@
 """The data sets to train on: where they come from, and their train, validation and test parts in memory."""
 
 import contextlib
+import http.client
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -61,6 +62,23 @@ class DataSource:
             raise SettingsError("channels can be chosen for a folder of images only: give it with --data")
         if type(self.val_split) not in (int, float) or not 0 <= self.val_split < 1:
             raise SettingsError(f"val_split must be from 0 up to, not including, 1, not {self.val_split!r}")
+        # scikit-learn's range
+        if type(self.split_seed) is not int or (self.val_split and not 0 <= self.split_seed < 2**32):
+            raise SettingsError(f"with a validation split, seed must be from 0 to {2**32 - 1}, not {self.split_seed!r}")
+        self._check_types()
+
+    def _check_types(self) -> None:
+        """A checkpoint's source comes from a file, where anything may stand."""
+        if not isinstance(self.data, str | None) or not isinstance(self.data_root, str):
+            raise SettingsError(f"data and data_root must be folders' names, not {self.data!r} and {self.data_root!r}")
+        names = self.class_names
+        if names is not None and not (isinstance(names, tuple) and all(isinstance(name, str) for name in names)):
+            raise SettingsError(f"class_names must be texts, not {names!r}")
+        if not isinstance(self.image_size, tuple | None) or len(self.image_size or (0, 0)) != 2:
+            raise SettingsError(f"image_size must be (height, width), not {self.image_size!r}")
+        if type(self.skip_unreadable) is not bool:
+            raise SettingsError(f"skip_unreadable must be true or false, not {self.skip_unreadable!r}")
+        ImageSpec(*(self.image_size or (1, 1)), 1 if self.channels is None else self.channels)  # checks their ranges
 
     @property
     def name(self) -> str:
@@ -135,6 +153,10 @@ def load_data(source: DataSource, *, download: bool = True) -> Data:
         data = _load_torchvision(source.dataset or "mnist", source.data_root, download)
     if source.image_size:
         data = _map_parts(data, lambda part: _resize(part, source.image_size))
+    try:
+        _ = data.image
+    except SettingsError as error:
+        raise DataError(f"{source.name}: {error}; resize them, such as with --image-size 64") from None
     return _hold_out(data, source) if source.val_split else data
 
 
@@ -162,11 +184,12 @@ def _load_torchvision(dataset: Dataset, root: str, download: bool) -> Data:
     with contextlib.redirect_stdout(io.StringIO()):
         try:
             parts = [kind(root, train=train, download=download) for train in (True, False)]
-        except (RuntimeError, OSError, EOFError) as error:
-            reason = str(error).strip().splitlines()[-1]
+        except (RuntimeError, OSError, EOFError, ValueError, AssertionError, http.client.HTTPException) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
             raise DataError(
-                f"{dataset}: could not be downloaded to the folder {root!r} ({reason}). Without network, use "
-                "--dataset digits, or --data DIR with the data set's IDX files or a folder of images a class"
+                f"{dataset}: could not be downloaded to the folder {root!r}, or is damaged there: {reason}. Remove "
+                "what is damaged; without network, use --dataset digits, or --data DIR with the data set's IDX files "
+                "or a folder of images a class"
             ) from None
     train, test = (
         LabeledImages(part.data.numpy()[..., np.newaxis], part.targets.numpy().astype(np.int64)) for part in parts
@@ -199,8 +222,8 @@ def _load_idx_folder(folder: Path, source: DataSource) -> Data:
         names = _dataset_classes(source.dataset) if source.dataset else tuple(map(str, range(count)))
     if count > len(names):
         raise DataError(f"{folder}: labels go up to {count - 1}, but there are names for {len(names)} classes")
-    if train.images.shape[1:] != test.images.shape[1:]:
-        raise DataError(f"{folder}: the training and the test images differ in size")
+    if train.images.shape[1:] != test.images.shape[1:] and not source.image_size:
+        raise DataError(f"{folder}: the training and the test images differ in size; choose one with --image-size")
     return Data(train, None, test, names)
 
 
@@ -213,7 +236,13 @@ def _load_idx_part(folder: Path, prefix: str) -> LabeledImages:
         arrays.append(read_idx(path))
     images, labels = arrays
     images = images[..., np.newaxis] if images.ndim == 3 else images
-    if images.ndim != 4 or images.shape[3] not in (1, 3) or labels.ndim != 1 or len(images) != len(labels):
+    if (
+        images.ndim != 4
+        or 0 in images.shape[1:]
+        or images.shape[3] not in (1, 3)
+        or labels.ndim != 1
+        or len(images) != len(labels)
+    ):
         raise DataError(
             f"{folder}: {prefix} images of shape {images.shape} and labels of shape {labels.shape} don't fit; "
             "expected (images, height, width) and (images,)"
@@ -246,6 +275,8 @@ def _load_class_folders(folder: Path, source: DataSource) -> Data:
         labels = np.repeat(np.arange(len(class_names)), [len(classes.get(name, ())) for name in class_names])
         paths = [path for name in class_names for path in classes.get(name, ())]
         images, readable = load_images(paths, spec, skip_unreadable=source.skip_unreadable)
+        if lost := set(labels) - set(labels[readable]):
+            raise DataError(f"{folder}: of the class {class_names[min(lost)]!r}, no image can be decoded")
         return LabeledImages(images, labels[readable])
 
     return Data(load(files["train"]), None, load(files["test"]) if "test" in files else None, class_names)

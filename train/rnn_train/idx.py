@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from rnn_runtime.errors import DataError
 
 _UNSIGNED_BYTE = 0x08
+_MAX_DIMENSIONS = 4
 
 
 def read_idx(path: str | Path) -> NDArray[np.uint8]:
@@ -51,10 +52,17 @@ def parse_idx(data: bytes) -> NDArray[np.uint8]:
         raise DataError(f"an IDX file of type 0x{kind:02x}; only unsigned bytes (0x08) are images or labels")
     start = 4 + 4 * dimensions
     shape = np.frombuffer(data[4:start][: (len(data) - 4) // 4 * 4], ">u4").tolist()
-    if dimensions == 0 or len(shape) < dimensions:
+    if not 1 <= dimensions <= _MAX_DIMENSIONS:
+        raise DataError(f"an IDX file of {dimensions} dimensions; labels have 1, images 3 or 4")
+    if len(shape) < dimensions:
         raise DataError("an IDX file whose header is cut short")
     size = math.prod(shape)
     if size != len(data) - start:
         sides = " x ".join(map(str, shape))
         raise DataError(f"an IDX file of {sides} that holds {len(data) - start:,} values instead of {size:,}")
-    return np.frombuffer(data, np.uint8, offset=start).reshape(shape).copy()  # writable, as torch wants it
+    try:
+        return np.frombuffer(data, np.uint8, offset=start).reshape(shape).copy()  # writable, as torch wants it
+    except ValueError:  # no values at all, in a shape that no array can have
+        raise DataError(
+            f"an IDX file of {' x '.join(map(str, shape))}, which is no shape of images or labels"
+        ) from None

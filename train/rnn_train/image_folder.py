@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rnn_runtime.decode import decode_pixels, read_bytes, read_image
-from rnn_runtime.errors import DataError, ImageError, InputError
-from rnn_runtime.evaluation import folder_name
+from rnn_runtime.errors import DataError, ImageError, InputError, SettingsError
+from rnn_runtime.evaluation import class_folders
 from rnn_runtime.model_spec import ImageSpec
 from rnn_runtime.paths import find_images
 
@@ -66,7 +66,10 @@ def find_image_spec(paths: Sequence[str], size: tuple[int, int] | None = None) -
                 f"images differ in size, {height}x{width} in {first} and {other[0]}x{other[1]} in {path}; "
                 "choose the height and width to resize them to, such as --image-size 64x64"
             )
-    return ImageSpec(*(size or (height, width)), max(found[2] for found in shapes.values()))
+    try:
+        return ImageSpec(*(size or (height, width)), max(found[2] for found in shapes.values()))
+    except SettingsError as error:
+        raise DataError(f"{first}: {error}; resize all, such as with --image-size 64") from None
 
 
 def load_images(
@@ -113,18 +116,20 @@ def write_image_folder(
     """Write images as PNG files, `folder/<class>/00042.png`, numbered by their place in `images`.
 
     Args:
-        folder: Made if it isn't there. Class names lose their path separators, as in `folder_name`.
+        folder: Made if it isn't there; in it, a folder a class, as `class_folders` names them.
         images: uint8, shape `(images, height, width, channels)`.
         labels: The class of each, an index into `class_names`.
         class_names: One name a class.
 
     Raises:
+        InputError: two classes would share a folder.
         OSError: a folder or file can't be written.
     """
     import cv2
 
+    folders = class_folders(class_names)
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
-        path = Path(folder) / folder_name(class_names[label]) / f"{i:05}.png"
+        path = Path(folder) / folders[label] / f"{i:05}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         _, png = cv2.imencode(".png", image[:, :, ::-1])  # OpenCV takes BGR; one channel stays as it is
         path.write_bytes(png.tobytes())

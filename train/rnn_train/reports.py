@@ -1,6 +1,7 @@
 """The reports beside a checkpoint: `metrics.csv`, and plots as PNG files."""
 
 import csv
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _LARGEST_LABELLED_MATRIX = 30  # classes; above that the names and counts of a confusion matrix overlap
+_LONGEST_NAME = 20  # letters
 _GRID = (5, 8)  # rows and columns of example images
 
 
@@ -46,13 +48,22 @@ def write_reports(
     _save(_draw_curves(history), folder / "curves.png")
     if held_out is not None and logits is not None:
         predicted = logits.argmax(axis=1)
-        _save(_draw_confusion_matrix(held_out.labels, predicted, class_names), folder / "confusion_matrix.png")
-        _save(_draw_examples(held_out, predicted, class_names), folder / "examples.png")
+        names = [_printable(name) for name in class_names]
+        _save(_draw_confusion_matrix(held_out.labels, predicted, names), folder / "confusion_matrix.png")
+        _save(_draw_examples(held_out, predicted, names), folder / "examples.png")
 
 
 def _save(figure: "Figure", path: Path) -> None:
-    with atomic_write(path, "wb") as file:
+    with atomic_write(path, "wb") as file, warnings.catch_warnings():
+        # of letters that the font lacks: they show as boxes
+        warnings.simplefilter("ignore", UserWarning)
         figure.savefig(file, format="png", dpi=110)
+
+
+def _printable(name: str) -> str:
+    """A folder's name may be long, and bytes that are no text."""
+    name = name.encode("utf-8", "replace").decode()
+    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
 
 
 def _draw_curves(history: Sequence[Mapping[str, Any]]) -> "Figure":
@@ -86,6 +97,8 @@ def _draw_confusion_matrix(
     matrix = confusion_matrix(labels, predicted, labels=range(count))
     display = ConfusionMatrixDisplay(matrix, display_labels=class_names if readable else None)
     display.plot(ax=axes, cmap="Blues", include_values=readable, xticks_rotation=45 if readable else "horizontal")
+    for tick in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+        tick.set_parse_math(False)  # a $ in a name is no formula
     axes.set_title(f"{len(labels):,} images, {(labels == predicted).mean():.1%} right")
     return figure
 

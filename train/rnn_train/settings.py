@@ -28,8 +28,8 @@ class TrainSettings:
         epochs: Passes over the training images.
         batch_size: Images an optimizer step.
         learning_rate: Of Adam; the highest one if the schedule changes it.
-        schedule: `constant`, or `one-cycle` (torch's `OneCycleLR`: up along a cosine over the first fifth, then
-            down to nothing, stepped each batch).
+        schedule: `constant`, or `one-cycle` (torch's `OneCycleLR`: up along a cosine over the first 30 %
+            of steps, then down to nothing).
         weight_decay: Decoupled from the gradient, as in AdamW.
         clip_norm: Largest norm of the gradient of all weights together; 0 for any.
         label_smoothing: Share of the target that is spread over all classes.
@@ -66,7 +66,8 @@ class TrainSettings:
             value = getattr(self, name)
             if type(value) is not int or not least <= value < 2**63:
                 raise SettingsError(f"{name} must be a whole number from {least} up, not {value!r}")
-        for name, below in (("weight_decay", math.inf), ("clip_norm", math.inf), ("label_smoothing", 1)):
+        ranges = (("dropout", 1), ("weight_decay", math.inf), ("clip_norm", math.inf), ("label_smoothing", 1))
+        for name, below in ranges:
             value = getattr(self, name)
             if type(value) not in (int, float) or not 0 <= value < below:
                 raise SettingsError(f"{name} must be at least 0 and below {below}, not {value!r}")

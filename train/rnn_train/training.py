@@ -1,6 +1,7 @@
 """Training: the loop, what it keeps, and resuming it."""
 
 import copy
+import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -105,10 +106,15 @@ def resume(
     run = _prepare(source or saved.source, settings, device)
     if run.spec != saved.spec:
         raise DataError(
-            f"{run.source.name}: not the data that {checkpoint} was trained on: image size, channels, classes or "
-            "pixel values differ; say where it is now with --data or --data-root"
+            f"{run.source.name}: not the data that {checkpoint} was trained on: image size, channels or "
+            "classes differ; say where that is now with --data or --data-root"
         )
     run.restore(saved, checkpoint)
+    if saved.progress.get("data_sha256") != run.data_sha256:
+        raise DataError(
+            f"{run.source.name}: not the data that {checkpoint} was trained on: the training images differ; say where "
+            "that is now with --data or --data-root"
+        )
     if run.epoch > settings.epochs:
         raise SettingsError(f"{checkpoint}: {run.epoch} epochs are done already, more than --epochs {settings.epochs}")
     return _run(run, Path(output or checkpoint), progress or TrainingProgress(), plots)
@@ -149,6 +155,7 @@ class _Run:
     optimizer: torch.optim.Optimizer
     schedule: LRScheduler
     steps: int
+    data_sha256: str
     epoch: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     best_accuracy: float = -1.0
@@ -174,6 +181,7 @@ class _Run:
                 "optimizer": self.optimizer.state_dict(),
                 "schedule": self.schedule.state_dict(),
                 "best_accuracy": self.best_accuracy,
+                "data_sha256": self.data_sha256,
                 "generator": torch.get_rng_state(),
                 "cuda_generators": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
             },
@@ -185,9 +193,12 @@ class _Run:
         try:
             self.model.load_state_dict(progress["weights"])
             self.optimizer.load_state_dict(progress["optimizer"])
+            _check_optimizer(self.optimizer)
             self.schedule.load_state_dict(progress["schedule"])
             self.epoch = int(progress["epoch"])
             self.history = list(saved.metrics["epochs"])
+            if [row["epoch"] for row in self.history] != list(range(1, self.epoch + 1)):
+                raise ValueError("metrics without a row for each epoch")
             self.best_accuracy = float(progress["best_accuracy"])
             if self.data.validation:
                 self.best_weights = {name: tensor.to(self.device) for name, tensor in saved.weights.items()}
@@ -208,6 +219,8 @@ def _prepare(source: DataSource, settings: TrainSettings, device: Device) -> _Ru
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )
+    if settings.shift >= min(spec.image.height, spec.image.width):
+        raise SettingsError(f"shift must be less than the images' sides ({spec.image}), not {settings.shift}")
     steps = -(-len(data.train) // settings.batch_size)
     schedule: LRScheduler
     if settings.schedule == "one-cycle":
@@ -215,12 +228,24 @@ def _prepare(source: DataSource, settings: TrainSettings, device: Device) -> _Ru
             optimizer,
             settings.learning_rate,
             total_steps=settings.epochs * steps,
-            pct_start=0.2,
             cycle_momentum=False,  # made for SGD's momentum; Adam's is left as it is
         )
     else:
         schedule = LambdaLR(optimizer, lambda _: 1.0)
-    return _Run(data, source, settings, spec, target, model, optimizer, schedule, steps)
+    sha256 = hashlib.sha256(data.train.images.tobytes() + data.train.labels.tobytes()).hexdigest()
+    return _Run(data, source, settings, spec, target, model, optimizer, schedule, steps, sha256)
+
+
+def _check_optimizer(optimizer: torch.optim.Optimizer) -> None:
+    """Raise for a state that doesn't fit the weights: torch doesn't look, and its fused kernel would write past it."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            state = optimizer.state[parameter]
+            moments = state["exp_avg"], state["exp_avg_sq"]
+            if any(moment.shape != parameter.shape or moment.dtype != parameter.dtype for moment in moments):
+                raise ValueError("optimizer state of another shape than its weight")
+            if state["step"].shape != ():
+                raise ValueError("optimizer step that is no number")
 
 
 def _find_device(device: Device) -> torch.device:
@@ -269,6 +294,7 @@ def _train_epoch(run: _Run, images: Tensor, labels: Tensor, progress: TrainingPr
     criterion = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
     start, seen = time.perf_counter(), 0
     loss_sum = correct = 0.0
+    learning_rate = settings.learning_rate
     model.train()
     for step, batch in enumerate(torch.split(torch.randperm(len(labels)), settings.batch_size), start=1):
         batch = batch.to(run.device)
@@ -279,6 +305,7 @@ def _train_epoch(run: _Run, images: Tensor, labels: Tensor, progress: TrainingPr
         loss.backward()
         if settings.clip_norm:
             nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
+        learning_rate = float(run.schedule.get_last_lr()[0])
         run.optimizer.step()
         run.schedule.step()
         value = loss.item()
@@ -287,15 +314,16 @@ def _train_epoch(run: _Run, images: Tensor, labels: Tensor, progress: TrainingPr
         seen += len(batch)
         progress.step(run.epoch + 1, step, value, len(batch))
     seconds = time.perf_counter() - start
-    if not np.isfinite(loss_sum):
+    # the loss is that of the weights before the last step
+    if not np.isfinite(loss_sum) or not all(weight.isfinite().all() for weight in model.parameters()):
         raise SettingsError(
-            f"training diverged in epoch {run.epoch + 1}: the loss is no longer a finite number; "
+            f"training diverged in epoch {run.epoch + 1}: loss or weights are no longer finite; "
             "lower --learning-rate, or set --clip-norm 1"
         )
     run.epoch += 1
     row = {
         "epoch": run.epoch,
-        "learning_rate": run.schedule.get_last_lr()[0],
+        "learning_rate": learning_rate,
         "train_loss": loss_sum / seen,
         "train_accuracy": correct / seen,
         **_validate(run, progress),

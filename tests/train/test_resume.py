@@ -1,0 +1,303 @@
+"""Resuming: a run that was stopped ends just as one that wasn't."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rnn_runtime.errors import CheckpointError, DataError, SettingsError
+from rnn_train import DataSource, TrainSettings, resume, train
+from rnn_train.checkpoint import Checkpoint
+from rnn_train.progress import TrainingProgress
+from tests.train.idx_files import write_idx_folder
+
+SMALL = TrainSettings(hidden_size=8, learning_rate=0.01, epochs=4, batch_size=16)
+
+
+class StopIn(TrainingProgress):
+    """Ends the run in the middle of an epoch, as a person or a power failure would."""
+
+    def __init__(self, epoch: int) -> None:
+        self._epoch = epoch
+
+    def step(self, epoch: int, step: int, loss: float, images: int) -> None:  # noqa: ARG002
+        if (epoch, step) == (self._epoch, 2):
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> DataSource:
+    return DataSource(data=str(write_idx_folder(tmp_path / "data", train=60)))
+
+
+def run_to_the_end(path: Path, source: DataSource, settings: TrainSettings) -> Checkpoint:
+    train(source, settings, path, device="cpu", plots=False)
+    return Checkpoint.load(path)
+
+
+def run_and_stop(path: Path, source: DataSource, settings: TrainSettings, epoch: int) -> None:
+    """Leaves the checkpoint of the epoch before `epoch`."""
+    with pytest.raises(KeyboardInterrupt):
+        train(source, settings, path, device="cpu", plots=False, progress=StopIn(epoch))
+
+
+def resume_quietly(path: Path, output: Path | None = None, **others: Any) -> Checkpoint:
+    torch.manual_seed(12345)  # a new process would have another state too
+    resume(path, output, device="cpu", plots=False, **others)
+    return Checkpoint.load(output or path)
+
+
+def assert_equal(found: Any, expected: Any, place: str = "") -> None:
+    """The same values all the way down, tensors bit for bit; speeds don't count."""
+    if isinstance(expected, torch.Tensor):
+        assert torch.equal(found, expected), place
+    elif isinstance(expected, dict):
+        assert found.keys() == expected.keys(), place
+        for key in expected.keys() - {"seconds", "images_per_second"}:
+            assert_equal(found[key], expected[key], f"{place}/{key}")
+    elif isinstance(expected, list | tuple):
+        assert len(found) == len(expected), place
+        for i, (one, other) in enumerate(zip(found, expected, strict=True)):
+            assert_equal(one, other, f"{place}/{i}")
+    else:
+        assert found == expected, place
+
+
+def assert_same_run(found: Checkpoint, expected: Checkpoint) -> None:
+    for name in ("spec", "settings", "weights", "metrics", "samples", "progress"):
+        assert_equal(getattr(found, name), getattr(expected, name), name)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"cell": "gru"},
+        {"cell": "lstm", "bidirectional": True},
+        {"dropout": 0.3},
+        {"shift": 1, "flip": True},
+        {"schedule": "one-cycle"},
+        {"schedule": "one-cycle", "cell": "gru", "dropout": 0.1, "weight_decay": 0.01, "normalize": True, "shift": 1},
+        {"clip_norm": 0.1, "label_smoothing": 0.1},
+    ],
+    ids=str,
+)
+def test_a_resumed_run_ends_as_one_without_a_stop(tmp_path: Path, source: DataSource, changes: dict[str, Any]) -> None:
+    settings = replace(SMALL, **changes)
+    expected = run_to_the_end(tmp_path / "whole.pt", source, settings)
+    run_and_stop(tmp_path / "model.pt", source, settings, 3)
+
+    resumed = resume_quietly(tmp_path / "model.pt")
+
+    assert_same_run(resumed, expected)
+
+
+def test_a_run_that_is_stopped_twice_ends_as_one_without_a_stop(tmp_path: Path, source: DataSource) -> None:
+    settings = replace(SMALL, dropout=0.2, cell="gru")
+    expected = run_to_the_end(tmp_path / "whole.pt", source, settings)
+    run_and_stop(tmp_path / "model.pt", source, settings, 2)
+    with pytest.raises(KeyboardInterrupt):
+        resume(tmp_path / "model.pt", device="cpu", plots=False, progress=StopIn(4))
+
+    assert_same_run(resume_quietly(tmp_path / "model.pt"), expected)
+
+
+def test_the_best_epoch_survives_a_stop(tmp_path: Path) -> None:
+    source = DataSource(dataset="digits", val_split=0.2)
+    # so high that some epochs are worse than the one before
+    settings = replace(SMALL, epochs=7, batch_size=100, learning_rate=0.1, seed=1)
+    expected = run_to_the_end(tmp_path / "whole.pt", source, settings)
+    run_and_stop(tmp_path / "model.pt", source, settings, 7)
+
+    resumed = resume_quietly(tmp_path / "model.pt")
+
+    accuracies = [row["validation_accuracy"] for row in expected.metrics["epochs"]]
+    assert accuracies.index(max(accuracies)) < 5, "this run's best epoch is not before the stop"
+    assert_same_run(resumed, expected)
+
+
+@pytest.mark.parametrize("changes", [{}, {"cell": "gru", "dropout": 0.2}, {"shift": 1}], ids=str)
+def test_more_epochs_for_a_finished_run_are_as_if_it_had_been_started_with_them(
+    tmp_path: Path, source: DataSource, changes: dict[str, Any]
+) -> None:
+    expected = run_to_the_end(tmp_path / "whole.pt", source, replace(SMALL, epochs=5, **changes))
+    run_to_the_end(tmp_path / "model.pt", source, replace(SMALL, epochs=2, **changes))
+
+    extended = resume_quietly(tmp_path / "model.pt", epochs=5)
+
+    assert_same_run(extended, expected)
+
+
+def test_more_epochs_for_a_stopped_run_are_as_if_it_had_been_started_with_them(
+    tmp_path: Path, source: DataSource
+) -> None:
+    expected = run_to_the_end(tmp_path / "whole.pt", source, replace(SMALL, epochs=5))
+    run_and_stop(tmp_path / "model.pt", source, replace(SMALL, epochs=4), 3)
+
+    assert_same_run(resume_quietly(tmp_path / "model.pt", epochs=5), expected)
+
+
+def test_other_epochs_are_refused_where_the_learning_rate_was_laid_out_over_them(
+    tmp_path: Path, source: DataSource
+) -> None:
+    run_to_the_end(tmp_path / "model.pt", source, replace(SMALL, schedule="one-cycle"))
+
+    with pytest.raises(SettingsError, match=r"laid out over 4 epochs.*--epochs 6"):
+        resume_quietly(tmp_path / "model.pt", epochs=6)
+
+
+def test_as_many_epochs_as_it_was_started_with_may_be_named(tmp_path: Path, source: DataSource) -> None:
+    settings = replace(SMALL, schedule="one-cycle")
+    expected = run_to_the_end(tmp_path / "whole.pt", source, settings)
+    run_and_stop(tmp_path / "model.pt", source, settings, 3)
+
+    assert_same_run(resume_quietly(tmp_path / "model.pt", epochs=4), expected)
+
+
+def test_fewer_epochs_than_are_done_are_refused(tmp_path: Path, source: DataSource) -> None:
+    run_to_the_end(tmp_path / "model.pt", source, SMALL)
+    before = (tmp_path / "model.pt").read_bytes()
+
+    with pytest.raises(SettingsError, match="4 epochs are done already, more than --epochs 3"):
+        resume_quietly(tmp_path / "model.pt", epochs=3)
+
+    assert (tmp_path / "model.pt").read_bytes() == before
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path: Path, source: DataSource) -> None:
+    expected = run_to_the_end(tmp_path / "model.pt", source, SMALL)
+
+    assert_same_run(resume_quietly(tmp_path / "model.pt"), expected)
+
+
+def test_a_resumed_runs_reports_cover_all_epochs(tmp_path: Path, source: DataSource) -> None:
+    run_and_stop(tmp_path / "model.pt", source, SMALL, 3)
+
+    resume_quietly(tmp_path / "model.pt")
+
+    lines = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["epoch", "1", "2", "3", "4"]
+
+
+def test_another_output_leaves_the_checkpoint_as_it_was(tmp_path: Path, source: DataSource) -> None:
+    run_and_stop(tmp_path / "model.pt", source, SMALL, 3)
+    before = (tmp_path / "model.pt").read_bytes()
+
+    resumed = resume_quietly(tmp_path / "model.pt", tmp_path / "more" / "model.pt")
+
+    assert (tmp_path / "model.pt").read_bytes() == before
+    assert resumed.progress["epoch"] == 4
+
+
+def test_data_that_has_moved_is_found_where_it_is_now(tmp_path: Path, source: DataSource) -> None:
+    expected = run_to_the_end(tmp_path / "whole.pt", source, SMALL)
+    run_and_stop(tmp_path / "model.pt", source, SMALL, 3)
+    moved = replace(source, data=str(shutil.move(str(source.data), tmp_path / "elsewhere")))
+    with pytest.raises(DataError, match="no such folder"):
+        resume_quietly(tmp_path / "model.pt")
+
+    resumed = resume_quietly(tmp_path / "model.pt", source=moved)
+
+    assert_same_run(resumed, expected)
+    assert resumed.source == moved
+
+
+@pytest.mark.parametrize("settings", [SMALL, replace(SMALL, schedule="one-cycle")], ids=["constant", "one-cycle"])
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param({"side": 7}, id="of another size"),
+        pytest.param({"classes": 3}, id="of other classes"),
+        pytest.param({"train": 200}, id="of more images"),
+        pytest.param({"train": 20}, id="of fewer images"),
+        pytest.param({"seed": 1}, id="of other pixels"),
+    ],
+)
+def test_other_data_is_refused(
+    tmp_path: Path, source: DataSource, settings: TrainSettings, other: dict[str, int]
+) -> None:
+    run_and_stop(tmp_path / "model.pt", source, settings, 3)
+    write_idx_folder(Path(str(source.data)), **({"train": 60} | other))  # type: ignore[arg-type]
+
+    with pytest.raises(DataError, match="not the data that"):
+        resume_quietly(tmp_path / "model.pt")
+
+
+def edit(path: Path, name: str, value: Any) -> None:
+    content = torch.load(path, weights_only=True)
+    content["progress"][name] = value
+    torch.save(content, path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("weights", {}),
+        ("weights", None),
+        ("weights", {"linear.bias": torch.zeros(1)}),
+        ("optimizer", {}),
+        ("optimizer", {"state": {}, "param_groups": []}),
+        ("optimizer", 3),
+        ("schedule", None),
+        ("epoch", "two"),
+        ("epoch", None),
+        ("best_accuracy", None),
+        ("generator", torch.zeros(3, dtype=torch.uint8)),
+        ("generator", torch.zeros(3)),
+        ("generator", None),
+    ],
+)
+def test_damaged_progress_is_a_checkpoint_error(tmp_path: Path, source: DataSource, name: str, value: Any) -> None:
+    run_and_stop(tmp_path / "model.pt", source, SMALL, 3)
+    edit(tmp_path / "model.pt", name, value)
+
+    with pytest.raises(CheckpointError, match=r"model\.pt: what it holds for resuming is damaged"):
+        resume_quietly(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("missing", ["weights", "optimizer", "schedule", "epoch", "best_accuracy", "generator"])
+def test_progress_that_lacks_something_is_a_checkpoint_error(tmp_path: Path, source: DataSource, missing: str) -> None:
+    run_and_stop(tmp_path / "model.pt", source, SMALL, 3)
+    content = torch.load(tmp_path / "model.pt", weights_only=True)
+    del content["progress"][missing]
+    torch.save(content, tmp_path / "model.pt")
+
+    with pytest.raises(CheckpointError, match="damaged"):
+        resume_quietly(tmp_path / "model.pt")
+
+
+def test_optimizer_state_of_other_shapes_than_the_weights_is_a_checkpoint_error(
+    tmp_path: Path, source: DataSource
+) -> None:
+    run_and_stop(tmp_path / "model.pt", source, SMALL, 3)
+    optimizer = torch.load(tmp_path / "model.pt", weights_only=True)["progress"]["optimizer"]
+    # larger, since a smaller one would let the optimizer write beyond its end
+    optimizer["state"][0]["exp_avg"] = torch.zeros(1000)
+    edit(tmp_path / "model.pt", "optimizer", optimizer)
+
+    with pytest.raises(CheckpointError, match="damaged"):
+        resume_quietly(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("epochs", [[], [5], "text", [{}]], ids=str)
+def test_metrics_that_do_not_fit_the_epochs_done_are_a_checkpoint_error(
+    tmp_path: Path, source: DataSource, epochs: Any
+) -> None:
+    run_to_the_end(tmp_path / "model.pt", source, SMALL)
+    content = torch.load(tmp_path / "model.pt", weights_only=True)
+    content["metrics"]["epochs"] = epochs
+    torch.save(content, tmp_path / "model.pt")
+
+    with pytest.raises(CheckpointError, match="damaged"):
+        resume_quietly(tmp_path / "model.pt")
+
+
+def test_a_checkpoint_that_was_never_trained_is_a_checkpoint_error(tmp_path: Path, source: DataSource) -> None:
+    saved = run_to_the_end(tmp_path / "model.pt", source, SMALL)
+    replace(saved, progress={}).save(tmp_path / "model.pt")
+
+    with pytest.raises(CheckpointError, match="damaged"):
+        resume_quietly(tmp_path / "model.pt")

@@ -1,0 +1,384 @@
+"""`rnn-train`: what it prints, writes and refuses."""
+
+import csv
+import pickle
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+from rnn_train.checkpoint import Checkpoint
+from rnn_train.cli import main
+from rnn_train.data import DataSource
+from rnn_train.settings import TrainSettings, preset_settings
+from tests.conftest import Run
+from tests.train.idx_files import idx_bytes, write_idx_folder
+from tests.train.test_image_folder import write_classes
+
+REPORTS = {"metrics.csv", "curves.png", "confusion_matrix.png", "examples.png"}
+QUICK = ("--epochs", "1", "--hidden-size", "8", "--no-plots")
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+class Here:
+    """Runs `rnn-train` in this process, in `tmp_path`: the import of torch takes longer than any of these runs."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def __call__(self, *arguments: object) -> Result:
+        with pytest.raises(SystemExit) as ended:
+            main.main([str(argument) for argument in arguments], prog_name="rnn-train")
+        printed = self._capsys.readouterr()
+        return Result(int(ended.value.code or 0), printed.out, printed.err)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
+    monkeypatch.chdir(tmp_path)
+    return Here(capsys)
+
+
+def names(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def test_training_prints_the_articles_lines_and_writes_checkpoint_and_reports(run: Run, tmp_path: Path) -> None:
+    result = run("rnn-train", "--dataset", "digits", "--epochs", "2")
+
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert len(lines) == 3
+    assert re.fullmatch(r"Epoch \[1/2\], Step \[15/15\], Loss: \d\.\d{4}", lines[0])
+    assert re.fullmatch(r"Epoch \[2/2\], Step \[15/15\], Loss: \d\.\d{4}", lines[1])
+    assert re.fullmatch(r"Accuracy of the network on the 360 test images: \d{1,3}\.\d %", lines[2])
+    assert result.stderr == "Wrote model.pt\n"
+    assert names(tmp_path) == {"model.pt"} | REPORTS
+    with (tmp_path / "metrics.csv").open() as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
+
+
+def test_defaults_are_the_articles(here: Here, tmp_path: Path) -> None:
+    write_idx_folder(tmp_path / "data")
+
+    result = here("--data", "data", "--no-plots")
+
+    assert result.code == 0, result.err
+    saved = Checkpoint.load(tmp_path / "model.pt")
+    assert saved.settings == TrainSettings()
+    assert saved.source == DataSource(data="data")
+    spec = saved.spec
+    assert (spec.cell, spec.nonlinearity, spec.hidden_size, spec.num_layers) == ("rnn", "tanh", 128, 2)
+    assert (spec.bidirectional, spec.dropout, spec.mean, spec.std) == (False, 0.0, (0.0,), (1.0,))
+
+
+def test_resume_goes_on_from_the_checkpoint(here: Here, tmp_path: Path) -> None:
+    write_idx_folder(tmp_path / "data")
+    assert here("--data", "data", *QUICK).code == 0
+
+    result = here("--resume", "model.pt", "--epochs", "3", "--no-plots")
+
+    assert result.code == 0, result.err
+    assert re.findall(r"Epoch \[(\d)/3\]", result.out) == ["2", "3"]
+    assert result.err == "Wrote model.pt\n"
+    assert [row["epoch"] for row in Checkpoint.load(tmp_path / "model.pt").metrics["epochs"]] == [1, 2, 3]
+
+
+def test_a_failed_download_is_one_line(here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # the port discard: nothing listens there, so this fails the same with and without network
+    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
+
+    result = here()
+
+    assert result.code == 2
+    assert len(result.err.splitlines()) == 1
+    assert result.err.startswith("Error: mnist: could not be downloaded")
+    assert result.out == ""
+    assert not (tmp_path / "model.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ("--resume model.pt --flip", "Error: --flip can't be changed by --resume; "),
+        ("--resume model.pt", "Error: model.pt: not a checkpoint"),
+    ],
+)
+def test_an_error_is_one_line_and_exit_code_2(run: Run, tmp_path: Path, arguments: str, error: str) -> None:
+    # torch.load warns of such a file, and this must not be seen
+    (tmp_path / "model.pt").write_bytes(pickle.dumps({"weights": 1}))
+
+    result = run("rnn-train", *arguments.split())
+
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+    assert result.stderr.startswith(error)
+    assert result.stdout == ""
+    assert names(tmp_path) == {"model.pt"}
+
+
+def test_ctrl_c_is_one_line_and_leaves_the_last_whole_epoch(tmp_path: Path) -> None:
+    command = [str(Path(sys.executable).with_name("rnn-train")), "--dataset", "digits", "--epochs", "100000"]
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a shell that runs the tests in the background has it ignored, and children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("Epoch [3/"):
+            process.send_signal(signal.SIGINT)
+            break
+
+    _, errors = process.communicate(timeout=120)
+
+    assert process.returncode == 130
+    assert errors == "Error: interrupted\n"
+    saved = Checkpoint.load(tmp_path / "model.pt")
+    assert saved.progress["epoch"] == len(saved.metrics["epochs"]) >= 2
+    assert names(tmp_path) == {"model.pt"}
+
+
+def test_help_is_there_without_torch_or_numpy() -> None:
+    code = """
+import sys
+from rnn_train.cli import main
+main.main(["--help"], standalone_mode=False)
+print(sorted({"torch", "numpy", "torchvision", "sklearn", "matplotlib", "cv2"} & set(sys.modules)))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert "Train a recurrent image classifier" in result.stdout
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ("--data gone", "Error: gone: no such folder"),
+        ("--data empty", "Error: empty: no folders in it"),
+        ("--data file", "Error: file: no such folder"),
+        ("--data data --class-names a,b", "Error: data: labels go up to 3"),
+        ("--data data --class-names a,,b,c", "Error: class names must be non-empty"),
+        ("--data data --class-names a,a,b,c", "Error: class names must differ"),
+        ("--data data --channels 3", "leave out --channels"),
+        ("--data data --image-size 0", "Error: image height must be"),
+        ("--data data --image-size 100000", "Error: image height must be"),
+        ("--data data --val-split 0.001", "Error: data: can't hold out 0.001"),
+        ("--data data --val-split nan", "Error: val_split must be"),
+        ("--data data --dropout nan", "Error: dropout must be"),
+        ("--data data --learning-rate inf", "Error: learning_rate must be"),
+        ("--data data --learning-rate nan", "Error: learning_rate must be"),
+        ("--data data --weight-decay nan", "Error: weight_decay must be"),
+        ("--data data --hidden-size 1000000", "Error: hidden_size must be"),
+        ("--data data --seed 99999999999999999999", "Error: seed must be"),
+        ("--data data --output file/model.pt", "Error: file: "),
+        ("--dataset digits --data data", "leave out --data"),
+        ("--dataset digits --class-names a,b", "Error: class names are for IDX files"),
+        ("--dataset digits --channels 1", "Error: channels can be chosen"),
+        ("--data photos --class-names a,b", "Error: photos: no IDX files here"),
+        ("--data photos --dataset mnist", "Error: photos: no IDX files here"),
+        ("--resume gone.pt", "Error: gone.pt: no such file"),
+        ("--resume data", "Error: data: a folder"),
+        ("--resume file", "Error: file: not a checkpoint"),
+        ("--resume pickle", "Error: pickle: not a checkpoint"),
+        ("--resume gone.pt --flip", "Error: --flip can't be changed by --resume"),
+        ("--resume gone.pt --cell gru", "Error: --cell can't be changed by --resume"),
+        ("--resume gone.pt --val-split 0", "Error: --val-split can't be changed by --resume"),
+        ("--resume gone.pt --seed 0", "Error: --seed can't be changed by --resume"),
+        ("--resume gone.pt --preset accurate", "Error: --preset can't be changed by --resume"),
+        ("--resume gone.pt --dataset digits", "Error: --dataset can't be changed by --resume"),
+        ("--resume gone.pt --data data", "Error: gone.pt: no such file"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing_behind(
+    here: Here, tmp_path: Path, arguments: str, problem: str
+) -> None:
+    write_idx_folder(tmp_path / "data")
+    write_classes(tmp_path / "photos")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("text")
+    (tmp_path / "pickle").write_bytes(b"\x80\x04K\x01.")
+    before = names(tmp_path)
+
+    result = here(*arguments.split())
+
+    assert result.code == 2
+    assert len(result.err.splitlines()) == 1, result.err
+    assert problem in result.err
+    assert result.out == ""
+    assert names(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ("--dataset cifar10", "--dataset"),
+        ("--image-size large", "'large' is not a size"),
+        ("--image-size 12x", "'12x' is not a size"),
+        ("--image-size -5", "'-5' is not a size"),
+        ("--val-split 1", "--val-split"),
+        ("--epochs 0", "--epochs"),
+        ("--epochs 1.5", "--epochs"),
+        ("--batch-size 0", "--batch-size"),
+        ("--hidden-size -1", "--hidden-size"),
+        ("--learning-rate 0", "--learning-rate"),
+        ("--dropout 1", "--dropout"),
+        ("--cell transformer", "--cell"),
+        ("--device tpu", "--device"),
+        ("--output folder", "--output"),
+        ("--momentum 0.9", "--momentum"),
+        ("digits", "unexpected extra argument"),
+    ],
+)
+def test_a_typing_mistake_is_told_with_the_usage(here: Here, tmp_path: Path, arguments: str, named: str) -> None:
+    (tmp_path / "folder").mkdir()
+
+    result = here(*arguments.split())
+
+    assert result.code == 2
+    assert result.err.startswith("Usage: rnn-train ")
+    assert named in result.err.splitlines()[-1]
+    assert names(tmp_path) == {"folder"}
+
+
+def test_options_reach_the_settings(here: Here, tmp_path: Path) -> None:
+    write_idx_folder(tmp_path / "data")
+    options = (
+        "--cell lstm --nonlinearity relu --hidden-size 6 --num-layers 3 --bidirectional --dropout 0.25 --epochs 1 "
+        "--batch-size 8 --learning-rate 0.02 --schedule one-cycle --weight-decay 0.5 --clip-norm 2 "
+        "--label-smoothing 0.125 --normalize --shift 2 --flip --seed 9 --image-size 5x4 --val-split 0.25 "
+        "--class-names ant,bee,cat,dog --output out/run.pt --device cpu --no-plots"
+    )
+
+    result = here("--data", "data", *options.split())
+
+    assert result.code == 0, result.err
+    saved = Checkpoint.load(tmp_path / "out" / "run.pt")
+    assert saved.settings == TrainSettings(
+        cell="lstm",
+        nonlinearity="relu",
+        hidden_size=6,
+        num_layers=3,
+        bidirectional=True,
+        dropout=0.25,
+        epochs=1,
+        batch_size=8,
+        learning_rate=0.02,
+        schedule="one-cycle",
+        weight_decay=0.5,
+        clip_norm=2.0,
+        label_smoothing=0.125,
+        normalize=True,
+        shift=2,
+        flip=True,
+        seed=9,
+    )
+    assert saved.source == DataSource(
+        data="data", class_names=("ant", "bee", "cat", "dog"), image_size=(5, 4), val_split=0.25, split_seed=9
+    )
+    assert names(tmp_path / "out") == {"run.pt", "metrics.csv"}
+
+
+def test_a_preset_gives_what_is_not_given(here: Here, tmp_path: Path) -> None:
+    write_idx_folder(tmp_path / "data")
+    options = ("--preset", "accurate", "--epochs", "1", "--hidden-size", "8", "--no-flip", "--no-plots")
+
+    result = here("--data", "data", "--dataset", "fashion-mnist", *options)
+
+    assert result.code == 0, result.err
+    settings = Checkpoint.load(tmp_path / "model.pt").settings
+    preset = preset_settings("accurate", "fashion-mnist")
+    assert (settings.cell, settings.shift, settings.normalize) == (preset.cell, preset.shift, preset.normalize)
+    assert (settings.epochs, settings.hidden_size, settings.flip) == (1, 8, False)
+
+
+def test_long_epochs_print_every_hundredth_step(here: Here, tmp_path: Path) -> None:
+    write_idx_folder(tmp_path / "data", train=230)
+
+    result = here("--data", "data", "--batch-size", "1", *QUICK)
+
+    assert re.findall(r"Epoch \[1/1\], Step \[(\d+)/230\]", result.out) == ["100", "200"]
+
+
+def test_validation_prints_a_line_an_epoch(here: Here, tmp_path: Path) -> None:
+    write_classes(tmp_path / "photos", count=10)
+
+    result = here("--data", "photos", "--val-split", "0.2", "--epochs", "2", "--hidden-size", "8", "--no-plots")
+
+    assert result.code == 0, result.err
+    pattern = r"Epoch \[(\d)/2\], Validation loss: \d\.\d{4}, accuracy: \d{1,3}\.\d\d %"
+    assert re.findall(pattern, result.out) == ["1", "2"]
+    assert re.search(r"Accuracy of the network on the 4 validation images: \d{1,3}\.\d %\n$", result.out)
+
+
+def test_unreadable_images_are_left_out_if_asked(here: Here, tmp_path: Path) -> None:
+    write_classes(tmp_path / "photos")
+    (tmp_path / "photos" / "bee" / "broken.jpg").write_bytes(b"no image")
+
+    refused = here("--data", "photos", *QUICK)
+    skipped = here("--data", "photos", "--skip-unreadable", *QUICK)
+
+    assert refused.code == 2
+    assert "photos/bee/broken.jpg" in refused.err
+    assert skipped.code == 0, skipped.err
+
+
+def test_moved_data_is_resumed_where_it_is_now(here: Here, tmp_path: Path) -> None:
+    write_idx_folder(tmp_path / "data")
+    assert here("--data", "data", *QUICK).code == 0
+    (tmp_path / "data").rename(tmp_path / "elsewhere")
+
+    result = here("--resume", "model.pt", "--data", "elsewhere", "--epochs", "2", "--output", "more.pt", "--no-plots")
+
+    assert result.code == 0, result.err
+    assert result.err == "Wrote more.pt\n"
+    assert Checkpoint.load(tmp_path / "more.pt").source.data == "elsewhere"
+    assert Checkpoint.load(tmp_path / "model.pt").progress["epoch"] == 1
+
+
+def test_a_run_repeats_bit_for_bit(here: Here, tmp_path: Path) -> None:
+    write_idx_folder(tmp_path / "data")
+    options = ("--data", "data", "--device", "cpu", "--preset", "accurate", *QUICK)
+
+    for name in ("a.pt", "b.pt"):
+        assert here(*options, "--output", name).code == 0
+
+    first, second = (Checkpoint.load(tmp_path / name).weights for name in ("a.pt", "b.pt"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_version_is_told(here: Here) -> None:
+    result = here("--version")
+
+    assert result.code == 0
+    assert re.fullmatch(r"rnn-train, version \d+\.\d+\.\d+\n", result.out)
+
+
+def test_images_too_large_for_a_recurrent_net_say_how_to_shrink_them(here: Here, tmp_path: Path) -> None:
+    write_idx_folder(tmp_path / "data")
+    for prefix, count in (("train", 40), ("t10k", 20)):
+        (tmp_path / "data" / f"{prefix}-images-idx3-ubyte").write_bytes(idx_bytes(np.zeros((count, 1, 5000), np.uint8)))
+
+    result = here("--data", "data", *QUICK)
+
+    assert result.code == 2
+    assert len(result.err.splitlines()) == 1
+    assert "data" in result.err
+    assert "--image-size" in result.err
