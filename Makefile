@@ -21,10 +21,12 @@ $(VENV)/bin/pip:
 
 # PYTHONWARNINGS: setuptools warns at every editable install of folders that might hide a package; none does
 $(VENV)/.train-$(RUNTIME): pyproject.toml | $(VENV)/bin/pip
+	@echo "Installing PyTorch, onnxruntime and what they need into $(VENV): some minutes ..."
 	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --editable '.[train,$(RUNTIME)]'
 	touch $@
 
 $(VENV)/.dev-$(RUNTIME): pyproject.toml | $(VENV)/bin/pip
+	@echo "Installing PyTorch, onnxruntime, test tools and what they need into $(VENV): some minutes ..."
 	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --editable '.[train,$(RUNTIME),dev]'
 	touch $@ $(VENV)/.train-$(RUNTIME)
 
@@ -35,7 +37,7 @@ demo: $(VENV)/.train-$(RUNTIME)
 	$(BIN)/python -m rnn_train.write_images --dataset digits demo/images
 	$(BIN)/rnn-infer --model demo/model.onnx --recursive --labels-from-folders --output demo/predictions.csv demo/images
 	$(BIN)/rnn-infer --model demo/model.onnx --self-check
-	@echo "See demo/: examples.png, confusion_matrix.png, curves.png, metrics.csv, predictions.csv, model.onnx"
+	@echo "See demo/: examples.png, confusion_matrix.png, curves.png, metrics.csv, model.pt, model.onnx, images/, predictions.csv"
 
 test: $(VENV)/.dev-$(RUNTIME)
 	$(BIN)/python -m pytest --numprocesses 2 $(PYTEST_OPTIONS)
@@ -47,4 +49,4 @@ lint: $(VENV)/.dev-$(RUNTIME)
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf $(VENV) demo build *.egg-info
+	rm -rf $(VENV) demo build dist *.egg-info train/*.egg-info

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rnn_runtime.command import Command, require_packages
-from rnn_runtime.errors import InputError
+from rnn_runtime.command import Command, check_output, require_packages
 
 if TYPE_CHECKING:
     from rnn_export.export import ExportReport
@@ -32,8 +31,7 @@ def main(checkpoint: Path, output: Path, atol: float, rtol: float) -> None:
     \b
     rnn-export model.pt model.onnx
     """
-    if not output.parent.is_dir():
-        raise InputError(f"{output}: the folder {output.parent} does not exist; create it first")
+    check_output(output, [checkpoint])
     require_packages(("torch", "torchvision", "sklearn", "onnx"), "train")
     require_packages(("onnxruntime",), "cpu")
     from rnn_export.export import export_onnx
@@ -55,6 +53,7 @@ def print_report(report: "ExportReport") -> None:
         ("cell", f"{spec.cell_name}, {spec.num_layers} layers of {spec.hidden_size}"),
         ("image", str(spec.image)),
         ("classes", str(len(spec.class_names))),
+        ("training", report.training),
         ("graph", f"{report.graph}, {report.nodes} nodes"),
         ("opset", str(report.opset)),
         ("file size", f"{report.file_size / 1e6:.2f} MB"),

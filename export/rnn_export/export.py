@@ -28,10 +28,11 @@ GOLDEN_REAL = 8  # of the checkpoint's sample images; one random, one all-0 and 
 
 @dataclass(frozen=True, slots=True)
 class ExportReport:
-    """What was exported; `file_size` is in bytes."""
+    """What was exported; `training` tells how far it was trained, `file_size` is in bytes."""
 
     output: Path
     spec: ModelSpec
+    training: str
     graph: str
     opset: int
     nodes: int
@@ -75,7 +76,21 @@ def export_onnx(checkpoint: str | Path, output: str | Path, *, atol: float = ATO
         _write(temporary, proto, replace(metadata, parity=report.to_dict()))
         file_size = temporary.stat().st_size
         os.replace(temporary, output)
-    return ExportReport(output, saved.spec, graph_form(saved.spec), OPSET, len(proto.graph.node), file_size, report)
+    return ExportReport(
+        output=output,
+        spec=saved.spec,
+        training=_describe_training(saved),
+        graph=graph_form(saved.spec),
+        opset=OPSET,
+        nodes=len(proto.graph.node),
+        file_size=file_size,
+        parity=report,
+    )
+
+
+def _describe_training(saved: Checkpoint) -> str:
+    done, planned = len(saved.metrics.get("epochs", [])), saved.settings.epochs
+    return f"{done} epochs" if done >= planned else f"{done} of {planned} epochs: it was stopped"
 
 
 def _describe(saved: Checkpoint, model: ImageRNN, sha256: str) -> ModelMetadata:
@@ -107,7 +122,7 @@ def _real_images(saved: Checkpoint) -> dict[str, NDArray[np.uint8]]:
     held_out = data and (data.test or data.validation)
     if data and held_out and data.image == saved.spec.image:
         return {"test" if data.test else "validation": held_out.images}
-    return {"checkpoint's own": saved.samples.numpy()}
+    return {"of the checkpoint's samples": saved.samples.numpy()}
 
 
 def _write(path: Path, proto: onnx.ModelProto, metadata: ModelMetadata) -> None:

@@ -112,10 +112,10 @@ def _add_unrolled_rnn(graph: _Graph, spec: ModelSpec, weights: Weights, pixels: 
 
     The second `Gemm` takes the first's result as its addend, so no separate addition remains.
     """
-    height = spec.image.height
-    graph.constant("step", [0], np.int64)
-    slices = graph.nodes_out("Split", [pixels], [f"pixels.step_{t}.slice" for t in range(height)], axis=0)
-    steps = [graph.node("Squeeze", [slices[t], "step"], f"pixels.step_{t}") for t in range(height)]
+    # Split off a two-dimensional array, steps need no squeezing.
+    graph.constant("pixels.rows_shape", [-1, spec.input_size], np.int64)
+    graph.node("Reshape", [pixels, "pixels.rows_shape"], "pixels.rows")  # (height * batch, width * channels)
+    steps = graph.nodes_out("Split", ["pixels.rows"], [f"pixels.step_{t}" for t in range(spec.image.height)], axis=0)
     for layer in range(spec.num_layers):
         directions = [
             _add_direction(graph, spec, weights, steps, layer, reverse) for reverse in range(spec.num_directions)

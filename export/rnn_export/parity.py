@@ -21,7 +21,7 @@ class ParityRow:
 
     Attributes:
         images: What they are: `random`, `all 0`, `all 255`, or a name given to real ones.
-        count: How many, over all batch sizes.
+        count: How many different ones; they are repeated where the batches take more.
         pytorch: onnxruntime against PyTorch in float32.
         float64: onnxruntime against PyTorch in float64.
         pytorch_float64: PyTorch in float32 against PyTorch in float64. Where the exported model is about as
@@ -101,7 +101,7 @@ def measure_parity(
         rows.append(
             ParityRow(
                 name,
-                total,
+                min(total, len(real_images.get(name, kind))),
                 compare(onnx_logits, torch_logits),
                 compare(onnx_logits, exact_logits),
                 compare(torch_logits, exact_logits),

@@ -17,8 +17,9 @@ from rnn_runtime.errors import ImageError, InputError, ModelError, ProviderError
 from rnn_runtime.metadata import ModelMetadata
 from rnn_runtime.session import Provider, open_session
 
-BATCH_SIZE = 256  # batches of 64 to 256 suit the CPU's cache (docs/design.md)
+BATCH_SIZE = 256
 MAX_MODEL_BYTES = 1 << 31  # protobuf's own limit
+_SMALLEST_PART, _LARGEST_PART = 16, 64  # images of a batch that a thread takes at once, on the CPU (docs/design.md)
 _BATCHES_AHEAD = 3  # decoded or being decoded while the session runs
 _FILES_PER_TASK = 16  # a task for the pool costs about as much as decoding a small image
 
@@ -66,8 +67,10 @@ class Classifier:
     def __init__(self, model: str | Path, provider: Provider = "auto", *, threads: int | None = None) -> None:
         self.path = str(model)
         self.threads = threads or _cores()
+        self._pool: ThreadPoolExecutor | None = None
+        self._pool_process = 0
         try:
-            opened = open_session(_read_model(self.path), provider, threads=threads)
+            opened = open_session(_read_model(self.path), provider)
             self._session, self._provider, self.notice = opened.session, opened.provider, opened.notice
             self.metadata = ModelMetadata.from_props(self._session.get_modelmeta().custom_metadata_map)
             self._check_interface()
@@ -122,8 +125,10 @@ class Classifier:
             One prediction a path, in the order of `paths`.
 
         Raises:
-            InputError: `top_k` or `batch_size` is below 1.
+            InputError: `top_k` or `batch_size` is below 1, or `paths` is a single path.
         """
+        if isinstance(paths, str | Path):  # a text is a sequence of letters, and each would be taken for a path
+            raise InputError(f"paths must be a list of paths, not one: use [{str(paths)!r}]")
         if top_k < 1 or batch_size < 1:
             raise InputError(f"top_k and batch_size must be at least 1, not {top_k} and {batch_size}")
         return self._stream((str(path) for path in paths), min(top_k, len(self.class_names)), batch_size)
@@ -162,7 +167,7 @@ class Classifier:
         return Prediction(path, *top[0], top)
 
     def _run(self, output: str, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        shape = self.metadata.spec.image.shape
+        images, shape = np.asarray(images), self.metadata.spec.image.shape
         if images.dtype != np.uint8 or images.shape[1:] != shape:
             raise InputError(
                 f"images must be uint8 of shape (batch, {', '.join(map(str, shape))}), "
@@ -170,7 +175,23 @@ class Classifier:
             )
         if not len(images):  # onnxruntime's kernels are not made for no rows at all
             return np.empty((0, len(self.class_names)), np.float32)
-        return self._session.run([output], {"images": np.ascontiguousarray(images)})[0]  # type: ignore[no-any-return]
+        images = np.ascontiguousarray(images)
+
+        def run(part: NDArray[np.uint8]) -> NDArray[np.float32]:
+            return self._session.run([output], {"images": part})[0]  # type: ignore[no-any-return]
+
+        size = len(images) if self.provider == "cuda" else _part_size(len(images), self.threads)
+        if size >= len(images):
+            return run(images)
+        parts = [images[start : start + size] for start in range(0, len(images), size)]
+        return np.concatenate(list(self._thread_pool().map(run, parts)))
+
+    def _thread_pool(self) -> ThreadPoolExecutor:
+        # Its threads don't survive a fork, so a child process makes its own.
+        if self._pool is None or self._pool_process != os.getpid():
+            self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="model")
+            self._pool_process = os.getpid()
+        return self._pool
 
     def _check_interface(self) -> None:
         shape, classes = self.metadata.spec.image.shape, len(self.class_names)
@@ -193,10 +214,18 @@ def _read_model(path: str) -> bytes:
         size = os.stat(path).st_size
         if size > MAX_MODEL_BYTES:
             raise ModelError(f"the file has {size:,} bytes; a model has at most {MAX_MODEL_BYTES:,}")
-        return Path(path).read_bytes()
+        data = Path(path).read_bytes()
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise ModelError(f"{reason}. Write a model with: rnn-export model.pt model.onnx") from None
+    if data[:2] == b"PK":  # a ZIP archive, as torch.save writes
+        raise ModelError("a checkpoint, it seems, and not a model; export it first: rnn-export model.pt model.onnx")
+    return data
+
+
+def _part_size(images: int, threads: int) -> int:
+    """How many of a batch's images one thread takes at once, so that all are busy and their caches suffice."""
+    return min(max(-(-images // threads), _SMALLEST_PART), _LARGEST_PART)
 
 
 def _cores() -> int:

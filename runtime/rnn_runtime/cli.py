@@ -9,8 +9,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 import click
 
-from rnn_runtime.command import Command, atomic_write
-from rnn_runtime.errors import InputError
+from rnn_runtime.command import Command, atomic_write, check_output
 
 if TYPE_CHECKING:
     from rnn_runtime.classifier import Classifier, Prediction
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
     "--format",
     "style",
     type=click.Choice(["table", "csv", "jsonl"]),
-    help="Default: table on a terminal, else csv. csv and jsonl stream.",
+    help="Default: table on a terminal, jsonl for an --output that ends so, else csv. csv and jsonl stream.",
 )
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write results to this file.")
 @click.option("--top-k", type=click.IntRange(1), default=1, show_default=True, help="Classes to show an image.")
@@ -49,9 +48,10 @@ if TYPE_CHECKING:
 @click.option(
     "--labels-from-folders",
     is_flag=True,
-    help="Take each image's parent folder as its true class: print accuracy, precision, recall, confusion matrix.",
+    help="Take the folder that holds an image as its true class: print accuracy, precision, recall, confusion matrix.",
 )
 @click.option("--self-check", "check", is_flag=True, help="Compare the model with PyTorch's logits stored in it.")
+@click.option("--benchmark", is_flag=True, help="Time the model on random images: images/s and latency by batch size.")
 @click.option("--atol", type=click.FloatRange(0), default=1e-5, show_default=True, help="For --self-check.")
 @click.option("--rtol", type=click.FloatRange(0), default=1e-4, show_default=True, help="For --self-check.")
 @click.version_option(package_name="rnn-onnx")
@@ -67,6 +67,7 @@ def main(
     threads: int | None,
     labels_from_folders: bool,
     check: bool,
+    benchmark: bool,
     atol: float,
     rtol: float,
 ) -> None:
@@ -78,10 +79,12 @@ def main(
     \b
     rnn-infer --provider cpu images/
     rnn-infer --model digits.onnx --format jsonl --top-k 3 'scans/**/*.png'
-    rnn-infer --self-check
+    rnn-infer --self-check --benchmark
     """
-    if not paths and not check:
-        raise click.UsageError("Name an image, a folder, a pattern, or - for standard input. Or --self-check.")
+    if not (paths or check or benchmark):
+        raise click.UsageError(
+            "Name an image, a folder, a pattern, or - for standard input. Or --self-check, or --benchmark."
+        )
     # Only now: --help and a typing mistake need none of it.
     from rnn_runtime.classifier import Classifier
     from rnn_runtime.evaluation import FolderEvaluation
@@ -93,11 +96,15 @@ def main(
         click.echo(f"Running on the CPU: {classifier.notice}", err=True)
     if check:
         _print_self_check(classifier, atol, rtol)
+    if benchmark:
+        _print_benchmark(classifier, style)
     if not paths:
         return
-    style = style or ("table" if output is None and sys.stdout.isatty() else "csv")
+    style = style or _choose_format(output)
     top_k = min(top_k, len(classifier.class_names))
     evaluation = FolderEvaluation(classifier.class_names) if labels_from_folders else None
+    if output is not None:
+        check_output(output, [model, *paths])
     images = find_images(_with_standard_input(paths), recursive=recursive)
     found = classifier.iter_predictions(images, top_k=top_k, batch_size=batch_size)
     tally = _Tally(classifier, evaluation)
@@ -110,8 +117,21 @@ def main(
         on_stdout = output is not None or style == "table"
         print_evaluation(evaluation, sys.stdout if on_stdout else sys.stderr)
     click.echo(tally.summary(), err=True)
-    if tally.failed:
+    if evaluation and evaluation.unknown:
+        known = ", ".join(evaluation.class_names)
+        click.echo(
+            f"Not evaluated: {evaluation.unknown:,} images in folders that name no class of this model, the first: "
+            f"{evaluation.first_unknown} (it knows {known})",
+            err=True,
+        )
+    if tally.failed or (evaluation and evaluation.unknown):
         raise click.exceptions.Exit(1)
+
+
+def _choose_format(output: Path | None) -> "Format":
+    if output is not None:
+        return "jsonl" if output.suffix in (".jsonl", ".ndjson") else "csv"
+    return "table" if sys.stdout.isatty() else "csv"
 
 
 class _Tally:
@@ -174,8 +194,6 @@ def _open_output(output: Path | None) -> AbstractContextManager[IO[str]]:
     if output is None:
         cast(Any, sys.stdout).reconfigure(errors="surrogateescape")
         return contextlib.nullcontext(sys.stdout)
-    if not output.parent.is_dir():
-        raise InputError(f"{output}: the folder {output.parent} does not exist; create it first")
     return atomic_write(output, encoding="utf-8", errors="surrogateescape", newline="")
 
 
@@ -190,3 +208,10 @@ def _print_self_check(classifier: "Classifier", atol: float, rtol: float) -> Non
         f"labels equal {100 * difference.equal_labels:.1f} %",
         err=False,
     )
+
+
+def _print_benchmark(classifier: "Classifier", style: "Format | None") -> None:
+    from rnn_runtime.benchmark import measure_speed
+    from rnn_runtime.output import write_speeds
+
+    write_speeds(measure_speed(classifier), sys.stdout, style or ("table" if sys.stdout.isatty() else "csv"))

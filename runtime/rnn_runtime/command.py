@@ -2,16 +2,18 @@
 
 import importlib.util
 import os
+import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import click
 
-from rnn_runtime.errors import MissingPackageError, RnnOnnxError
+from rnn_runtime.errors import InputError, MissingPackageError, RnnOnnxError
 
 _OUT_OF_MEMORY = "out of memory; try a smaller --batch-size, or smaller images"
 
@@ -20,11 +22,14 @@ class Command(click.Command):
     """A click command whose errors are one line on stderr and an exit code.
 
     Exit codes: 1 for a run that finished with failures, 2 for bad input, 3 where something isn't
-    installed or the execution provider can't run, 130 after Ctrl-C.
+    installed or the execution provider can't run, 130 after Ctrl-C, 143 after SIGTERM.
     """
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command, turning the errors that this project raises into click's."""
+        # By default SIGTERM ends a process at once, and temporary files would stay.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
@@ -91,6 +96,18 @@ def atomic_write(path: str | Path, mode: str = "w", **options: Any) -> Iterator[
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def check_output(output: Path, inputs: Iterable[str | Path]) -> None:
+    """Check that a file can be written, and isn't one that is read.
+
+    Raises:
+        InputError: the folder is missing, or `output` is one of `inputs`.
+    """
+    if not output.parent.is_dir():
+        raise InputError(f"{output}: the folder {output.parent} does not exist; create it first")
+    if any(os.path.exists(path) and os.path.exists(output) and os.path.samefile(path, output) for path in inputs):
+        raise InputError(f"{output}: this is a file that is read, and would be overwritten; choose another name")
 
 
 def _umask() -> int:

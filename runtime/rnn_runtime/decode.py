@@ -1,6 +1,7 @@
 """From an encoded image file to the pixels that a model takes. Training and serving both go through here."""
 
 import os
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -114,9 +115,17 @@ def read_bytes(path: str | Path) -> bytes:
         ImageError: it isn't there, is a folder, or may not be read.
     """
     try:
-        with Path(path).open("rb", buffering=0) as file:  # unbuffered: a fifth less time on small files
+        # unbuffered: a fifth less time on small files
+        with open(path, "rb", buffering=0, opener=_open_without_waiting) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ImageError("not a regular file")
             return file.readall()
     except OSError as error:
         raise ImageError((error.strerror or str(error)).lower()) from None
     except ValueError:  # a null character in the name
         raise ImageError("not a valid file name") from None
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """A named pipe would wait for its other end."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

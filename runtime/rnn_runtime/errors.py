@@ -47,3 +47,9 @@ class ParityError(RnnOnnxError):
     """Two runs of one model differ by more than the tolerance."""
 
     exit_code = 1
+
+
+class TrainingInterruptedError(KeyboardInterrupt, RnnOnnxError):
+    """Ctrl-C during training; the text says what was saved and how to go on."""
+
+    exit_code = 130

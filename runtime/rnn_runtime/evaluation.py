@@ -30,42 +30,40 @@ def class_folders(class_names: Sequence[str]) -> list[str]:
 
 @dataclass(slots=True)
 class FolderEvaluation:
-    """Counts predictions against the class named by each file's parent folder.
+    """Counts predictions against the class that each file's folder names.
 
     Feed it predictions one by one with `add`; memory doesn't grow with them. Files that couldn't be read
     don't count. `confusion` is int64 `(classes, classes)`: rows are true classes, columns predicted ones.
+    `unknown` counts files in folders that name no class, `first_unknown` is the first of them.
     """
 
     class_names: tuple[str, ...]
+    unknown: int = field(init=False, default=0)
+    first_unknown: str | None = field(init=False, default=None)
     confusion: NDArray[np.int64] = field(init=False)
     _index: dict[str, int] = field(init=False)
+    _classes: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
         count = len(self.class_names)
         self.confusion = np.zeros((count, count), np.int64)
+        self._classes = {name: i for i, name in enumerate(self.class_names)}
         self._index = {folder: i for i, folder in enumerate(class_folders(self.class_names))}
 
-    def true_label(self, path: str) -> str:
-        """The class that a file's parent folder names.
-
-        Raises:
-            InputError: no class of the model has this name.
-        """
-        folder = os.path.basename(os.path.dirname(os.path.abspath(path)))
-        if folder not in self._index:
-            known = ", ".join(self._index)
-            raise InputError(f"{path}: its folder {folder!r} is no class of this model, which knows: {known}")
-        return self.class_names[self._index[folder]]
+    def true_label(self, path: str) -> str | None:
+        """The class that a file's folder names, or the nearest folder above it that does; None if none does."""
+        folders = reversed(os.path.dirname(os.path.abspath(path)).split(os.sep))
+        index = next((self._index[folder] for folder in folders if folder in self._index), None)
+        return None if index is None else self.class_names[index]
 
     def add(self, prediction: Prediction) -> Self:
-        """Count one prediction.
-
-        Raises:
-            InputError: as for `true_label`.
-        """
-        if prediction.label is not None:
-            truth = self.class_names.index(self.true_label(prediction.path))
-            self.confusion[truth, self.class_names.index(prediction.label)] += 1
+        """Count one prediction."""
+        truth = self.true_label(prediction.path)
+        if truth is None:
+            self.unknown += 1
+            self.first_unknown = self.first_unknown or prediction.path
+        elif prediction.label is not None:
+            self.confusion[self._classes[truth], self._classes[prediction.label]] += 1
         return self
 
     @property

@@ -4,18 +4,20 @@ import csv
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, fields
 from typing import IO, Literal
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
+from rnn_runtime.benchmark import Speed
 from rnn_runtime.classifier import Prediction
 from rnn_runtime.evaluation import FolderEvaluation
 
 Format = Literal["table", "csv", "jsonl"]
 FORMATS: tuple[Format, ...] = ("table", "csv", "jsonl")
 
-Truth = Callable[[str], str]
+Truth = Callable[[str], str | None]
 
 
 def write_predictions(
@@ -39,7 +41,10 @@ def write_predictions(
         writer.writeheader()
         writer.writerows(_rounded(rows))
     else:
-        table = Table(*_columns(top_k, truth))
+        table = Table()
+        for column in _columns(top_k, truth):
+            # a long path or error goes on in the next line; a number or label is never cut
+            table.add_column(column, overflow="fold", no_wrap=column not in ("path", "error"))
         for row in _rounded(rows):
             table.add_row(*("" if value is None else _printable(str(value)) for value in row.values()))
         print_table(table, file)
@@ -55,23 +60,39 @@ def print_evaluation(evaluation: FolderEvaluation, file: IO[str]) -> None:
         f"Accuracy: {100 * evaluation.accuracy:.2f} % ({evaluation.correct} of {evaluation.total} {images} right)\n"
     )
     names = [_printable(name) for name in evaluation.class_names]
-    scores = Table("class", *(("precision", "recall", "images")), title="Per class", title_justify="left")
+    scores = Table(*_uncut("class", "precision", "recall", "images"), title="Per class", title_justify="left")
     support = evaluation.confusion.sum(axis=1)
     for name, precision, recall, count in zip(names, evaluation.precision, evaluation.recall, support, strict=True):
         scores.add_row(name, _percent(precision), _percent(recall), str(count))
     print_table(scores, file)
-    matrix = Table("true \\ predicted", *names, title="Confusion matrix", title_justify="left")
+    matrix = Table(*_uncut("true", *names), title="Confusion matrix (columns: predicted)", title_justify="left")
     for name, counts in zip(names, evaluation.confusion, strict=True):
         matrix.add_row(name, *(str(count) if count else "." for count in counts))
     print_table(matrix, file)
 
 
+def write_speeds(speeds: Iterable[Speed], file: IO[str], style: Format) -> None:
+    """Write what `measure_speed` found, a row a batch size."""
+    rows = [asdict(speed) for speed in speeds]
+    if style == "jsonl":
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+        return
+    names = [field.name for field in fields(Speed)]
+    shown = [[f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()] for row in rows]
+    if style == "csv":
+        csv.writer(file, lineterminator="\n").writerows([names, *shown])
+    else:
+        table = Table(*names)
+        for row in shown:
+            table.add_row(*row)
+        print_table(table, file)
+
+
 def print_table(table: Table, file: IO[str]) -> None:
-    """Print a rich table: as wide as the terminal, or as wide as it needs where there is none."""
+    """Print a rich table: as wide as the terminal, or as it needs where there is none, or else cells would be cut."""
     console = Console(file=file, markup=False, highlight=False, emoji=False)
-    if not console.is_terminal:
-        # the width of a terminal that isn't there would cut the names of files
-        console.width = max(80, console.measure(table, options=console.options.update(max_width=10_000)).maximum)
+    needed = console.measure(table, options=console.options.update(max_width=10_000))
+    console.width = max(console.width, needed.minimum if console.is_terminal else needed.maximum)
     console.print(table)
 
 
@@ -87,6 +108,10 @@ class _UnixLines:
 
     def write(self, row: str) -> None:
         self._file.write(row.removesuffix("\r\n") + "\n")
+
+
+def _uncut(*names: str) -> list[Column]:
+    return [Column(name, no_wrap=True) for name in names]
 
 
 def _columns(top_k: int, truth: Truth | None) -> list[str]:

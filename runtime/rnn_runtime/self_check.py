@@ -67,6 +67,6 @@ def self_check(classifier: Classifier, *, atol: float = ATOL, rtol: float = RTOL
         raise ParityError(
             f"{classifier.path}: on {classifier.provider}, logits differ from PyTorch's by up to "
             f"{difference.max_absolute:.2e}, more than --atol {atol:g} and --rtol {rtol:g} allow; "
-            "don't use this model here: try --provider cpu, or export it again"
+            f"don't use this model here: {'export it again' if classifier.provider == 'cpu' else 'try --provider cpu'}"
         )
     return difference

@@ -30,13 +30,14 @@ class OpenSession:
     notice: str | None = None
 
 
-def open_session(model: bytes, provider: Provider = "auto", *, threads: int | None = None) -> OpenSession:
+def open_session(model: bytes, provider: Provider = "auto") -> OpenSession:
     """Open a model on an execution provider.
+
+    On the CPU, a run uses the calling thread only; runs may go on in several threads at once.
 
     Args:
         model: The content of an ONNX file whose one input is uint8 `(batch, height, width, channels)`.
         provider: `cpu`; `cuda`, which runs on CUDA or raises; `auto`, which is CUDA where it runs, else CPU.
-        threads: CPU threads within one operator; None for one a core.
 
     Returns:
         The session and the provider it runs on. On CUDA, a first run has succeeded.
@@ -52,14 +53,14 @@ def open_session(model: bytes, provider: Provider = "auto", *, threads: int | No
     problem = None
     if provider != "cpu":
         try:
-            return OpenSession(_start_cuda(ort, model, threads), "cuda")
+            return OpenSession(_start_cuda(ort, model), "cuda")
         except _CudaError as error:
             problem = error.problem
             if provider == "cuda":
                 raise ProviderError(
                     f"the CUDA provider could not start: {problem}. {error.remedy}, or run with --provider cpu"
                 ) from None
-    return OpenSession(_create(ort, model, [CPU], threads), "cpu", problem)
+    return OpenSession(_create(ort, model, [CPU]), "cpu", problem)
 
 
 class _CudaError(Exception):
@@ -67,9 +68,9 @@ class _CudaError(Exception):
         self.problem, self.remedy = problem, remedy
 
 
-def _start_cuda(ort: ModuleType, model: bytes, threads: int | None) -> "onnxruntime.InferenceSession":
+def _start_cuda(ort: ModuleType, model: bytes) -> "onnxruntime.InferenceSession":
     _check_cuda_libraries(ort)
-    session = _create(ort, model, [CUDA, CPU], threads)
+    session = _create(ort, model, [CUDA, CPU])
     # onnxruntime takes the CPU without a word to the caller where CUDA doesn't start.
     if session.get_providers()[0] != CUDA:
         raise _CudaError("onnxruntime found no usable CUDA device", "Check the GPU and its driver with: nvidia-smi")
@@ -95,9 +96,10 @@ def _import_onnxruntime() -> ModuleType:
     return cast(ModuleType, onnxruntime)
 
 
-def _create(ort: ModuleType, model: bytes, providers: list[str], threads: int | None) -> "onnxruntime.InferenceSession":
+def _create(ort: ModuleType, model: bytes, providers: list[str]) -> "onnxruntime.InferenceSession":
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or 0
+    # Threads that share a small operator wait for each other most of the time (docs/design.md has the figures).
+    options.intra_op_num_threads = 1
     options.log_severity_level = 4
     # TF32 rounds a product's factors to 10 bits of mantissa: parity comes first, so it is off.
     settings = [(CUDA, {"use_tf32": "0"}) if name == CUDA else name for name in providers]
@@ -105,7 +107,10 @@ def _create(ort: ModuleType, model: bytes, providers: list[str], threads: int | 
         return ort.InferenceSession(model, options, providers=settings)
     except Exception as error:
         reason = " ".join(str(error).split())
-        raise ModelError(f"onnxruntime can't load this model: {reason}") from None
+        raise ModelError(
+            "no ONNX model that onnxruntime can load, or a damaged one: copy it again, or write it with rnn-export "
+            f"({reason})"
+        ) from None
 
 
 def _check_cuda_libraries(ort: ModuleType) -> None:

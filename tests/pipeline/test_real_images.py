@@ -66,7 +66,7 @@ def test_own_colour_photos_of_many_sizes_go_all_the_way(run: Run, tmp_path: Path
     exported = run("rnn-export", "model.pt", "model.onnx")
     assert exported.returncode == 0, exported.stderr
     assert "12x10, RGB" in exported.stdout
-    assert "334 validation" in exported.stdout
+    assert "15 validation" in exported.stdout
     served = run("rnn-infer", "--format", "csv", "--recursive", "photos")
 
     rows = list(csv.DictReader(served.stdout.splitlines()))

@@ -1,8 +1,10 @@
 """The classifier, from Python."""
 
 import json
+import multiprocessing
+import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
@@ -149,6 +151,37 @@ def test_sizes_below_one_are_refused_at_once(classifier: Classifier, options: di
         classifier.iter_predictions(["a.png"], **options)
 
 
+@pytest.mark.parametrize("one", ["a.png", Path("a.png")])
+def test_single_path_is_refused_instead_of_read_letter_by_letter(classifier: Classifier, one: str | Path) -> None:
+    with pytest.raises(InputError, match=r"a list of paths, not one: use \['a.png'\]"):
+        classifier.predict(one)  # type: ignore[arg-type]
+
+
+def test_batches_of_any_size_give_what_single_images_give(classifier: Classifier, images: NDArray[np.uint8]) -> None:
+    single = np.concatenate([classifier.predict_logits(images[i : i + 1]) for i in range(len(images))])
+
+    for size in (15, 16, 17, 31, 32, 33, 64, 65, 129, 300):
+        assert np.allclose(classifier.predict_logits(images[:size]), single[:size], atol=1e-5, rtol=0)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_forked_process_can_go_on_with_the_classifier(classifier: Classifier, images: NDArray[np.uint8]) -> None:
+    expected = classifier.predict_logits(images)
+    _of_the_parent.append(classifier)
+
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as pool:
+        found = pool.submit(_predict_in_child, images).result(timeout=60)
+
+    assert np.array_equal(found, expected)
+
+
+_of_the_parent: list[Classifier] = []
+
+
+def _predict_in_child(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return _of_the_parent[0].predict_logits(images)
+
+
 def test_one_classifier_serves_16_threads(classifier: Classifier, images: NDArray[np.uint8], paths: list[str]) -> None:
     expected = classifier.predict_logits(images), classifier.predict(paths[:50])
 
@@ -158,6 +191,11 @@ def test_one_classifier_serves_16_threads(classifier: Classifier, images: NDArra
     for logits, predictions in found:
         assert np.allclose(logits, expected[0], atol=1e-5, rtol=0)
         assert [p.label for p in predictions] == [p.label for p in expected[1]]
+
+
+def test_checkpoint_in_place_of_a_model_is_told(digits_checkpoint: Path) -> None:
+    with pytest.raises(ModelError, match=r"a checkpoint, it seems, and not a model; export it first"):
+        Classifier(digits_checkpoint)
 
 
 def test_missing_model_says_how_to_write_one(tmp_path: Path) -> None:

@@ -42,9 +42,24 @@ def test_unreadable_files_do_not_count() -> None:
     assert np.isnan(evaluation.accuracy)
 
 
-def test_folder_that_is_no_class_names_those_there_are() -> None:
-    with pytest.raises(InputError, match=r"mouse/a\.png: its folder 'mouse' is no class .* cat, dog, T-shirt_top"):
-        FolderEvaluation(NAMES).add(prediction("mouse", "cat"))
+def test_folders_that_name_no_class_are_counted_apart() -> None:
+    evaluation = FolderEvaluation(NAMES)
+    for truth in ("mouse", "cat", "rat"):
+        evaluation.add(prediction(truth, "cat"))
+
+    assert (evaluation.total, evaluation.unknown, evaluation.first_unknown) == (1, 2, "images/mouse/a.png")
+    assert evaluation.true_label("images/mouse/a.png") is None
+
+
+def test_nearest_folder_that_names_a_class_counts() -> None:
+    evaluation = FolderEvaluation(NAMES)
+
+    assert evaluation.true_label("images/dog/cat/2024/a.png") == "cat"
+
+
+def test_classes_that_would_share_a_folder_are_refused() -> None:
+    with pytest.raises(InputError, match=r"'a/b' and 'a_b' would share the folder 'a_b'"):
+        FolderEvaluation(("a/b", "a_b"))
 
 
 def test_relative_names_count_as_their_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

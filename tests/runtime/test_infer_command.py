@@ -115,17 +115,29 @@ def test_evaluation_beside_csv_on_stdout_goes_to_stderr(run: Run) -> None:
     assert "Accuracy: " in result.stderr
 
 
-def test_folder_that_is_no_class_is_one_line(run: Run, folder: Path) -> None:
+def test_images_in_folders_that_are_no_class_are_told_and_not_evaluated(run: Run, folder: Path) -> None:
     (folder / "images" / "3").rename(folder / "images" / "three")
 
-    result = run(
-        "rnn-infer", "--provider", "cpu", "--recursive", "--labels-from-folders", "--output", "o.csv", "images"
-    )
+    result = run("rnn-infer", "--recursive", "--labels-from-folders", "--output", "out.csv", "images")
 
-    assert result.returncode == 2
-    assert len(result.stderr.splitlines()) == 1
-    assert "'three' is no class of this model" in result.stderr
-    assert not (folder / "o.csv").exists()
+    assert result.returncode == 1
+    assert "of 27 images right" in result.stdout
+    assert (
+        "Not evaluated: 3 images in folders that name no class of this model, the first: images/three/" in result.stderr
+    )
+    rows = rows_of((folder / "out.csv").read_text())
+    assert [row["true_label"] for row in rows].count("") == 3
+
+
+def test_folders_within_a_class_belong_to_it(run: Run, folder: Path) -> None:
+    (folder / "images" / "3").rename(folder / "moved")
+    (folder / "images" / "3").mkdir()
+    (folder / "moved").rename(folder / "images" / "3" / "scans")
+
+    result = run("rnn-infer", "--recursive", "--labels-from-folders", "--output", "out.csv", "images")
+
+    assert result.returncode == 0
+    assert "of 30 images right" in result.stdout
 
 
 def test_unreadable_images_get_rows_a_count_and_exit_code_1(run: Run, folder: Path) -> None:
@@ -255,25 +267,55 @@ def test_empty_list_on_standard_input_is_no_error(run: Run) -> None:
     assert result.stderr.startswith("0 images, ")
 
 
-def test_interruption_ends_with_one_line_and_no_file(folder: Path) -> None:
-    os.mkfifo(folder / "slow.png")  # reading it waits for ever
+@pytest.mark.parametrize(
+    ("number", "exit_code", "message"),
+    [(signal.SIGINT, 130, "Error: interrupted\n"), (signal.SIGTERM, 143, "")],
+)
+def test_interruption_leaves_no_file(folder: Path, number: signal.Signals, exit_code: int, message: str) -> None:
     process = subprocess.Popen(
-        [INFER, "--provider", "cpu", "--output", "out.csv", "images/4", "slow.png"],
+        [INFER, "--provider", "cpu", "--output", "out.csv", "-"],
         cwd=folder,
+        stdin=subprocess.PIPE,  # a list of names that doesn't end
         stderr=subprocess.PIPE,
         text=True,
     )
     deadline = time.monotonic() + 30
     while not list(folder.glob(".out.csv.*")) and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.2)
-    (folder / "slow.png").write_bytes(b"")  # lets the reading thread go
-    _, stderr = process.communicate(timeout=30)
-
-    assert process.returncode == 130
-    assert stderr == "Error: interrupted\n"
+    process.send_signal(number)
+    assert process.wait(timeout=30) == exit_code
+    assert process.stderr is not None
+    assert process.stderr.read() == message
     assert not list(folder.glob("*out.csv*"))
+    process.stdin.close()  # type: ignore[union-attr]
+    process.stderr.close()
+
+
+def test_named_pipes_are_not_waited_for(run: Run, folder: Path) -> None:
+    os.mkfifo(folder / "pipe.png")
+
+    result = run("rnn-infer", "pipe.png")
+
+    assert result.returncode == 1
+    assert "not a regular file" in result.stdout
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "images/4/x.png"])
+def test_what_is_read_is_not_overwritten(run: Run, folder: Path, name: str) -> None:
+    shutil.copy(next((folder / "images" / "4").iterdir()), folder / "images" / "4" / "x.png")
+    before = (folder / name).read_bytes()
+
+    result = run("rnn-infer", "--provider", "cpu", "--output", name, "images/4/x.png")
+
+    assert result.returncode == 2
+    assert "would be overwritten" in result.stderr
+    assert (folder / name).read_bytes() == before
+
+
+def test_output_that_ends_in_jsonl_is_json_lines(run: Run, folder: Path) -> None:
+    run("rnn-infer", "--output", "out.jsonl", "images/4")
+
+    assert len(list(map(json.loads, (folder / "out.jsonl").read_text().splitlines()))) == 3
 
 
 def test_help_waits_for_neither_onnxruntime_nor_the_decoder() -> None:

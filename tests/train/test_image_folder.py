@@ -1,5 +1,6 @@
 """Folders of images, a folder a class: which files count, and that training sees what serving sees."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -293,3 +294,28 @@ def test_a_loaded_folder_holds_what_the_runtime_reads(
     expected = [read_image(path, data.image) for path in sorted(tmp_path.glob(f"*/*.{ending}"))]
     assert data.image == ImageSpec(*(image_size or (8, 7)), channels)
     assert np.array_equal(data.train.images, expected)
+
+
+def test_what_was_left_out_is_noted(tmp_path: Path) -> None:
+    write_classes(tmp_path / "train", count=4)
+    write_classes(tmp_path / "test", count=2)
+    write_classes(tmp_path / "val", count=2)
+    shutil.rmtree(tmp_path / "test" / "bee")
+    (tmp_path / "train" / "bee" / "broken.png").write_bytes(b"no image")
+
+    notes = load(tmp_path, skip_unreadable=True).notes
+
+    assert notes == (
+        f"{tmp_path}/val: left out, since beside train only test is looked at",
+        f"Left out 1 of 9 images that can't be decoded, the first: {tmp_path}/train/bee/broken.png",
+        f"{tmp_path}/test: no test images for the class 'bee'",
+    )
+
+
+@pytest.mark.parametrize("names", [("Train", "Test"), ("training", "validation"), ("TRAIN", "Val")])
+def test_parts_are_not_taken_for_classes(tmp_path: Path, names: tuple[str, str]) -> None:
+    for name in names:
+        write_classes(tmp_path / name)
+
+    with pytest.raises(DataError, match=r"parts, not classes\? Name them train and test"):
+        load(tmp_path)

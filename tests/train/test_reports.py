@@ -32,7 +32,7 @@ def assert_plots_are_drawn(folder: Path) -> None:
     for name in PLOTS:
         pixels = cv2.imread(str(folder / name))
         assert pixels is not None
-        assert min(pixels.shape[:2]) > 200
+        assert min(pixels.shape[:2]) > 150
         assert pixels.std() > 1
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 import torchvision
 
+from rnn_train import write_images
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.cli import main
 from rnn_train.data import DataSource
@@ -64,7 +65,9 @@ def test_training_prints_the_articles_lines_and_writes_checkpoint_and_reports(ru
     assert re.fullmatch(r"Epoch \[1/2\], Step \[15/15\], Loss: \d\.\d{4}", lines[0])
     assert re.fullmatch(r"Epoch \[2/2\], Step \[15/15\], Loss: \d\.\d{4}", lines[1])
     assert re.fullmatch(r"Accuracy of the network on the 360 test images: \d{1,3}\.\d %", lines[2])
-    assert result.stderr == "Wrote model.pt\n"
+    data, wrote = result.stderr.splitlines()
+    assert data == "digits: 1,437 training, 360 test images of 8x8, gray, 10 classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
+    assert wrote == "Wrote model.pt"
     assert names(tmp_path) == {"model.pt"} | REPORTS
     with (tmp_path / "metrics.csv").open() as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
@@ -92,7 +95,7 @@ def test_resume_goes_on_from_the_checkpoint(here: Here, tmp_path: Path) -> None:
 
     assert result.code == 0, result.err
     assert re.findall(r"Epoch \[(\d)/3\]", result.out) == ["2", "3"]
-    assert result.err == "Wrote model.pt\n"
+    assert result.err.endswith("Wrote model.pt\n")
     assert [row["epoch"] for row in Checkpoint.load(tmp_path / "model.pt").metrics["epochs"]] == [1, 2, 3]
 
 
@@ -149,9 +152,12 @@ def test_ctrl_c_is_one_line_and_leaves_the_last_whole_epoch(tmp_path: Path) -> N
     _, errors = process.communicate(timeout=120)
 
     assert process.returncode == 130
-    assert errors == "Error: interrupted\n"
     saved = Checkpoint.load(tmp_path / "model.pt")
-    assert saved.progress["epoch"] == len(saved.metrics["epochs"]) >= 2
+    epochs = len(saved.metrics["epochs"])
+    assert saved.progress["epoch"] == epochs >= 2
+    assert errors.splitlines()[1:] == [
+        f"Error: interrupted: model.pt holds {epochs} of 100000 epochs; go on with: rnn-train --resume model.pt"
+    ]
     assert names(tmp_path) == {"model.pt"}
 
 
@@ -173,7 +179,7 @@ print(sorted({"torch", "numpy", "torchvision", "sklearn", "matplotlib", "cv2"} &
     [
         ("--data gone", "Error: gone: no such folder"),
         ("--data empty", "Error: empty: no folders in it"),
-        ("--data file", "Error: file: no such folder"),
+        ("--data file", "Error: file: not a folder"),
         ("--data data --class-names a,b", "Error: data: labels go up to 3"),
         ("--data data --class-names a,,b,c", "Error: class names must be non-empty"),
         ("--data data --class-names a,a,b,c", "Error: class names must differ"),
@@ -185,6 +191,7 @@ print(sorted({"torch", "numpy", "torchvision", "sklearn", "matplotlib", "cv2"} &
         ("--data data --dropout nan", "Error: dropout must be"),
         ("--data data --learning-rate inf", "Error: learning_rate must be"),
         ("--data data --learning-rate nan", "Error: learning_rate must be"),
+        ("--data data --cell lstm --nonlinearity relu", "Error: nonlinearity is for the cell rnn"),
         ("--data data --weight-decay nan", "Error: weight_decay must be"),
         ("--data data --hidden-size 1000000", "Error: hidden_size must be"),
         ("--data data --seed 99999999999999999999", "Error: seed must be"),
@@ -261,7 +268,7 @@ def test_a_typing_mistake_is_told_with_the_usage(here: Here, tmp_path: Path, arg
 def test_options_reach_the_settings(here: Here, tmp_path: Path) -> None:
     write_idx_folder(tmp_path / "data")
     options = (
-        "--cell lstm --nonlinearity relu --hidden-size 6 --num-layers 3 --bidirectional --dropout 0.25 --epochs 1 "
+        "--cell rnn --nonlinearity relu --hidden-size 6 --num-layers 3 --bidirectional --dropout 0.25 --epochs 1 "
         "--batch-size 8 --learning-rate 0.02 --schedule one-cycle --weight-decay 0.5 --clip-norm 2 "
         "--label-smoothing 0.125 --normalize --shift 2 --flip --seed 9 --image-size 5x4 --val-split 0.25 "
         "--class-names ant,bee,cat,dog --output out/run.pt --device cpu --no-plots"
@@ -272,7 +279,7 @@ def test_options_reach_the_settings(here: Here, tmp_path: Path) -> None:
     assert result.code == 0, result.err
     saved = Checkpoint.load(tmp_path / "out" / "run.pt")
     assert saved.settings == TrainSettings(
-        cell="lstm",
+        cell="rnn",
         nonlinearity="relu",
         hidden_size=6,
         num_layers=3,
@@ -340,6 +347,39 @@ def test_unreadable_images_are_left_out_if_asked(here: Here, tmp_path: Path) -> 
     assert skipped.code == 0, skipped.err
 
 
+def test_replacing_a_checkpoint_and_its_reports_is_told(here: Here, tmp_path: Path) -> None:
+    write_idx_folder(tmp_path / "data")
+    write_classes(tmp_path / "photos")
+    assert here("--data", "data", "--epochs", "1", "--hidden-size", "8").code == 0
+
+    result = here("--data", "photos", "--epochs", "1", "--hidden-size", "8")
+
+    assert "model.pt is there already: it is replaced after the first epoch" in result.err
+    # without held out images there is nothing to draw these from, and those of before would mislead
+    assert names(tmp_path) & REPORTS == {"metrics.csv", "curves.png"}
+
+
+def test_resuming_what_is_done_says_so(here: Here, tmp_path: Path) -> None:
+    write_idx_folder(tmp_path / "data")
+    assert here("--data", "data", *QUICK).code == 0
+
+    result = here("--resume", "model.pt", "--no-plots")
+
+    assert "model.pt: all 1 epochs are done already; to train longer, add --epochs" in result.err
+
+
+def test_images_written_to_a_folder_do_not_mix_with_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_idx_folder(tmp_path / "data")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "other.png").touch()
+
+    with pytest.raises(SystemExit) as ended:
+        write_images.main(["--data", str(tmp_path / "data"), str(tmp_path / "images")])
+
+    assert ended.value.code == 2
+    assert "isn't empty" in capsys.readouterr().err
+
+
 def test_moved_data_is_resumed_where_it_is_now(here: Here, tmp_path: Path) -> None:
     write_idx_folder(tmp_path / "data")
     assert here("--data", "data", *QUICK).code == 0
@@ -348,7 +388,7 @@ def test_moved_data_is_resumed_where_it_is_now(here: Here, tmp_path: Path) -> No
     result = here("--resume", "model.pt", "--data", "elsewhere", "--epochs", "2", "--output", "more.pt", "--no-plots")
 
     assert result.code == 0, result.err
-    assert result.err == "Wrote more.pt\n"
+    assert result.err.endswith("Wrote more.pt\n")
     assert Checkpoint.load(tmp_path / "more.pt").source.data == "elsewhere"
     assert Checkpoint.load(tmp_path / "model.pt").progress["epoch"] == 1
 

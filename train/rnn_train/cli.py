@@ -35,12 +35,13 @@ def _image_size(ctx: click.Context, param: click.Parameter, value: str | None) -
 
 def _setting(name: str, kind: Any, text: str) -> Callable[[Decorated], Decorated]:
     """An option for a field of TrainSettings; what isn't given comes from the preset."""
-    default = getattr(TrainSettings(), name)
     flag = "--" + name.replace("_", "-")
     declaration = f"{flag}/--no-{flag[2:]}" if kind is bool else flag
-    shown = ("on" if default else "off") if kind is bool else default
+    values = [getattr(preset_settings(preset), name) for preset in PRESETS]
+    shown = [("on" if value else "off") if kind is bool else value for value in values]
+    presets = ", ".join(f"{preset}: {value}" for preset, value in zip(PRESETS, shown, strict=True))
     return click.option(
-        declaration, name, type=None if kind is bool else kind, default=None, help=f"{text}  [article: {shown}]"
+        declaration, name, type=None if kind is bool else kind, default=None, help=f"{text}  [{presets}]"
     )
 
 
@@ -79,7 +80,7 @@ def _setting(name: str, kind: Any, text: str) -> Callable[[Decorated], Decorated
     type=click.Choice(PRESETS),
     default="article",
     show_default=True,
-    help="Where settings come from that aren't given.",
+    help="Where settings come from that aren't given: article is a small, quick network; accurate takes longer.",
 )
 @_setting("cell", click.Choice(CELLS), "Kind of recurrent cell.")
 @_setting("nonlinearity", click.Choice(NONLINEARITIES), "Of the cell rnn.")
@@ -96,7 +97,7 @@ def _setting(name: str, kind: Any, text: str) -> Callable[[Decorated], Decorated
 @_setting("label_smoothing", click.FloatRange(0, 1, max_open=True), "Share of the target spread over all classes.")
 @_setting("normalize", bool, "Pixels to mean 0 and standard deviation 1.")
 @_setting("shift", click.IntRange(0), "Move training images at random by up to so many pixels.")
-@_setting("flip", bool, "Mirror training images at random; not for writing.")
+@_setting("flip", bool, "Mirror training images at random; not for writing. accurate does, if they are fashion-mnist.")
 @click.option(
     "--seed",
     type=click.IntRange(0),
@@ -128,7 +129,8 @@ def main(
 ) -> None:
     """Train a recurrent image classifier, and write a checkpoint.
 
-    Beside it go metrics.csv, curves.png, confusion_matrix.png and examples.png.
+    Beside it go metrics.csv, curves.png, confusion_matrix.png and examples.png, in place of those of an
+    earlier run: give each run a folder of its own, with --output run1/model.pt.
 
     \b
     rnn-train                              the article's model on MNIST

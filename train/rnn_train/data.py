@@ -19,6 +19,8 @@ from rnn_train.image_folder import find_image_spec, list_classes, load_images
 from rnn_train.settings import DATASETS, Dataset
 
 DIGITS = tuple("0123456789")
+_PARTS = ("train", "test")  # folders of these names hold class folders
+_CLASSES_SHOWN = 10  # in a line that describes a data set
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,17 +120,30 @@ class LabeledImages:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """A data set in memory. `validation` and `test` are None where there are none."""
+    """A data set in memory. `validation` and `test` are None where there are none.
+
+    `notes` are sentences about what was left out or looks odd.
+    """
 
     train: LabeledImages
     validation: LabeledImages | None
     test: LabeledImages | None
     class_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def image(self) -> ImageSpec:
         """Size and channels of the images."""
         return ImageSpec(*self.train.images.shape[1:])
+
+    def describe(self) -> str:
+        """How many images of what, in a line."""
+        parts = {"training": self.train, "validation": self.validation, "test": self.test}
+        counts = ", ".join(f"{len(part):,} {name}" for name, part in parts.items() if part is not None)
+        names = ", ".join(self.class_names[:_CLASSES_SHOWN]) + (
+            " ..." if len(self.class_names) > _CLASSES_SHOWN else ""
+        )
+        return f"{counts} images of {self.image}, {len(self.class_names)} classes: {names}"
 
 
 def load_data(source: DataSource, *, download: bool = True) -> Data:
@@ -144,7 +159,8 @@ def load_data(source: DataSource, *, download: bool = True) -> Data:
     if source.data is not None:
         folder = Path(source.data)
         if not folder.is_dir():
-            raise DataError(f"{folder}: no such folder; --data takes one with IDX files or with a folder a class")
+            problem = "not a folder" if folder.exists() else "no such folder"
+            raise DataError(f"{folder}: {problem}; --data takes one with IDX files or with a folder a class")
         load = _load_idx_folder if _find_idx(folder, "train-images-idx3-ubyte") else _load_class_folders
         data = load(folder, source)
     elif source.dataset == "digits":
@@ -255,15 +271,13 @@ def _load_idx_part(folder: Path, prefix: str) -> LabeledImages:
 def _load_class_folders(folder: Path, source: DataSource) -> Data:
     if source.class_names is not None or source.dataset is not None:
         raise DataError(f"{folder}: no IDX files here, and a class folder's name is the class's: give --data only")
-    parts = {name: folder / name for name in ("train", "test") if (folder / name).is_dir()}
-    if "train" not in parts:
-        parts = {"train": folder}
+    folders = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != ".")
+    parts = {name: folder / name for name in _PARTS if name in folders} if "train" in folders else {"train": folder}
+    extra = [name for name in folders if name not in _PARTS] if "train" in folders else []
+    notes = [f"{folder / name}: left out, since beside train only test is looked at" for name in extra]
     files = {name: list_classes(path) for name, path in parts.items()}
     class_names = tuple(files["train"])
-    if len(class_names) < 2:
-        raise DataError(f"{parts['train']}: only one class folder, {class_names[0]!r}; a classifier needs two or more")
-    if unknown := set(files.get("test", ())) - set(class_names):
-        raise DataError(f"{parts['test']}: no training images for the class {min(unknown)!r}")
+    _check_class_folders(parts, files, class_names)
     every = [path for classes in files.values() for paths in classes.values() for path in paths]
     if source.image_size and source.channels:
         spec = ImageSpec(*source.image_size, source.channels)
@@ -277,14 +291,36 @@ def _load_class_folders(folder: Path, source: DataSource) -> Data:
         images, readable = load_images(paths, spec, skip_unreadable=source.skip_unreadable)
         if lost := set(labels) - set(labels[readable]):
             raise DataError(f"{folder}: of the class {class_names[min(lost)]!r}, no image can be decoded")
+        if not readable.all():
+            first = paths[int(readable.argmin())]
+            notes.append(
+                f"Left out {(~readable).sum()} of {len(paths)} images that can't be decoded, the first: {first}"
+            )
         return LabeledImages(images, labels[readable])
 
-    return Data(load(files["train"]), None, load(files["test"]) if "test" in files else None, class_names)
+    train = load(files["train"])
+    test = load(files["test"]) if "test" in files else None
+    if test is not None and (missing := set(class_names) - set(files["test"])):
+        notes.append(f"{parts['test']}: no test images for the class {min(missing)!r}")
+    return Data(train, None, test, class_names, tuple(notes))
+
+
+def _check_class_folders(
+    parts: Mapping[str, Path], files: Mapping[str, Mapping[str, list[str]]], class_names: tuple[str, ...]
+) -> None:
+    if len(class_names) < 2:
+        raise DataError(f"{parts['train']}: only one class folder, {class_names[0]!r}; a classifier needs two or more")
+    if {name.lower() for name in class_names} <= {"train", "training", "test", "testing", "val", "valid", "validation"}:
+        raise DataError(
+            f"{parts['train']}: are {' and '.join(class_names)} parts, not classes? Name them train and test, in small "
+            "letters; validation images are held out of train with --val-split"
+        )
+    if unknown := set(files.get("test", ())) - set(class_names):
+        raise DataError(f"{parts['test']}: no training images for the class {min(unknown)!r}")
 
 
 def _map_parts(data: Data, change: Callable[[LabeledImages], LabeledImages]) -> Data:
-    test = change(data.test) if data.test else None
-    return Data(change(data.train), data.validation, test, data.class_names)
+    return replace(data, train=change(data.train), test=change(data.test) if data.test else None)
 
 
 def _resize(part: LabeledImages, size: tuple[int, int] | None) -> LabeledImages:
@@ -299,11 +335,19 @@ def _hold_out(data: Data, source: DataSource) -> Data:
     from sklearn.model_selection import train_test_split
 
     labels = data.train.labels
-    try:
-        kept, held_out = train_test_split(
-            np.arange(len(labels)), test_size=source.val_split, random_state=source.split_seed, stratify=labels
+    counts = np.bincount(labels, minlength=len(data.class_names))
+    held_out_count = int(np.ceil(source.val_split * len(labels)))  # as scikit-learn rounds
+    classes = int((counts > 0).sum())
+    if 1 in counts:
+        alone = data.class_names[int(counts.tolist().index(1))]
+        raise DataError(f"{source.name}: the class {alone!r} has 1 training image; --val-split needs 2 of each class")
+    if not classes <= held_out_count <= len(labels) - classes:
+        raise DataError(
+            f"{source.name}: can't hold out {source.val_split:g} of the images: {held_out_count} of {len(labels)}; "
+            f"with {classes} classes, from {classes} to {len(labels) - classes} are needed for each to be in both parts"
         )
-    except ValueError as error:
-        raise DataError(f"{source.name}: can't hold out {source.val_split:g} of the images: {error}") from None
+    kept, held_out = train_test_split(
+        np.arange(len(labels)), test_size=held_out_count, random_state=source.split_seed, stratify=labels
+    )
     train, validation = (LabeledImages(data.train.images[i], labels[i]) for i in (kept, held_out))
-    return Data(train, validation, data.test, data.class_names)
+    return replace(data, train=train, validation=validation)

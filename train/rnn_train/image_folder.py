@@ -29,7 +29,9 @@ def list_classes(folder: Path) -> dict[str, list[str]]:
     except OSError as error:
         raise DataError(f"{folder}: {error.strerror}; give a folder with a folder of images for each class") from None
     if not names:
-        raise DataError(f"{folder}: no folders in it; it needs one for each class, named for the class")
+        raise DataError(
+            f"{folder}: no folders in it; it needs one for each class (train and test are parts, no classes)"
+        )
     try:
         return {name: list(find_images([str(folder / name)], recursive=True)) for name in names}
     except InputError as error:

@@ -16,6 +16,9 @@ class TrainingProgress:
     def start(self, epochs: int, steps: int, done: int) -> None:
         """Training begins, of `epochs` times `steps`, of which `done` epochs are already behind it."""
 
+    def note(self, text: str) -> None:
+        """Something to know about the data or the files, before training starts."""
+
     def step(self, epoch: int, step: int, loss: float, images: int) -> None:
         """A step is done; `epoch` and `step` count from 1. `images` went through it."""
 
@@ -24,7 +27,7 @@ class TrainingProgress:
 
 
 class ConsoleProgress(TrainingProgress):
-    """Lines on stdout, as the article prints them; a bar with speed and time left if it is a terminal.
+    """Lines on stdout, as the article prints them, notes on stderr; a bar with speed and time left if it is a terminal.
 
     Used in a `with` block, which takes the bar down again.
     """
@@ -66,6 +69,9 @@ class ConsoleProgress(TrainingProgress):
         # at the end of short epochs too, or a small data set would show nothing at all
         if step % LINES_EVERY == 0 or (step == self._steps < LINES_EVERY):
             self.message(f"Epoch [{epoch}/{self._epochs}], Step [{step}/{self._steps}], Loss: {loss:.4f}")
+
+    def note(self, text: str) -> None:
+        click.echo(text, err=True)
 
     def message(self, text: str) -> None:
         if self._bar:

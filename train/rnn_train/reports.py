@@ -15,6 +15,7 @@ from rnn_train.data import LabeledImages
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+PLOTS = ("curves.png", "confusion_matrix.png", "examples.png")
 _LARGEST_LABELLED_MATRIX = 30  # classes; above that the names and counts of a confusion matrix overlap
 _LONGEST_NAME = 20  # letters
 _GRID = (5, 8)  # rows and columns of example images
@@ -43,6 +44,8 @@ def write_reports(
         writer = csv.DictWriter(file, list(history[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(history)
+    for name in PLOTS:  # of an earlier run, or they would seem to be this one's
+        (folder / name).unlink(missing_ok=True)
     if not plots:
         return
     _save(_draw_curves(history), folder / "curves.png")
@@ -63,7 +66,8 @@ def _save(figure: "Figure", path: Path) -> None:
 def _printable(name: str) -> str:
     """A folder's name may be long, and bytes that are no text."""
     name = name.encode("utf-8", "replace").decode()
-    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
+    half = _LONGEST_NAME // 2  # what tells names apart is often at their end
+    return name if len(name) <= _LONGEST_NAME else f"{name[:half]}…{name[-half:]}"
 
 
 def _draw_curves(history: Sequence[Mapping[str, Any]]) -> "Figure":
@@ -77,6 +81,7 @@ def _draw_curves(history: Sequence[Mapping[str, Any]]) -> "Figure":
             if f"{part}_{quantity}" in history[0]:
                 axes.plot(epochs, [row[f"{part}_{quantity}"] for row in history], marker=".", label=part)
         axes.set(xlabel="epoch", ylabel=quantity, title=quantity.capitalize())
+        axes.set_xlim(0.5, epochs[-1] + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()
@@ -96,9 +101,11 @@ def _draw_confusion_matrix(
     axes = figure.subplots()
     matrix = confusion_matrix(labels, predicted, labels=range(count))
     display = ConfusionMatrixDisplay(matrix, display_labels=class_names if readable else None)
-    display.plot(ax=axes, cmap="Blues", include_values=readable, xticks_rotation=45 if readable else "horizontal")
+    display.plot(ax=axes, cmap="Blues", include_values=readable, colorbar=not readable)
     for tick in (*axes.get_xticklabels(), *axes.get_yticklabels()):
         tick.set_parse_math(False)  # a $ in a name is no formula
+    for tick in axes.get_xticklabels() if readable else ():
+        tick.set(rotation=45, horizontalalignment="right", rotation_mode="anchor")
     axes.set_title(f"{len(labels):,} images, {(labels == predicted).mean():.1%} right")
     return figure
 
@@ -107,11 +114,11 @@ def _draw_examples(held_out: LabeledImages, predicted: NDArray[np.int64], class_
     """The first images, and in the lower half, marked, the first that the model got wrong."""
     from matplotlib.figure import Figure
 
-    rows, columns = _GRID
+    rows, columns = min(_GRID[0], -(-len(predicted) // _GRID[1])), _GRID[1]
     wrong = np.flatnonzero(predicted != held_out.labels)[: rows * columns // 2]
     right = np.flatnonzero(predicted == held_out.labels)[: rows * columns - len(wrong)]
     figure = Figure(figsize=(1.5 * columns, 1.8 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns).ravel()
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
         axes.axis("off")
     for axes, i in zip(grid, [*right, *wrong], strict=False):
@@ -121,5 +128,5 @@ def _draw_examples(held_out: LabeledImages, predicted: NDArray[np.int64], class_
         told, truth = class_names[predicted[i]], class_names[held_out.labels[i]]
         text = f"✗ {told}\nis {truth}" if is_wrong else told
         axes.set_title(text, fontsize=8, color="crimson" if is_wrong else "black", parse_math=False)
-    figure.suptitle("Predictions; wrong ones in red, with the true class below")
+    figure.suptitle("The first images that were right, then the first that were wrong, with their true class")
     return figure

@@ -73,6 +73,8 @@ class TrainSettings:
                 raise SettingsError(f"{name} must be at least 0 and below {below}, not {value!r}")
         if type(self.learning_rate) not in (int, float) or not 0 < self.learning_rate < math.inf:
             raise SettingsError(f"learning_rate must be above 0, not {self.learning_rate!r}")
+        if self.cell in ("gru", "lstm") and self.nonlinearity != "tanh":
+            raise SettingsError(f"nonlinearity is for the cell rnn; {self.cell} has its own")
         if self.schedule not in SCHEDULES:
             raise SettingsError(f"schedule must be one of {', '.join(SCHEDULES)}, not {self.schedule!r}")
         for name in ("normalize", "flip"):
@@ -112,14 +114,14 @@ def preset_settings(preset: Preset, dataset: Dataset | None = None) -> TrainSett
         return TrainSettings()
     return TrainSettings(
         cell="gru",
-        dropout=0.1,
+        dropout=0.2,
         epochs=20,
         batch_size=128,
         learning_rate=0.004,
         schedule="one-cycle",
-        weight_decay=0.01,
+        weight_decay=0.05,
         clip_norm=1.0,
+        label_smoothing=0.1,
         normalize=True,
-        shift=1,
         flip=dataset == "fashion-mnist",
     )

@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-from rnn_runtime.errors import CheckpointError, DataError, SettingsError
+from rnn_runtime.errors import CheckpointError, DataError, SettingsError, TrainingInterruptedError
 from rnn_runtime.model_spec import ModelSpec
 from rnn_train.augment import augment
 from rnn_train.checkpoint import Checkpoint
@@ -62,10 +62,12 @@ def train(
     Raises:
         DataError: the data can't be had.
         SettingsError: the settings are out of range, or CUDA was asked for and isn't there.
+        TrainingInterruptedError: Ctrl-C; the checkpoint holds the epochs that were done.
         OSError: `output` can't be written.
     """
     run = _prepare(source, settings, device)
-    return _run(run, Path(output), progress or TrainingProgress(), plots)
+    notes = [f"{output} is there already: it is replaced after the first epoch"] if Path(output).exists() else []
+    return _run(run, Path(output), progress or TrainingProgress(), plots, notes)
 
 
 def resume(
@@ -117,7 +119,9 @@ def resume(
         )
     if run.epoch > settings.epochs:
         raise SettingsError(f"{checkpoint}: {run.epoch} epochs are done already, more than --epochs {settings.epochs}")
-    return _run(run, Path(output or checkpoint), progress or TrainingProgress(), plots)
+    done = f"{checkpoint}: all {run.epoch} epochs are done already; to train longer, add --epochs"
+    notes = [done] if run.epoch == settings.epochs else []
+    return _run(run, Path(output or checkpoint), progress or TrainingProgress(), plots, notes)
 
 
 def predict_logits(
@@ -278,15 +282,30 @@ def _describe(data: Data, settings: TrainSettings) -> ModelSpec:
     )
 
 
-def _run(run: _Run, output: Path, progress: TrainingProgress, plots: bool) -> TrainResult:
+def _run(run: _Run, output: Path, progress: TrainingProgress, plots: bool, notes: Sequence[str]) -> TrainResult:
     output.parent.mkdir(parents=True, exist_ok=True)  # before the training, not after it
+    for text in (f"{run.source.name}: {run.data.describe()}", *run.data.notes, *notes):
+        progress.note(text)
     progress.start(run.settings.epochs, run.steps, run.epoch)
     images = torch.from_numpy(run.data.train.images).to(run.device)
     labels = torch.from_numpy(run.data.train.labels).to(run.device)
-    while run.epoch < run.settings.epochs:
-        _train_epoch(run, images, labels, progress)
-        run.checkpoint().save(output)
+    started_at = run.epoch
+    try:
+        while run.epoch < run.settings.epochs:
+            _train_epoch(run, images, labels, progress)
+            run.checkpoint().save(output)
+    except KeyboardInterrupt:
+        raise TrainingInterruptedError(_how_to_go_on(run, output, started_at)) from None
     return _finish(run, output, progress, plots)
+
+
+def _how_to_go_on(run: _Run, output: Path, started_at: int) -> str:
+    if run.epoch == started_at:
+        return "interrupted before an epoch was done: nothing was written"
+    return (
+        f"interrupted: {output} holds {run.epoch} of {run.settings.epochs} epochs; go on with: "
+        f"rnn-train --resume {output}"
+    )
 
 
 def _train_epoch(run: _Run, images: Tensor, labels: Tensor, progress: TrainingProgress) -> None:

@@ -23,6 +23,8 @@ def main(dataset: Any, data: str | None, data_root: str, part: str, limit: int |
     from rnn_train.data import DataSource, load_data
     from rnn_train.image_folder import write_image_folder
 
+    if output.is_dir() and any(output.iterdir()):
+        raise DataError(f"{output}: this folder isn't empty; choose a new one, so that images of two sets don't mix")
     loaded = load_data(DataSource(dataset=dataset, data=data, data_root=data_root))
     images = loaded.train if part == "train" else loaded.test
     if images is None:

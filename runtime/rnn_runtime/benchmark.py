@@ -1,0 +1,62 @@
+"""How fast a model runs on this machine and execution provider: throughput and latency by batch size."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rnn_runtime.classifier import Classifier
+from rnn_runtime.errors import InputError
+
+BATCH_SIZES = (1, 8, 32, 64, 256, 1024)
+_WARM_UP = 3  # runs; the first ones allocate memory, and on CUDA choose algorithms
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Of one batch size: images a second, and percentiles of a run's milliseconds."""
+
+    batch_size: int
+    images_per_second: float
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    runs: int
+
+
+def measure_speed(
+    classifier: Classifier, *, batch_sizes: Sequence[int] = BATCH_SIZES, seconds: float = 1.0
+) -> list[Speed]:
+    """Time a model on random images in memory; reading and decoding files isn't part of it.
+
+    Args:
+        classifier: The model on its provider. On CUDA, copying to the device and back is included.
+        batch_sizes: Images a run.
+        seconds: How long to run each batch size; at least 10 runs are made.
+
+    Returns:
+        One `Speed` a batch size.
+
+    Raises:
+        InputError: a batch size is below 1, or `seconds` isn't above 0.
+    """
+    if min(batch_sizes, default=0) < 1 or not seconds > 0:
+        raise InputError(f"batch sizes must be at least 1 and seconds above 0, not {list(batch_sizes)} and {seconds}")
+    return [_measure(classifier, batch_size, seconds) for batch_size in batch_sizes]
+
+
+def _measure(classifier: Classifier, batch_size: int, seconds: float) -> Speed:
+    shape = (batch_size, *classifier.metadata.spec.image.shape)
+    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    for _ in range(_WARM_UP):
+        classifier.predict_proba(images)
+    durations: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(durations) < 10 or time.perf_counter() < end:
+        start = time.perf_counter()
+        classifier.predict_proba(images)
+        durations.append(time.perf_counter() - start)
+    p50, p90, p99 = (1000 * value for value in np.percentile(durations, [50, 90, 99]))
+    rate = batch_size * len(durations) / sum(durations)
+    return Speed(batch_size, rate, p50, p90, p99, len(durations))
