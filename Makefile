@@ -7,10 +7,11 @@ PYTEST_OPTIONS ?=
 
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test bench lint clean
 help:
 	@echo "make demo    train on handwritten digits, export, and classify image files"
 	@echo "make test    run all tests"
+	@echo "make bench   compare speed and memory with the alternatives (half an hour on an idle machine)"
 	@echo "make lint    check style, types and imports"
 	@echo "make clean   remove the virtual environment and what demo made"
 
@@ -41,6 +42,10 @@ demo: $(VENV)/.train-$(RUNTIME)
 
 test: $(VENV)/.dev-$(RUNTIME)
 	$(BIN)/python -m pytest --numprocesses 2 $(PYTEST_OPTIONS)
+
+bench: $(VENV)/.dev-$(RUNTIME)
+	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --editable '.[train,$(RUNTIME),bench]'
+	$(BIN)/python -m benchmarks
 
 lint: $(VENV)/.dev-$(RUNTIME)
 	$(BIN)/ruff check .

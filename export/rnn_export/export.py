@@ -122,7 +122,7 @@ def _real_images(saved: Checkpoint) -> dict[str, NDArray[np.uint8]]:
     held_out = data and (data.test or data.validation)
     if data and held_out and data.image == saved.spec.image:
         return {"test" if data.test else "validation": held_out.images}
-    return {"of the checkpoint's samples": saved.samples.numpy()}
+    return {"checkpoint samples": saved.samples.numpy()}
 
 
 def _write(path: Path, proto: onnx.ModelProto, metadata: ModelMetadata) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from rnn_train.idx import read_idx
+from tests.train.idx_files import idx_bytes
 
 
 def copy_first(source: Path, target: Path, train: int, test: int) -> Path:
@@ -12,6 +13,5 @@ def copy_first(source: Path, target: Path, train: int, test: int) -> Path:
         for kind in ("images-idx3", "labels-idx1"):
             name = f"{prefix}-{kind}-ubyte"
             values = read_idx(source / f"{name}.gz")[:count]
-            header = bytes([0, 0, 8, values.ndim]) + b"".join(side.to_bytes(4, "big") for side in values.shape)
-            (target / name).write_bytes(header + values.tobytes())
+            (target / name).write_bytes(idx_bytes(values))
     return target
