@@ -1,0 +1,39 @@
+"""What the documents say and can be checked."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_to_files_that_are_there(document: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", document.read_text())
+
+    assert all((document.parent / link).exists() for link in links), links
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_nothing_is_left_to_be_filled_in(document: Path) -> None:
+    assert not re.findall(r"TODO|FIXME|TBD|\b[A-Z]+_(?:SECTION|PERCENT|TIME)\b", document.read_text())
+
+
+def test_options_in_the_readme_exist() -> None:
+    from rnn_export import cli as export
+    from rnn_runtime import cli as infer
+    from rnn_train import cli as train
+    from rnn_train import write_images
+
+    known = {
+        option
+        for command in (train.main, export.main, infer.main, write_images.main)
+        for parameter in command.params
+        for option in (*parameter.opts, *parameter.secondary_opts)
+    } | {"--help"}
+    # options of our commands, not of the tools beside them
+    text = "\n".join(line for line in (ROOT / "README.md").read_text().splitlines() if "pip " not in line)
+
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) <= known
