@@ -278,6 +278,8 @@ def test_interruption_leaves_no_file(folder: Path, number: signal.Signals, exit_
         stdin=subprocess.PIPE,  # a list of names that doesn't end
         stderr=subprocess.PIPE,
         text=True,
+        # a shell that runs the tests in the background has it ignored, and children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 30
     while not list(folder.glob(".out.csv.*")) and time.monotonic() < deadline:
