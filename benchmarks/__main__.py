@@ -24,7 +24,7 @@ GROUPS: dict[str, Callable[[], Iterator[Row]]] = {
     "training": training.run,
 }
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("numpy", "onnx", "onnxruntime", "opencv-python-headless", "torch", "torchvision")
+PACKAGES = ("numpy", "onnx", "onnxruntime", "kornia-rs", "pillow", "torch", "torchvision")
 
 
 @click.command()

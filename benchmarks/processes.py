@@ -9,9 +9,9 @@ import venv
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
+from PIL import Image
 
 from benchmarks.measure import Row, compare, race_once
 from benchmarks.models import make_peers
@@ -153,4 +153,5 @@ def _write_images(folder: Path, count: int, shape: tuple[int, int, int], suffix:
     height, width, channels = shape
     for i in range(count):
         coarse = generator.integers(0, 256, (height // 4, width // 4, channels), np.uint8)
-        cv2.imwrite(str(folder / f"{i:05}{suffix}"), cv2.resize(coarse, (width, height)))
+        image = Image.fromarray(coarse.squeeze()).resize((width, height), Image.Resampling.BILINEAR)
+        image.save(folder / f"{i:05}{suffix}")

@@ -4,16 +4,15 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-import cv2
-import numpy as np
+from rnn_runtime.decode import read_image
+from rnn_runtime.model_spec import ImageSpec
 
-cv2.setNumThreads(1)
+SPEC = ImageSpec(28, 28, 1)
 
 
 def decode(paths):
     for path in paths:
-        with open(path, "rb", buffering=0) as file:
-            cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_GRAYSCALE)
+        read_image(path, SPEC)
 
 
 folder = sys.argv[1]

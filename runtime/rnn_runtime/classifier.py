@@ -1,27 +1,23 @@
 """The classifier: one model file, one onnxruntime session, images in and predictions out."""
 
 import os
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rnn_runtime.decode import read_image
-from rnn_runtime.errors import ImageError, InputError, ModelError, ProviderError
+from rnn_runtime.errors import InputError, ModelError, ProviderError
+from rnn_runtime.file_batches import FileBatch, decode_files
 from rnn_runtime.metadata import ModelMetadata
 from rnn_runtime.session import Provider, open_session
 
 BATCH_SIZE = 256
 MAX_MODEL_BYTES = 1 << 31  # protobuf's own limit
 _SMALLEST_PART, _LARGEST_PART = 16, 64  # images of a batch that a thread takes at once, on the CPU (docs/design.md)
-_BATCHES_AHEAD = 3  # decoded or being decoded while the session runs
-_FILES_PER_TASK = 16  # a task for the pool costs about as much as decoding a small image
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,21 +130,11 @@ class Classifier:
         return self._stream((str(path) for path in paths), min(top_k, len(self.class_names)), batch_size)
 
     def _stream(self, paths: Iterator[str], top_k: int, batch_size: int) -> Iterator[Prediction]:
-        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
-        try:
-            batches: deque[_Batch] = deque()
-            while True:
-                while len(batches) < _BATCHES_AHEAD and (names := list(islice(paths, batch_size))):
-                    batches.append(_Batch(names, self.metadata.spec.image.shape))
-                    batches[-1].decode(pool, self)
-                if not batches:
-                    return
-                yield from self._predict_batch(batches.popleft(), top_k)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        for batch in decode_files(paths, self.metadata.spec.image, batch_size=batch_size, threads=self.threads):
+            yield from self._predict_batch(batch, top_k)
 
-    def _predict_batch(self, batch: "_Batch", top_k: int) -> list[Prediction]:
-        errors = batch.wait()
+    def _predict_batch(self, batch: FileBatch, top_k: int) -> list[Prediction]:
+        errors = batch.errors
         good = [row for row in range(len(batch.paths)) if row not in errors]
         # neighbours that failed leave no trace: only whole images go through the model
         probabilities = self.predict_proba(batch.images[good] if errors else batch.images)
@@ -231,34 +217,3 @@ def _part_size(images: int, threads: int) -> int:
 def _cores() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-class _Batch:
-    """Files on their way into one array, each decoded straight to its row."""
-
-    def __init__(self, paths: list[str], shape: tuple[int, int, int]) -> None:
-        self.paths = paths
-        self.images = np.empty((len(paths), *shape), np.uint8)
-        self._tasks: list[Future[dict[int, str]]] = []
-
-    def decode(self, pool: ThreadPoolExecutor, classifier: Classifier) -> None:
-        spec = classifier.metadata.spec.image
-
-        def decode_rows(rows: range) -> dict[int, str]:
-            errors = {}
-            for row in rows:
-                try:
-                    self.images[row] = read_image(self.paths[row], spec)
-                except ImageError as error:
-                    errors[row] = str(error)
-            return errors
-
-        count = len(self.paths)
-        self._tasks = [
-            pool.submit(decode_rows, range(start, min(start + _FILES_PER_TASK, count)))
-            for start in range(0, count, _FILES_PER_TASK)
-        ]
-
-    def wait(self) -> dict[int, str]:
-        """Errors by row, once every file is decoded or has failed."""
-        return {row: text for task in self._tasks for row, text in task.result().items()}

@@ -3,21 +3,22 @@
 import csv
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, fields
-from typing import IO, Literal
-
-from rich.console import Console
-from rich.table import Column, Table
+from typing import IO, TYPE_CHECKING, Literal
 
 from rnn_runtime.benchmark import Speed
 from rnn_runtime.classifier import Prediction
 from rnn_runtime.evaluation import FolderEvaluation
 
+if TYPE_CHECKING:  # rich is imported where a table is printed: CSV and JSON Lines don't wait for it
+    from rich.table import Column, Table
+
 Format = Literal["table", "csv", "jsonl"]
 FORMATS: tuple[Format, ...] = ("table", "csv", "jsonl")
 
 Truth = Callable[[str], str | None]
+Value = str | float | None
 
 
 def write_predictions(
@@ -32,26 +33,31 @@ def write_predictions(
         top_k: How many classes a row shows; 1 shows the label only.
         truth: If given, gives the true label of a path, shown as `true_label`.
     """
+    columns = _columns(top_k, truth)
     rows = (_row(prediction, top_k, truth) for prediction in predictions)
     if style == "jsonl":
         for row in rows:
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps(dict(zip(columns, row, strict=True))) + "\n")
     elif style == "csv":
-        writer = csv.DictWriter(_UnixLines(file), _columns(top_k, truth))
-        writer.writeheader()
-        writer.writerows(_rounded(rows))
+        writer = csv.writer(_UnixLines(file))
+        writer.writerow(columns)
+        writer.writerows(map(_rounded, rows))
     else:
+        from rich.table import Table
+
         table = Table()
-        for column in _columns(top_k, truth):
+        for column in columns:
             # a long path or error goes on in the next line; a number or label is never cut
             table.add_column(column, overflow="fold", no_wrap=column not in ("path", "error"))
-        for row in _rounded(rows):
-            table.add_row(*("" if value is None else _printable(str(value)) for value in row.values()))
+        for row in rows:
+            table.add_row(*("" if value is None else _printable(str(value)) for value in _rounded(row)))
         print_table(table, file)
 
 
 def print_evaluation(evaluation: FolderEvaluation, file: IO[str]) -> None:
     """Print accuracy, precision and recall of each class, and the confusion matrix."""
+    from rich.table import Table
+
     images = "image" if evaluation.total == 1 else "images"
     if not evaluation.total:
         file.write("Accuracy: no image could be read\n")
@@ -82,14 +88,18 @@ def write_speeds(speeds: Iterable[Speed], file: IO[str], style: Format) -> None:
     if style == "csv":
         csv.writer(file, lineterminator="\n").writerows([names, *shown])
     else:
+        from rich.table import Table
+
         table = Table(*names)
         for row in shown:
             table.add_row(*row)
         print_table(table, file)
 
 
-def print_table(table: Table, file: IO[str]) -> None:
+def print_table(table: "Table", file: IO[str]) -> None:
     """Print a rich table: as wide as the terminal, or as it needs where there is none, or else cells would be cut."""
+    from rich.console import Console
+
     console = Console(file=file, markup=False, highlight=False, emoji=False)
     needed = console.measure(table, options=console.options.update(max_width=10_000))
     console.width = max(console.width, needed.minimum if console.is_terminal else needed.maximum)
@@ -110,7 +120,9 @@ class _UnixLines:
         self._file.write(row.removesuffix("\r\n") + "\n")
 
 
-def _uncut(*names: str) -> list[Column]:
+def _uncut(*names: str) -> list["Column"]:
+    from rich.table import Column
+
     return [Column(name, no_wrap=True) for name in names]
 
 
@@ -119,18 +131,16 @@ def _columns(top_k: int, truth: Truth | None) -> list[str]:
     return ["path", "label", "probability", *more, *(["true_label"] if truth else []), "error"]
 
 
-def _row(prediction: Prediction, top_k: int, truth: Truth | None) -> dict[str, str | float | None]:
-    ranked: list[str | float | None] = [value for pair in prediction.top[:top_k] for value in pair]
+def _row(prediction: Prediction, top_k: int, truth: Truth | None) -> list[Value]:
+    ranked: list[Value] = [value for pair in prediction.top[:top_k] for value in pair]
     ranked += [None] * (2 * top_k - len(ranked))
     true_label = [truth(prediction.path)] if truth else []
-    values: list[str | float | None] = [prediction.path, *ranked, *true_label, prediction.error]
-    return dict(zip(_columns(top_k, truth), values, strict=True))
+    return [prediction.path, *ranked, *true_label, prediction.error]
 
 
-def _rounded(rows: Iterable[dict[str, str | float | None]]) -> Iterator[dict[str, str | float | None]]:
+def _rounded(row: list[Value]) -> list[Value]:
     """Probabilities to six digits: float32 has no more."""
-    for row in rows:
-        yield {name: f"{value:.6f}" if isinstance(value, float) else value for name, value in row.items()}
+    return [f"{value:.6f}" if isinstance(value, float) else value for value in row]
 
 
 def _percent(share: float) -> str:

@@ -4,9 +4,9 @@ import csv
 import re
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.conftest import Run
 from tests.pipeline.idx_files import copy_first
@@ -57,7 +57,7 @@ def test_own_colour_photos_of_many_sizes_go_all_the_way(run: Run, tmp_path: Path
             photo = np.clip(np.array(rgb) + generator.normal(0, 30, (height, width, 3)), 0, 255).astype(np.uint8)
             path = tmp_path / "photos" / name / f"{i}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(path), photo[:, :, ::-1])
+            Image.fromarray(photo).save(path)
 
     options = ("--image-size", "12x10", "--val-split", "0.25", "--epochs", "15", "--batch-size", "8", "--cell", "gru")
     trained = run("rnn-train", "--data", "photos", *options, "--learning-rate", "0.01")

@@ -1,11 +1,12 @@
 """Small images in every format that a folder is searched for, encoded in memory."""
 
+import io
 import struct
 import zlib
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 LOSSLESS = (".png", ".bmp", ".tif", ".webp", ".ppm")
 
@@ -17,19 +18,27 @@ def pattern(height: int, width: int, channels: int, seed: int = 0) -> NDArray[np
 
 def encode(pixels: NDArray[np.uint8], suffix: str = ".png") -> bytes:
     """Encode gray or RGB pixels; lossless where the format can be."""
-    options = [cv2.IMWRITE_WEBP_QUALITY, 101] if suffix == ".webp" else []  # above 100 is lossless
-    done, data = cv2.imencode(suffix, pixels[:, :, ::-1], options)
-    assert done
-    return data.tobytes()
+    file = io.BytesIO()
+    to_image(pixels).save(file, Image.registered_extensions()[suffix], lossless=True)  # only WebP looks at it
+    return file.getvalue()
+
+
+def to_image(pixels: NDArray[np.uint8]) -> Image.Image:
+    """Pixels `(height, width, 1, 3 or 4)` as Pillow's image."""
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 
 
 def png_of_claimed_size(width: int, height: int) -> bytes:
     """A PNG of a few hundred bytes whose header claims any size."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", header)
+        + png_chunk(b"IDAT", zlib.compress(bytes(1000)))
+        + png_chunk(b"IEND", b"")
     )
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    """A part of a PNG file, with its length and checksum."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

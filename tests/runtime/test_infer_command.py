@@ -323,7 +323,7 @@ def test_output_that_ends_in_jsonl_is_json_lines(run: Run, folder: Path) -> None
 def test_help_waits_for_neither_onnxruntime_nor_the_decoder() -> None:
     code = (
         "import sys; from rnn_runtime.cli import main; main(['--help'], standalone_mode=False);"
-        "print(sorted({'onnxruntime', 'cv2', 'numpy', 'rich'} & set(sys.modules)))"
+        "print(sorted({'onnxruntime', 'PIL', 'kornia_rs', 'numpy', 'rich'} & set(sys.modules)))"
     )
 
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,13 +14,13 @@ from rnn_runtime.errors import DataError, InputError, SettingsError
 from rnn_runtime.model_spec import ImageSpec
 from rnn_train.data import Data, DataSource, load_data
 from rnn_train.image_folder import list_classes, load_images, write_image_folder
+from tests.runtime.encoded import pattern, to_image
 
 
 def write_photo(path: Path, height: int = 6, width: int = 5, channels: int = 1, seed: int = 0) -> Path:
     """An image of noise, in the format that the ending names; gives `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8)
-    assert cv2.imwrite(str(path), pixels)
+    to_image(pattern(height, width, channels, seed)).save(path)
     return path
 
 

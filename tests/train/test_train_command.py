@@ -166,7 +166,7 @@ def test_help_is_there_without_torch_or_numpy() -> None:
 import sys
 from rnn_train.cli import main
 main.main(["--help"], standalone_mode=False)
-print(sorted({"torch", "numpy", "torchvision", "sklearn", "matplotlib", "cv2"} & set(sys.modules)))
+print(sorted({"torch", "numpy", "torchvision", "sklearn", "matplotlib", "PIL"} & set(sys.modules)))
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 

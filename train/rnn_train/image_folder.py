@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from rnn_runtime.decode import decode_pixels, read_bytes, read_image
+from rnn_runtime.decode import image_shape, read_bytes, read_image
 from rnn_runtime.errors import DataError, ImageError, InputError, SettingsError
 from rnn_runtime.evaluation import class_folders
 from rnn_runtime.model_spec import ImageSpec
@@ -53,7 +54,7 @@ def find_image_spec(paths: Sequence[str], size: tuple[int, int] | None = None) -
 
     def shape(path: str) -> tuple[int, int, int] | None:
         try:
-            return decode_pixels(read_bytes(path)).shape
+            return image_shape(read_bytes(path))
         except ImageError:
             return None
 
@@ -127,11 +128,8 @@ def write_image_folder(
         InputError: two classes would share a folder.
         OSError: a folder or file can't be written.
     """
-    import cv2
-
     folders = class_folders(class_names)
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
         path = Path(folder) / folders[label] / f"{i:05}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        _, png = cv2.imencode(".png", image[:, :, ::-1])  # OpenCV takes BGR; one channel stays as it is
-        path.write_bytes(png.tobytes())
+        Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(path)
