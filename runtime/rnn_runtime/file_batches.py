@@ -15,7 +15,7 @@ from rnn_runtime.errors import ImageError
 from rnn_runtime.model_spec import ImageSpec
 
 _AHEAD = 3  # batches decoded or being decoded while the model runs
-_FILES_PER_TASK = 16  # a task for a thread costs about as much as decoding a small image
+_PER_TASK = 16  # files that a thread takes at once, where several share a batch
 # Seconds a file. Below, Python's interpreter lock is held most of the time, and a second thread would only make each
 # wait for the other: reading and decoding PNG files of 28 x 28 takes one thread half as long as two (docs/design.md).
 _QUICK = 250e-6
@@ -48,11 +48,11 @@ def decode_files(paths: Iterable[str], spec: ImageSpec, *, batch_size: int, thre
     names = iter(paths)
     with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(threads) as many:
         waiting: deque[_Pending] = deque()
-        size, quick = min(batch_size, _FILES_PER_TASK), True
+        size, quick = min(batch_size, _PER_TASK), True
         try:
             while True:
                 while len(waiting) < _AHEAD and (part := list(islice(names, size))):
-                    waiting.append(_Pending(part, spec, one if quick else many))
+                    waiting.append(_Pending(part, spec, one, size) if quick else _Pending(part, spec, many, _PER_TASK))
                     if size < batch_size:
                         break  # how to go on is known once it is done
                 if not waiting:
@@ -68,13 +68,13 @@ def decode_files(paths: Iterable[str], spec: ImageSpec, *, batch_size: int, thre
 class _Pending:
     """Files on their way into one array, each decoded straight to its row."""
 
-    def __init__(self, paths: list[str], spec: ImageSpec, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, paths: list[str], spec: ImageSpec, pool: ThreadPoolExecutor, per_task: int) -> None:
         self._batch = FileBatch(paths, np.empty((len(paths), *spec.shape), np.uint8), {})
         self._spec = spec
         count = len(paths)
         self._tasks: list[Future[float]] = [
-            pool.submit(self._decode, range(start, min(start + _FILES_PER_TASK, count)))
-            for start in range(0, count, _FILES_PER_TASK)
+            pool.submit(self._decode, range(start, min(start + per_task, count)))
+            for start in range(0, count, per_task)
         ]
 
     def wait(self) -> tuple[FileBatch, float]:
