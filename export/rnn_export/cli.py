@@ -1,7 +1,7 @@
 """The command `rnn-export`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,13 +16,28 @@ if TYPE_CHECKING:
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("output", type=click.Path(dir_okay=False, path_type=Path))
 @click.option(
-    "--atol", type=click.FloatRange(0), default=1e-5, show_default=True, help="Absolute tolerance of a logit."
+    "--graph",
+    type=click.Choice(["auto", "unrolled", "scan", "operator"]),
+    default="auto",
+    show_default=True,
+    help="How the recurrent net is written: step by step, as a loop (both for the cell rnn only), or as ONNX's "
+    "operator. auto takes what is fastest on CPUs.",
 )
 @click.option(
-    "--rtol", type=click.FloatRange(0), default=1e-4, show_default=True, help="Relative tolerance of a logit."
+    "--precision",
+    type=click.Choice(["fp32", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="What the net computes in; fp16 is for GPUs, and slower on CPUs.",
+)
+@click.option(
+    "--atol", type=click.FloatRange(0), help="Absolute tolerance of a logit.  [default: 1e-05; with fp16 0.05]"
+)
+@click.option(
+    "--rtol", type=click.FloatRange(0), help="Relative tolerance of a logit.  [default: 0.0001; with fp16 0.01]"
 )
 @click.version_option(package_name="rnn-onnx")
-def main(checkpoint: Path, output: Path, atol: float, rtol: float) -> None:
+def main(checkpoint: Path, output: Path, graph: Any, precision: Any, atol: float | None, rtol: float | None) -> None:
     """Export CHECKPOINT to an ONNX model at OUTPUT, and verify it.
 
     The exported file is run with onnxruntime and compared with PyTorch at batch sizes from 1 to 257. Beyond
@@ -36,7 +51,8 @@ def main(checkpoint: Path, output: Path, atol: float, rtol: float) -> None:
     require_packages(("onnxruntime",), "cpu")
     from rnn_export.export import export_onnx
 
-    print_report(export_onnx(checkpoint, output, atol=atol, rtol=rtol))
+    form = None if graph == "auto" else graph
+    print_report(export_onnx(checkpoint, output, form=form, precision=precision, atol=atol, rtol=rtol))
 
 
 def print_report(report: "ExportReport") -> None:
@@ -55,6 +71,7 @@ def print_report(report: "ExportReport") -> None:
         ("classes", str(len(spec.class_names))),
         ("training", report.training),
         ("graph", f"{report.graph}, {report.nodes} nodes"),
+        ("precision", report.precision),
         ("opset", str(report.opset)),
         ("file size", f"{report.file_size / 1e6:.2f} MB"),
     ):

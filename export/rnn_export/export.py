@@ -11,7 +11,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from rnn_export.graph import OPSET, build_model, graph_form
+from rnn_export.graph import OPSET, GraphForm, Precision, build_model, choose_form, describe_form
 from rnn_export.parity import ParityReport, measure_parity
 from rnn_runtime.classifier import Classifier
 from rnn_runtime.errors import CheckpointError, DataError, ParityError
@@ -23,6 +23,8 @@ from rnn_train.data import load_data
 from rnn_train.model import ImageRNN
 from rnn_train.training import predict_logits
 
+# Absolute and relative, of logits. Float16 has 11 bits of mantissa where float32 has 24.
+TOLERANCES: dict[Precision, tuple[float, float]] = {"fp32": (ATOL, RTOL), "fp16": (5e-2, 1e-2)}
 GOLDEN_REAL = 8  # of the checkpoint's sample images; one random, one all-0 and one all-255 image join them
 
 
@@ -34,13 +36,22 @@ class ExportReport:
     spec: ModelSpec
     training: str
     graph: str
+    precision: Precision
     opset: int
     nodes: int
     file_size: int
     parity: ParityReport
 
 
-def export_onnx(checkpoint: str | Path, output: str | Path, *, atol: float = ATOL, rtol: float = RTOL) -> ExportReport:
+def export_onnx(
+    checkpoint: str | Path,
+    output: str | Path,
+    *,
+    form: GraphForm | None = None,
+    precision: Precision = "fp32",
+    atol: float | None = None,
+    rtol: float | None = None,
+) -> ExportReport:
     """Export a checkpoint to an ONNX file, after proving that both compute the same.
 
     The file appears under its name only once it has passed: onnx's checker with full shape inference, and
@@ -49,11 +60,14 @@ def export_onnx(checkpoint: str | Path, output: str | Path, *, atol: float = ATO
     Args:
         checkpoint: A file that `rnn-train` wrote.
         output: The model file to write; an existing one is replaced.
-        atol: Absolute tolerance of a logit.
-        rtol: Tolerance relative to PyTorch's logit.
+        form: How the recurrent net is written, as for `build_model`; None for the fastest on CPUs.
+        precision: What the net computes in, as for `build_model`. PyTorch's side of parity is always float32.
+        atol: Absolute tolerance of a logit; None for that of the precision in `TOLERANCES`.
+        rtol: Tolerance relative to PyTorch's logit; None for that of the precision in `TOLERANCES`.
 
     Raises:
         CheckpointError: the checkpoint can't be read, or its weights aren't finite.
+        SettingsError: the form isn't for this cell, or a weight is too large for float16.
         ParityError: the exported model differs from PyTorch by more than the tolerance.
         OSError: `output` can't be written.
     """
@@ -63,16 +77,20 @@ def export_onnx(checkpoint: str | Path, output: str | Path, *, atol: float = ATO
     for name, values in weights.items():
         if not np.isfinite(values).all():
             raise CheckpointError(f"{checkpoint}: the weight {name} has values that are not finite; train again")
-    proto = build_model(saved.spec, weights)
+    form = form or choose_form(saved.spec)
+    proto = build_model(saved.spec, weights, form, precision)
     onnx.checker.check_model(proto, full_check=True)
-    metadata = _describe(saved, model, file_sha256(checkpoint))
+    graph = describe_form(saved.spec, form)
+    metadata = _describe(saved, model, file_sha256(checkpoint), graph, precision)
+    usual_atol, usual_rtol = TOLERANCES[precision]
+    tolerance = (usual_atol if atol is None else atol, usual_rtol if rtol is None else rtol)
 
     output = Path(output)
     # On the same disk as the final file, so that moving it there is one step; gone with all that is in it otherwise.
     with TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
         temporary = Path(folder) / output.name
         _write(temporary, proto, metadata)
-        report = _verify(temporary, model, _real_images(saved), output, atol, rtol)
+        report = _verify(temporary, model, _real_images(saved), output, *tolerance)
         _write(temporary, proto, replace(metadata, parity=report.to_dict()))
         file_size = temporary.stat().st_size
         os.replace(temporary, output)
@@ -80,7 +98,8 @@ def export_onnx(checkpoint: str | Path, output: str | Path, *, atol: float = ATO
         output=output,
         spec=saved.spec,
         training=_describe_training(saved),
-        graph=graph_form(saved.spec),
+        graph=graph,
+        precision=precision,
         opset=OPSET,
         nodes=len(proto.graph.node),
         file_size=file_size,
@@ -93,7 +112,7 @@ def _describe_training(saved: Checkpoint) -> str:
     return f"{done} epochs" if done >= planned else f"{done} of {planned} epochs: it was stopped"
 
 
-def _describe(saved: Checkpoint, model: ImageRNN, sha256: str) -> ModelMetadata:
+def _describe(saved: Checkpoint, model: ImageRNN, sha256: str, graph: str, precision: Precision) -> ModelMetadata:
     shape = saved.spec.image.shape
     golden = np.concatenate(
         [
@@ -105,7 +124,8 @@ def _describe(saved: Checkpoint, model: ImageRNN, sha256: str) -> ModelMetadata:
     )
     epochs = saved.metrics.get("epochs", [])
     export = {
-        "graph": graph_form(saved.spec),
+        "graph": graph,
+        "precision": precision,
         "opset": OPSET,
         "versions": {"torch": torch.__version__, "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__},
     }

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from rnn_runtime.device_buffers import DeviceBuffers
 from rnn_runtime.errors import InputError, ModelError, ProviderError
 from rnn_runtime.file_batches import FileBatch, decode_files
 from rnn_runtime.metadata import ModelMetadata
@@ -48,10 +49,12 @@ class Classifier:
         model: Path of a file that `rnn-export` wrote.
         provider: `cpu`; `cuda`, which runs on CUDA or raises; `auto`, which is CUDA where it runs, else CPU.
         threads: CPU threads, for decoding as for the model; None for one a core.
+        cuda_graph: On CUDA, capture the first run of each batch size, and replay it from then on: less time
+            between one kernel and the next. For a graph without loops: `rnn-export --graph unrolled` or `operator`.
 
     Raises:
         ModelError: the file is missing, damaged or not one of `rnn-export`.
-        ProviderError: CUDA was asked for and can't run here.
+        ProviderError: CUDA, or a CUDA graph, was asked for and can't run here.
         MissingPackageError: no onnxruntime is installed.
 
     Attributes:
@@ -60,16 +63,27 @@ class Classifier:
         notice: Why `auto` runs on the CPU, else None.
     """
 
-    def __init__(self, model: str | Path, provider: Provider = "auto", *, threads: int | None = None) -> None:
+    def __init__(
+        self, model: str | Path, provider: Provider = "auto", *, threads: int | None = None, cuda_graph: bool = False
+    ) -> None:
         self.path = str(model)
         self.threads = threads or _cores()
         self._pool: ThreadPoolExecutor | None = None
-        self._pool_process = 0
+        self._process = self._pool_process = os.getpid()
         try:
-            opened = open_session(_read_model(self.path), provider)
+            if cuda_graph and provider != "cuda":
+                raise ProviderError("a CUDA graph is for the CUDA provider: choose it too, with --provider cuda")
+            content = _read_model(self.path)
+            opened = open_session(content, provider, cuda_graph=cuda_graph)
             self._session, self._provider, self.notice = opened.session, opened.provider, opened.notice
             self.metadata = ModelMetadata.from_props(self._session.get_modelmeta().custom_metadata_map)
             self._check_interface()
+            self._buffers = self._threaded_session = None
+            if self._provider == "cuda":
+                self._buffers = DeviceBuffers(self._session, len(self.class_names), "cuda", cuda_graph=cuda_graph)
+            elif self.metadata.spec.cell == "lstm" and self.threads > 1:
+                # onnxruntime's LSTM uses threads better than parts of a batch do (docs/design.md).
+                self._threaded_session = open_session(content, "cpu", intra_op_threads=self.threads).session
         except (ModelError, ProviderError) as error:
             raise type(error)(f"{self.path}: {error}") from None
 
@@ -163,21 +177,26 @@ class Classifier:
             return np.empty((0, len(self.class_names)), np.float32)
         images = np.ascontiguousarray(images)
 
-        def run(part: NDArray[np.uint8]) -> NDArray[np.float32]:
-            return self._session.run([output], {"images": part})[0]  # type: ignore[no-any-return]
+        if self._buffers:
+            return self._buffers.run(output, images)
 
-        size = len(images) if self.provider == "cuda" else _part_size(len(images), self.threads)
+        # Threads don't survive a fork: a child process makes a pool of its own, and does without onnxruntime's.
+        if self._pool_process != os.getpid():
+            self._pool, self._pool_process = None, os.getpid()
+        threaded = self._threaded_session if self._process == os.getpid() else None
+        session = threaded or self._session
+
+        def run(part: NDArray[np.uint8]) -> NDArray[np.float32]:
+            return session.run([output], {"images": part})[0]  # type: ignore[no-any-return]
+
+        size = _LARGEST_PART if threaded else _part_size(len(images), self.threads)
         if size >= len(images):
             return run(images)
         parts = [images[start : start + size] for start in range(0, len(images), size)]
-        return np.concatenate(list(self._thread_pool().map(run, parts)))
-
-    def _thread_pool(self) -> ThreadPoolExecutor:
-        # Its threads don't survive a fork, so a child process makes its own.
-        if self._pool is None or self._pool_process != os.getpid():
-            self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="model")
-            self._pool_process = os.getpid()
-        return self._pool
+        if threaded:
+            return np.concatenate([run(part) for part in parts])
+        self._pool = self._pool or ThreadPoolExecutor(self.threads, thread_name_prefix="model")
+        return np.concatenate(list(self._pool.map(run, parts)))
 
     def _check_interface(self) -> None:
         shape, classes = self.metadata.spec.image.shape, len(self.class_names)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Execution provider. cuda fails where CUDA can't run; auto takes the CPU then, and says so.",
 )
+@click.option("--cuda-graph", is_flag=True, help="With cuda: capture the runs of each batch size, and replay them.")
 @click.option("--recursive", is_flag=True, help="Search the folders in folders too.")
 @click.option(
     "--format",
@@ -52,13 +53,14 @@ if TYPE_CHECKING:
 )
 @click.option("--self-check", "check", is_flag=True, help="Compare the model with PyTorch's logits stored in it.")
 @click.option("--benchmark", is_flag=True, help="Time the model on random images: images/s and latency by batch size.")
-@click.option("--atol", type=click.FloatRange(0), default=1e-5, show_default=True, help="For --self-check.")
-@click.option("--rtol", type=click.FloatRange(0), default=1e-4, show_default=True, help="For --self-check.")
+@click.option("--atol", type=click.FloatRange(0), help="For --self-check.  [default: that of rnn-export]")
+@click.option("--rtol", type=click.FloatRange(0), help="For --self-check.  [default: that of rnn-export]")
 @click.version_option(package_name="rnn-onnx")
 def main(
     paths: tuple[str, ...],
     model: Path,
     provider: Any,
+    cuda_graph: bool,
     recursive: bool,
     style: "Format | None",
     output: Path | None,
@@ -68,8 +70,8 @@ def main(
     labels_from_folders: bool,
     check: bool,
     benchmark: bool,
-    atol: float,
-    rtol: float,
+    atol: float | None,
+    rtol: float | None,
 ) -> None:
     """Classify image files with an exported model.
 
@@ -91,7 +93,7 @@ def main(
     from rnn_runtime.output import print_evaluation, write_predictions
     from rnn_runtime.paths import find_images
 
-    classifier = Classifier(model, provider, threads=threads)
+    classifier = Classifier(model, provider, threads=threads, cuda_graph=cuda_graph)
     if classifier.notice:
         click.echo(f"Running on the CPU: {classifier.notice}", err=True)
     if check:
@@ -197,7 +199,7 @@ def _open_output(output: Path | None) -> AbstractContextManager[IO[str]]:
     return atomic_write(output, encoding="utf-8", errors="surrogateescape", newline="")
 
 
-def _print_self_check(classifier: "Classifier", atol: float, rtol: float) -> None:
+def _print_self_check(classifier: "Classifier", atol: float | None, rtol: float | None) -> None:
     from rnn_runtime.self_check import self_check
 
     difference = self_check(classifier, atol=atol, rtol=rtol)

@@ -73,8 +73,7 @@ class _Pending:
         self._spec = spec
         count = len(paths)
         self._tasks: list[Future[float]] = [
-            pool.submit(self._decode, range(start, min(start + per_task, count)))
-            for start in range(0, count, per_task)
+            pool.submit(self._decode, range(start, min(start + per_task, count))) for start in range(0, count, per_task)
         ]
 
     def wait(self) -> tuple[FileBatch, float]:

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import math
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -34,8 +35,8 @@ class ModelMetadata:
     """Everything a model file carries beside its graph.
 
     `metrics` are the training's (`test_accuracy` ...), `export` says how the file was made (graph form,
-    opset, versions), `parity` is the report that `rnn-export` printed. These three are for people and
-    hold plain JSON values.
+    opset, versions), `parity` is the report that `rnn-export` printed, with `atol` and
+    `rtol`, the tolerances that it passed. These three hold plain JSON values.
     """
 
     spec: ModelSpec
@@ -78,6 +79,7 @@ class ModelMetadata:
         try:
             spec = ModelSpec.from_dict(json.loads(props["model"]))
             plain = {name: _json_object(props[name]) for name in ("metrics", "export", "parity")}
+            _check_tolerances(plain["parity"])
             golden = _read_golden(props["golden_samples"], spec)
             return cls(spec, golden, props["checkpoint_sha256"], **plain)
         except KeyError as error:
@@ -91,6 +93,13 @@ def _json_object(text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"expected a JSON object, not {type(value).__name__}")
     return value
+
+
+def _check_tolerances(parity: Mapping[str, Any]) -> None:
+    for name in ("atol", "rtol"):
+        value = parity.get(name, 0.0)
+        if type(value) not in (int, float) or not 0 <= value < math.inf:
+            raise ValueError(f"parity: {name} must be a number from 0 up, not {value!r}")
 
 
 def _read_golden(text: str, spec: ModelSpec) -> GoldenSamples:

@@ -47,13 +47,13 @@ class Difference:
         )
 
 
-def self_check(classifier: Classifier, *, atol: float = ATOL, rtol: float = RTOL) -> Difference:
+def self_check(classifier: Classifier, *, atol: float | None = None, rtol: float | None = None) -> Difference:
     """Replay a model's golden samples on this machine and provider.
 
     Args:
         classifier: The model to check.
-        atol: Absolute tolerance of a logit.
-        rtol: Tolerance relative to the logit that PyTorch gave.
+        atol: Absolute tolerance of a logit; None for the one that the model was held to when it was exported.
+        rtol: Tolerance relative to the logit that PyTorch gave; None likewise.
 
     Returns:
         The difference from the logits stored at export.
@@ -61,7 +61,9 @@ def self_check(classifier: Classifier, *, atol: float = ATOL, rtol: float = RTOL
     Raises:
         ParityError: it is beyond the tolerance.
     """
-    golden = classifier.metadata.golden
+    golden, parity = classifier.metadata.golden, classifier.metadata.parity
+    atol = float(parity.get("atol", ATOL)) if atol is None else atol
+    rtol = float(parity.get("rtol", RTOL)) if rtol is None else rtol
     difference = Difference.between(classifier.predict_logits(golden.images), golden.logits, atol=atol, rtol=rtol)
     if not difference.within_tolerance:
         raise ParityError(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 
+from rnn_runtime.device_buffers import run_options
 from rnn_runtime.errors import MissingPackageError, ModelError, ProviderError
 
 if TYPE_CHECKING:
@@ -30,14 +31,18 @@ class OpenSession:
     notice: str | None = None
 
 
-def open_session(model: bytes, provider: Provider = "auto") -> OpenSession:
+def open_session(
+    model: bytes, provider: Provider = "auto", *, intra_op_threads: int = 1, cuda_graph: bool = False
+) -> OpenSession:
     """Open a model on an execution provider.
 
-    On the CPU, a run uses the calling thread only; runs may go on in several threads at once.
+    Runs may go on in several threads at once.
 
     Args:
         model: The content of an ONNX file whose one input is uint8 `(batch, height, width, channels)`.
         provider: `cpu`; `cuda`, which runs on CUDA or raises; `auto`, which is CUDA where it runs, else CPU.
+        intra_op_threads: CPU threads that share each operator of a run; with 1, a run uses the calling thread only.
+        cuda_graph: On CUDA, allow runs to be captured and replayed as CUDA graphs.
 
     Returns:
         The session and the provider it runs on. On CUDA, a first run has succeeded.
@@ -53,14 +58,14 @@ def open_session(model: bytes, provider: Provider = "auto") -> OpenSession:
     problem = None
     if provider != "cpu":
         try:
-            return OpenSession(_start_cuda(ort, model), "cuda")
+            return OpenSession(_start_cuda(ort, model, cuda_graph), "cuda")
         except _CudaError as error:
             problem = error.problem
             if provider == "cuda":
                 raise ProviderError(
                     f"the CUDA provider could not start: {problem}. {error.remedy}, or run with --provider cpu"
                 ) from None
-    return OpenSession(_create(ort, model, [CPU]), "cpu", problem)
+    return OpenSession(_create(ort, model, [CPU], intra_op_threads), "cpu", problem)
 
 
 class _CudaError(Exception):
@@ -68,15 +73,25 @@ class _CudaError(Exception):
         self.problem, self.remedy = problem, remedy
 
 
-def _start_cuda(ort: ModuleType, model: bytes) -> "onnxruntime.InferenceSession":
+def _start_cuda(ort: ModuleType, model: bytes, cuda_graph: bool) -> "onnxruntime.InferenceSession":
     _check_cuda_libraries(ort)
-    session = _create(ort, model, [CUDA, CPU])
+    # TF32 rounds a product's factors to 10 bits of mantissa: parity comes first, so it is off.
+    options = {"use_tf32": "0", "enable_cuda_graph": str(int(cuda_graph))}
+    try:
+        session = _create(ort, model, [(CUDA, options), CPU])
+    except ModelError as error:
+        if not cuda_graph:
+            raise
+        raise _CudaError(
+            f"no CUDA graph can be made of this model: {error}",
+            "Leave out --cuda-graph, or export the model with --graph unrolled",
+        ) from None
     # onnxruntime takes the CPU without a word to the caller where CUDA doesn't start.
     if session.get_providers()[0] != CUDA:
         raise _CudaError("onnxruntime found no usable CUDA device", "Check the GPU and its driver with: nvidia-smi")
     images = session.get_inputs()[0]
     try:
-        session.run(None, {images.name: np.zeros((1, *images.shape[1:]), np.uint8)})
+        session.run(None, {images.name: np.zeros((1, *images.shape[1:]), np.uint8)}, run_options("-1"))
     except Exception as error:  # onnxruntime's exceptions share no base class below this one
         reason = " ".join(str(error).split())
         raise _CudaError(f"a first run failed: {reason}", "Check the GPU with: nvidia-smi") from None
@@ -96,15 +111,14 @@ def _import_onnxruntime() -> ModuleType:
     return cast(ModuleType, onnxruntime)
 
 
-def _create(ort: ModuleType, model: bytes, providers: list[str]) -> "onnxruntime.InferenceSession":
+def _create(
+    ort: ModuleType, model: bytes, providers: list[str | tuple[str, dict[str, str]]], intra_op_threads: int = 1
+) -> "onnxruntime.InferenceSession":
     options = ort.SessionOptions()
-    # Threads that share a small operator wait for each other most of the time (docs/design.md has the figures).
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = intra_op_threads
     options.log_severity_level = 4
-    # TF32 rounds a product's factors to 10 bits of mantissa: parity comes first, so it is off.
-    settings = [(CUDA, {"use_tf32": "0"}) if name == CUDA else name for name in providers]
     try:
-        return ort.InferenceSession(model, options, providers=settings)
+        return ort.InferenceSession(model, options, providers=providers)
     except Exception as error:
         reason = " ".join(str(error).split())
         raise ModelError(

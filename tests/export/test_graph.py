@@ -8,7 +8,10 @@ import onnxruntime
 import pytest
 
 from rnn_export import export_onnx
-from rnn_runtime.model_spec import ImageSpec, ModelSpec
+from rnn_export.export import TOLERANCES
+from rnn_export.graph import GRAPH_FORMS, GraphForm
+from rnn_runtime.errors import SettingsError
+from rnn_runtime.model_spec import ImageSpec, ModelSpec, Nonlinearity
 from tests.export.checkpoints import random_checkpoint
 
 
@@ -65,6 +68,71 @@ def test_vanilla_rnn_is_written_as_gemm_steps(tmp_path: Path) -> None:
     assert report.graph == "unrolled Gemm"
     assert {"rnn.0.step_3.hidden", "rnn.1.step_4.hidden"} <= outputs
     assert not {node.op_type for node in graph.node} & {"RNN", "Add", "MatMul"}
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
+@pytest.mark.parametrize(("form", "operator"), [("scan", "Scan"), ("operator", "RNN")])
+def test_vanilla_rnn_in_another_form_computes_the_same(
+    tmp_path: Path, form: GraphForm, operator: str, nonlinearity: Nonlinearity, num_layers: int, bidirectional: bool
+) -> None:
+    spec = ModelSpec(
+        ImageSpec(5, 4, 3),
+        ("cat", "dog"),
+        "rnn",
+        nonlinearity,
+        hidden_size=6,
+        num_layers=num_layers,
+        bidirectional=bidirectional,
+        mean=(0.5,) * 3,
+        std=(0.2,) * 3,
+    )
+    random_checkpoint(spec).save(tmp_path / "model.pt")
+
+    report = export_onnx(tmp_path / "model.pt", tmp_path / "model.onnx", form=form)  # parity is part of it
+
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    assert [node.op_type for node in graph.node].count(operator) == num_layers
+    assert report.parity.max_absolute < 1e-6
+    assert all(value.name.split(".")[0] in {"rnn", "batch", "images", "pixels"} for value in graph.value_info)
+
+
+@pytest.mark.parametrize(("rows", "form"), [(128, "unrolled Gemm"), (129, "Scan of Gemm")])
+def test_tall_images_get_a_graph_that_does_not_grow_with_them(tmp_path: Path, rows: int, form: str) -> None:
+    random_checkpoint(ModelSpec(ImageSpec(rows, 4, 1), ("cat", "dog"), hidden_size=6)).save(tmp_path / "model.pt")
+
+    report = export_onnx(tmp_path / "model.pt", tmp_path / "model.onnx")
+
+    assert report.graph == form
+    assert (report.nodes < 20) == (form == "Scan of Gemm")
+
+
+@pytest.mark.parametrize("form", GRAPH_FORMS)
+def test_float16_net_takes_and_gives_the_same_types(tmp_path: Path, form: GraphForm) -> None:
+    spec = ModelSpec(ImageSpec(5, 4, 1), ("cat", "dog"), hidden_size=6)
+    random_checkpoint(spec).save(tmp_path / "model.pt")
+
+    report = export_onnx(tmp_path / "model.pt", tmp_path / "model.onnx", form=form, precision="fp16")
+
+    model = onnx.load(tmp_path / "model.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    halves = [tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16]
+    assert "linear.weight" in halves
+    assert all(output.type.tensor_type.elem_type == onnx.TensorProto.FLOAT for output in model.graph.output)
+    assert (report.parity.atol, report.parity.rtol) == TOLERANCES["fp16"]
+    assert 1e-6 < report.parity.max_absolute < 5e-3  # rounded, and no more than that
+
+
+def test_weight_beyond_float16_is_refused(tmp_path: Path) -> None:
+    checkpoint = random_checkpoint(ModelSpec(ImageSpec(5, 4, 1), ("cat", "dog"), hidden_size=6))
+    checkpoint.weights["linear.bias"][0] = 70_000
+    checkpoint.save(tmp_path / "model.pt")
+
+    with pytest.raises(SettingsError, match=r"linear.bias has a value beyond float16's largest, 65504"):
+        export_onnx(tmp_path / "model.pt", tmp_path / "model.onnx", precision="fp16")
+
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
 
 
 def test_unnormalized_model_only_divides_its_pixels(tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from rnn_export import export_onnx
+from rnn_export.graph import GraphForm, Precision
 from rnn_runtime import Classifier
-from rnn_runtime.model_spec import ImageSpec, ModelSpec
+from rnn_runtime.errors import ProviderError
+from rnn_runtime.model_spec import Cell, ImageSpec, ModelSpec
 from rnn_runtime.self_check import Difference, self_check
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.training import predict_logits
@@ -49,3 +51,27 @@ def test_infer_command_runs_on_cuda(run: Run, digits_model: Path, digits_images:
 
     assert result.returncode == 0, result.stderr
     assert result.stderr.rstrip().endswith("on cuda")
+
+
+@pytest.mark.parametrize(("cell", "form"), [("rnn", "unrolled"), ("rnn", "operator"), ("gru", "operator")])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_cuda_graph_gives_what_plain_runs_give(
+    tmp_path: Path, cell: Cell, form: GraphForm, precision: Precision
+) -> None:
+    random_checkpoint(ModelSpec(ImageSpec(28, 28, 1), tuple("0123456789"), cell)).save(tmp_path / "model.pt")
+    export_onnx(tmp_path / "model.pt", tmp_path / "model.onnx", form=form, precision=precision)
+    plain = Classifier(tmp_path / "model.onnx", provider="cuda")
+
+    graph = Classifier(tmp_path / "model.onnx", provider="cuda", cuda_graph=True)
+
+    for size in (1, 64, 1, 64, 257):  # captured, captured, replayed, replayed, captured
+        images = np.random.default_rng(size).integers(0, 256, (size, 28, 28, 1), np.uint8)
+        np.testing.assert_allclose(graph.predict_logits(images), plain.predict_logits(images), atol=1e-5)
+
+
+def test_cuda_graph_of_a_loop_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    random_checkpoint(ModelSpec(ImageSpec(9, 4, 1), ("a", "b"))).save(tmp_path / "model.pt")
+    export_onnx(tmp_path / "model.pt", tmp_path / "model.onnx", form="scan")
+
+    with pytest.raises(ProviderError, match="--graph unrolled"):
+        Classifier(tmp_path / "model.onnx", provider="cuda", cuda_graph=True)

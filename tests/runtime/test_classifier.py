@@ -1,10 +1,11 @@
 """The classifier, from Python."""
 
 import json
-import multiprocessing
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
@@ -13,8 +14,13 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
+from rnn_export import export_onnx
 from rnn_runtime import Classifier, Prediction
 from rnn_runtime.errors import InputError, ModelError
+from rnn_runtime.model_spec import Cell, ImageSpec, ModelSpec
+from rnn_train.checkpoint import Checkpoint
+from rnn_train.training import predict_logits
+from tests.export.checkpoints import random_checkpoint
 from tests.runtime.encoded import encode, pattern
 from tests.runtime.tampered_models import change_metadata, change_weight
 
@@ -165,21 +171,42 @@ def test_batches_of_any_size_give_what_single_images_give(classifier: Classifier
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_forked_process_can_go_on_with_the_classifier(classifier: Classifier, images: NDArray[np.uint8]) -> None:
-    expected = classifier.predict_logits(images)
-    _of_the_parent.append(classifier)
+@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+def test_forked_process_can_go_on_with_the_classifier(tmp_path: Path, cell: Cell) -> None:
+    model = export_random(tmp_path, cell)
+    code = (
+        "import multiprocessing, sys, numpy as np; from rnn_runtime import Classifier\n"
+        "classifier = Classifier(sys.argv[1], provider='cpu', threads=2)\n"
+        "images = np.random.default_rng(0).integers(0, 256, (200, *classifier.metadata.spec.image.shape), np.uint8)\n"
+        "expected = classifier.predict_logits(images)\n"
+        "def predict(part): return classifier.predict_logits(images[part])\n"
+        "with multiprocessing.get_context('fork').Pool(1) as pool:\n"
+        "    for part in (slice(200), slice(3)):\n"
+        "        assert np.allclose(pool.apply(predict, [part]), expected[part], atol=1e-6)\n"
+    )
 
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as pool:
-        found = pool.submit(_predict_in_child, images).result(timeout=60)
+    command = [sys.executable, "-c", code, model]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
-    assert np.array_equal(found, expected)
-
-
-_of_the_parent: list[Classifier] = []
+    assert (result.returncode, result.stderr) == (0, "")
 
 
-def _predict_in_child(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return _of_the_parent[0].predict_logits(images)
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+def test_threads_change_nothing_but_rounding(tmp_path: Path, cell: Cell, threads: int) -> None:
+    model = export_random(tmp_path, cell)
+    images = np.random.default_rng(0).integers(0, 256, (200, 5, 4, 1), np.uint8)
+
+    found = Classifier(model, provider="cpu", threads=threads).predict_logits(images)
+
+    expected = Checkpoint.load(model.with_suffix(".pt")).build_model()
+    assert np.allclose(found, predict_logits(expected, images), atol=1e-5)
+
+
+def export_random(folder: Path, cell: Cell) -> Path:
+    random_checkpoint(ModelSpec(ImageSpec(5, 4, 1), ("a", "b"), cell, hidden_size=8)).save(folder / "model.pt")
+    export_onnx(folder / "model.pt", folder / "model.onnx")
+    return folder / "model.onnx"
 
 
 def test_one_classifier_serves_16_threads(classifier: Classifier, images: NDArray[np.uint8], paths: list[str]) -> None:

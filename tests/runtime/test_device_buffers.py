@@ -1,0 +1,66 @@
+"""Runs between buffers on a device. The CPU is a device too, so all but CUDA graphs can be tested anywhere."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from rnn_runtime import Classifier
+from rnn_runtime.device_buffers import DeviceBuffers
+from rnn_runtime.errors import ProviderError
+from rnn_runtime.session import open_session
+from tests.conftest import Run
+
+
+def random_images(count: int, seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (count, 8, 8, 1), np.uint8)
+
+
+@pytest.fixture
+def buffers(digits_model: Path) -> DeviceBuffers:
+    return DeviceBuffers(open_session(digits_model.read_bytes(), "cpu").session, 10, "cpu")
+
+
+@pytest.fixture(scope="module")
+def classifier(digits_model: Path) -> Classifier:
+    return Classifier(digits_model, provider="cpu", threads=1)
+
+
+def test_buffered_runs_give_what_plain_runs_give(buffers: DeviceBuffers, classifier: Classifier) -> None:
+    # more batch sizes than have buffers of their own, each twice, with other images the second time
+    for seed, size in enumerate([*range(1, 12), *range(1, 12)]):
+        images = random_images(size, seed)
+        assert np.array_equal(buffers.run("logits", images), classifier.predict_logits(images))
+        assert np.array_equal(buffers.run("probabilities", images), classifier.predict_proba(images))
+
+
+def test_a_result_stays_what_it_was_when_the_buffer_is_used_again(buffers: DeviceBuffers) -> None:
+    first = buffers.run("logits", random_images(3, 1))
+    copy = first.copy()
+
+    buffers.run("logits", random_images(3, 2))
+
+    assert np.array_equal(first, copy)
+
+
+def test_threads_do_not_mix_their_images(buffers: DeviceBuffers, classifier: Classifier) -> None:
+    batches = [random_images(4, seed) for seed in range(60)]
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda batch: buffers.run("logits", batch), batches))
+
+    for batch, logits in zip(batches, found, strict=True):
+        assert np.array_equal(logits, classifier.predict_logits(batch))
+
+
+@pytest.mark.parametrize("provider", ["cpu", "auto"])
+def test_cuda_graph_without_the_cuda_provider_is_refused(run: Run, digits_model: Path, provider: str) -> None:
+    with pytest.raises(ProviderError, match="a CUDA graph is for the CUDA provider"):
+        Classifier(digits_model, provider=provider, cuda_graph=True)  # type: ignore[arg-type]
+
+    result = run("rnn-infer", "--model", digits_model, "--provider", provider, "--cuda-graph", "--self-check")
+
+    assert result.returncode == 3
+    assert result.stderr.endswith("choose it too, with --provider cuda\n")
