@@ -1,7 +1,7 @@
 """Export: checkpoint in, verified model file out."""
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,8 +23,26 @@ from rnn_train.data import load_data
 from rnn_train.model import ImageRNN
 from rnn_train.training import predict_logits
 
-# Absolute and relative, of logits. Float16 has 11 bits of mantissa where float32 has 24.
-TOLERANCES: dict[Precision, tuple[float, float]] = {"fp32": (ATOL, RTOL), "fp16": (5e-2, 1e-2)}
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How far an exported model may be from PyTorch: `atol` and `rtol` of logits, and the least share of equal labels.
+
+    The rule for logits is numpy's `allclose`; labels count on real images.
+    """
+
+    atol: float
+    rtol: float
+    least_equal_labels: float
+
+
+# Float32 is held to rounding, which changes no label but in a tie. Float16 has 11 bits of mantissa where float32 has
+# 24; of 8 bits, logits are only a rough measure, and labels tell.
+TOLERANCES: dict[Precision, Tolerance] = {
+    "fp32": Tolerance(ATOL, RTOL, 0.0),
+    "fp16": Tolerance(5e-2, 1e-2, 0.999),
+    "int8": Tolerance(1.0, 0.1, 0.995),
+}
 GOLDEN_REAL = 8  # of the checkpoint's sample images; one random, one all-0 and one all-255 image join them
 
 
@@ -67,7 +85,7 @@ def export_onnx(
 
     Raises:
         CheckpointError: the checkpoint can't be read, or its weights aren't finite.
-        SettingsError: the form isn't for this cell, or a weight is too large for float16.
+        SettingsError: the form or precision isn't for this cell, or a weight is too large for float16.
         ParityError: the exported model differs from PyTorch by more than the tolerance.
         OSError: `output` can't be written.
     """
@@ -82,15 +100,15 @@ def export_onnx(
     onnx.checker.check_model(proto, full_check=True)
     graph = describe_form(saved.spec, form)
     metadata = _describe(saved, model, file_sha256(checkpoint), graph, precision)
-    usual_atol, usual_rtol = TOLERANCES[precision]
-    tolerance = (usual_atol if atol is None else atol, usual_rtol if rtol is None else rtol)
+    usual = TOLERANCES[precision]
+    tolerance = replace(usual, atol=usual.atol if atol is None else atol, rtol=usual.rtol if rtol is None else rtol)
 
     output = Path(output)
     # On the same disk as the final file, so that moving it there is one step; gone with all that is in it otherwise.
     with TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
         temporary = Path(folder) / output.name
         _write(temporary, proto, metadata)
-        report = _verify(temporary, model, _real_images(saved), output, *tolerance)
+        report = _verify(temporary, model, _real_images(saved), output, tolerance)
         _write(temporary, proto, replace(metadata, parity=report.to_dict()))
         file_size = temporary.stat().st_size
         os.replace(temporary, output)
@@ -151,14 +169,19 @@ def _write(path: Path, proto: onnx.ModelProto, metadata: ModelMetadata) -> None:
 
 
 def _verify(
-    path: Path, model: ImageRNN, real_images: dict[str, NDArray[np.uint8]], output: Path, atol: float, rtol: float
+    path: Path, model: ImageRNN, real_images: dict[str, NDArray[np.uint8]], output: Path, tolerance: Tolerance
 ) -> ParityReport:
-    report = measure_parity(Classifier(path, provider="cpu"), model, real_images, atol=atol, rtol=rtol)
+    report = measure_parity(Classifier(path, provider="cpu"), model, real_images, **asdict(tolerance))
+    if report.equal_labels < tolerance.least_equal_labels:
+        raise ParityError(
+            f"{output}: not written, since only {100 * report.equal_labels:.2f} % of its labels are PyTorch's, less "
+            f"than {100 * tolerance.least_equal_labels:g} %; use --precision fp32"
+        )
     if not report.passed:
         worst = max(report.rows, key=lambda row: row.pytorch.max_absolute)
         raise ParityError(
             f"{output}: not written, since on {worst.images} images onnxruntime differs from PyTorch by up to "
             f"{worst.pytorch.max_absolute:.2e} (from a float64 run: {worst.float64.max_absolute:.2e}, PyTorch itself "
-            f"{worst.pytorch_float64.max_absolute:.2e}), more than --atol {atol:g} and --rtol {rtol:g} allow"
+            f"{worst.pytorch_float64.max_absolute:.2e}), more than --atol {report.atol:g} and --rtol {report.rtol:g} allow"
         )
     return report

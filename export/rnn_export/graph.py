@@ -12,6 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from rnn_export.quantize import quantize
 from rnn_runtime.errors import SettingsError
 from rnn_runtime.model_spec import ModelSpec
 
@@ -26,8 +27,8 @@ _ACTIVATIONS = {"tanh": "Tanh", "relu": "Relu"}
 
 GraphForm = Literal["unrolled", "scan", "operator"]
 GRAPH_FORMS: tuple[GraphForm, ...] = ("unrolled", "scan", "operator")
-Precision = Literal["fp32", "fp16"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
+Precision = Literal["fp32", "fp16", "int8"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 MAX_UNROLLED_ROWS = 128
 
 
@@ -57,19 +58,23 @@ def build_model(
         weights: float32 arrays under the names and in the shapes of `ImageRNN.state_dict()`.
         form: How the recurrent net is written: `unrolled` (a few nodes a row) or `scan` (a loop), both for the
             vanilla RNN only, or `operator` (ONNX's `RNN`, `GRU` or `LSTM`); None for `choose_form`'s.
-        precision: What the net computes in: float32, or float16, made for GPUs. Preprocessing, and what comes
-            out, is float32 either way.
+        precision: What the net computes in: `fp32`; `fp16`, made for GPUs; or `int8`, for LSTMs on CPUs.
+            Preprocessing, and what comes out, is float32 in any case.
 
     Returns:
         A model with input `images`, uint8 `(batch, height, width, channels)`, and outputs `logits` and
         `probabilities`, float32 `(batch, classes)`. `batch` is the one dynamic axis.
 
     Raises:
-        SettingsError: the form isn't for this cell, or a weight is too large for float16.
+        SettingsError: the form or precision isn't for this cell, or a weight is too large for float16.
     """
     form = form or choose_form(spec)
     if spec.cell != "rnn" and form != "operator":
         raise SettingsError(f"the graph form {form} is for the cell rnn; a {spec.cell} is written as its operator")
+    if precision == "int8" and spec.cell != "lstm":
+        raise SettingsError(
+            f"int8 is for the cell lstm: a {spec.cell} gains too little or loses too much by it; use --precision fp32"
+        )
     graph = _Graph(precision)
     pixels = _add_preprocessing(graph, spec)
     add_rnn = {"unrolled": _add_unrolled_rnn, "scan": _add_scanned_rnn, "operator": _add_rnn_operators}[form]
@@ -88,12 +93,13 @@ def build_model(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", len(spec.class_names)])
         for name in ("logits", "probabilities")
     ]
-    return helper.make_model(
+    model = helper.make_model(
         helper.make_graph(graph.nodes, "image_rnn", [images], outputs, graph.initializers),
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
         producer_name="rnn-onnx",
     )
+    return quantize(model) if precision == "int8" else model
 
 
 class _Graph:

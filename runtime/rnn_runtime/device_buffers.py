@@ -64,7 +64,7 @@ class DeviceBuffers:
                 buffers = self._buffers[len(images)] = self._allocate(images.shape)
             buffers.images.update_inplace(images)
             self._session.run_with_iobinding(buffers.binding, buffers.options)
-            return buffers.outputs[output].numpy().copy()  # on the CPU, it would be the buffer itself
+            return buffers.outputs[output].numpy().copy()  # type: ignore[no-any-return]  # else, on the CPU, the buffer itself
 
     def _allocate(self, shape: Sequence[int]) -> _Buffers:
         import onnxruntime

@@ -10,8 +10,11 @@ import pytest
 from rnn_export import export_onnx
 from rnn_export.export import TOLERANCES
 from rnn_export.graph import GRAPH_FORMS, GraphForm
+from rnn_runtime import Classifier
 from rnn_runtime.errors import SettingsError
-from rnn_runtime.model_spec import ImageSpec, ModelSpec, Nonlinearity
+from rnn_runtime.model_spec import Cell, ImageSpec, ModelSpec, Nonlinearity
+from rnn_runtime.self_check import self_check
+from rnn_train import DataSource, TrainSettings, train
 from tests.export.checkpoints import random_checkpoint
 
 
@@ -120,8 +123,31 @@ def test_float16_net_takes_and_gives_the_same_types(tmp_path: Path, form: GraphF
     halves = [tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16]
     assert "linear.weight" in halves
     assert all(output.type.tensor_type.elem_type == onnx.TensorProto.FLOAT for output in model.graph.output)
-    assert (report.parity.atol, report.parity.rtol) == TOLERANCES["fp16"]
+    assert (report.parity.atol, report.parity.rtol) == (TOLERANCES["fp16"].atol, TOLERANCES["fp16"].rtol)
     assert 1e-6 < report.parity.max_absolute < 5e-3  # rounded, and no more than that
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_int8_lstm_is_smaller_and_gives_the_same_labels(tmp_path: Path, bidirectional: bool) -> None:
+    settings = TrainSettings(cell="lstm", bidirectional=bidirectional, hidden_size=64, epochs=8, learning_rate=0.005)
+    train(DataSource(dataset="digits"), settings, tmp_path / "model.pt", device="cpu", plots=False)
+    whole = export_onnx(tmp_path / "model.pt", tmp_path / "whole.onnx")
+
+    report = export_onnx(tmp_path / "model.pt", tmp_path / "model.onnx", precision="int8")
+
+    assert report.file_size < 0.5 * whole.file_size
+    assert report.parity.equal_labels >= 0.995
+    assert self_check(Classifier(tmp_path / "model.onnx", provider="cpu")).within_tolerance
+    types = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]
+    assert types.count("DynamicQuantizeLSTM") == 2
+
+
+@pytest.mark.parametrize("cell", ["rnn", "gru"])
+def test_int8_of_another_cell_is_refused(tmp_path: Path, cell: Cell) -> None:
+    random_checkpoint(ModelSpec(ImageSpec(5, 4, 1), ("cat", "dog"), cell, hidden_size=6)).save(tmp_path / "model.pt")
+
+    with pytest.raises(SettingsError, match="int8 is for the cell lstm"):
+        export_onnx(tmp_path / "model.pt", tmp_path / "model.onnx", precision="int8")
 
 
 def test_weight_beyond_float16_is_refused(tmp_path: Path) -> None:
