@@ -144,7 +144,7 @@ def _int8() -> Iterator[Row]:
     for batch in (1, 64, 256):
         pixels = np.random.default_rng(0).integers(0, 256, (batch, 28, 28, 1), np.uint8)
         contestants = {
-            name: (lambda session=session: session.run(["logits"], {"images": pixels}))
+            name: (lambda session=session, pixels=pixels: session.run(["logits"], {"images": pixels}))
             for name, session in sessions.items()
         }
         yield compare(f"lstm int8, batch {batch}", "images/s", race_throughput(contestants, batch), "fp32", target=1.0)

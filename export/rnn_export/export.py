@@ -178,10 +178,11 @@ def _verify(
             f"than {100 * tolerance.least_equal_labels:g} %; use --precision fp32"
         )
     if not report.passed:
+        atol, rtol = report.atol, report.rtol
         worst = max(report.rows, key=lambda row: row.pytorch.max_absolute)
         raise ParityError(
             f"{output}: not written, since on {worst.images} images onnxruntime differs from PyTorch by up to "
             f"{worst.pytorch.max_absolute:.2e} (from a float64 run: {worst.float64.max_absolute:.2e}, PyTorch itself "
-            f"{worst.pytorch_float64.max_absolute:.2e}), more than --atol {report.atol:g} and --rtol {report.rtol:g} allow"
+            f"{worst.pytorch_float64.max_absolute:.2e}), more than --atol {atol:g} and --rtol {rtol:g} allow"
         )
     return report

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
 import click
+from click.core import ParameterSource
 
 from rnn_runtime.command import Command, atomic_write, check_output
 
@@ -52,11 +53,14 @@ if TYPE_CHECKING:
     help="Take the folder that holds an image as its true class: print accuracy, precision, recall, confusion matrix.",
 )
 @click.option("--self-check", "check", is_flag=True, help="Compare the model with PyTorch's logits stored in it.")
-@click.option("--benchmark", is_flag=True, help="Time the model on random images: images/s and latency by batch size.")
+@click.option("--benchmark", is_flag=True, help="Time the model on random images, by batch size or at --batch-size.")
 @click.option("--atol", type=click.FloatRange(0), help="For --self-check.  [default: that of rnn-export]")
 @click.option("--rtol", type=click.FloatRange(0), help="For --self-check.  [default: that of rnn-export]")
 @click.version_option(package_name="rnn-onnx")
+@click.pass_context
 def main(
+    ctx: click.Context,
+    /,
     paths: tuple[str, ...],
     model: Path,
     provider: Any,
@@ -99,7 +103,8 @@ def main(
     if check:
         _print_self_check(classifier, atol, rtol)
     if benchmark:
-        _print_benchmark(classifier, style)
+        chosen = ctx.get_parameter_source("batch_size") is ParameterSource.COMMANDLINE
+        _print_benchmark(classifier, style, [batch_size] if chosen else None)
     if not paths:
         return
     style = style or _choose_format(output)
@@ -212,8 +217,9 @@ def _print_self_check(classifier: "Classifier", atol: float | None, rtol: float 
     )
 
 
-def _print_benchmark(classifier: "Classifier", style: "Format | None") -> None:
-    from rnn_runtime.benchmark import measure_speed
+def _print_benchmark(classifier: "Classifier", style: "Format | None", batch_sizes: list[int] | None) -> None:
+    from rnn_runtime.benchmark import BATCH_SIZES, measure_speed
     from rnn_runtime.output import write_speeds
 
-    write_speeds(measure_speed(classifier), sys.stdout, style or ("table" if sys.stdout.isatty() else "csv"))
+    speeds = measure_speed(classifier, batch_sizes=batch_sizes or BATCH_SIZES)
+    write_speeds(speeds, sys.stdout, style or ("table" if sys.stdout.isatty() else "csv"))

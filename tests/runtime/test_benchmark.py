@@ -39,6 +39,14 @@ def test_command_prints_a_row_a_batch_size(run: Run, digits_model: Path) -> None
     assert all(float(row["images_per_second"]) > 0 for row in rows)
 
 
+def test_command_times_the_batch_size_that_was_asked_for(run: Run, digits_model: Path) -> None:
+    options = ("--provider", "cpu", "--benchmark", "--batch-size", "5", "--format", "jsonl")
+
+    result = run("rnn-infer", "--model", digits_model, *options)
+
+    assert [json.loads(line)["batch_size"] for line in result.stdout.splitlines()] == [5]
+
+
 def test_speeds_are_written_as_json_lines_and_as_a_table() -> None:
     speed = Speed(8, 1234.5, 6.0, 7.0, 8.25, 100)
     jsonl, table = io.StringIO(), io.StringIO()
