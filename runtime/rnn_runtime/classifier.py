@@ -4,8 +4,9 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,11 @@ from rnn_runtime.file_batches import FileBatch, decode_files
 from rnn_runtime.metadata import ModelMetadata
 from rnn_runtime.session import Provider, open_session
 
+if TYPE_CHECKING:
+    import onnxruntime
+
 BATCH_SIZE = 256
+_UINT8 = np.dtype(np.uint8)
 MAX_MODEL_BYTES = 1 << 31  # protobuf's own limit
 _SMALLEST_PART, _LARGEST_PART = 16, 64  # images of a batch that a thread takes at once, on the CPU (docs/design.md)
 
@@ -77,6 +82,7 @@ class Classifier:
             opened = open_session(content, provider, cuda_graph=cuda_graph)
             self._session, self._provider, self.notice = opened.session, opened.provider, opened.notice
             self.metadata = ModelMetadata.from_props(self._session.get_modelmeta().custom_metadata_map)
+            self._shape = self.metadata.spec.image.shape
             self._check_interface()
             self._buffers = self._threaded_session = None
             if self._provider == "cuda":
@@ -167,32 +173,28 @@ class Classifier:
         return Prediction(path, *top[0], top)
 
     def _run(self, output: str, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        images, shape = np.asarray(images), self.metadata.spec.image.shape
-        if images.dtype != np.uint8 or images.shape[1:] != shape:
+        images = np.ascontiguousarray(images)
+        if images.dtype != _UINT8 or images.shape[1:] != self._shape:
             raise InputError(
-                f"images must be uint8 of shape (batch, {', '.join(map(str, shape))}), "
+                f"images must be uint8 of shape (batch, {', '.join(map(str, self._shape))}), "
                 f"not {images.dtype} of shape {images.shape}"
             )
-        if not len(images):  # onnxruntime's kernels are not made for no rows at all
+        count = len(images)
+        if not count:  # onnxruntime's kernels are not made for no rows at all
             return np.empty((0, len(self.class_names)), np.float32)
-        images = np.ascontiguousarray(images)
-
         if self._buffers:
             return self._buffers.run(output, images)
 
         # Threads don't survive a fork: a child process makes a pool of its own, and does without onnxruntime's.
-        if self._pool_process != os.getpid():
-            self._pool, self._pool_process = None, os.getpid()
-        threaded = self._threaded_session if self._process == os.getpid() else None
-        session = threaded or self._session
-
-        def run(part: NDArray[np.uint8]) -> NDArray[np.float32]:
-            return session.run([output], {"images": part})[0]  # type: ignore[no-any-return]
-
-        size = _LARGEST_PART if threaded else _part_size(len(images), self.threads)
-        if size >= len(images):
+        process = os.getpid()
+        threaded = self._threaded_session if self._process == process else None
+        run = partial(_run_session, threaded or self._session, output)
+        size = _LARGEST_PART if threaded else _part_size(count, self.threads)
+        if size >= count:
             return run(images)
-        parts = [images[start : start + size] for start in range(0, len(images), size)]
+        if self._pool_process != process:
+            self._pool, self._pool_process = None, process
+        parts = [images[start : start + size] for start in range(0, count, size)]
         if threaded:
             return np.concatenate([run(part) for part in parts])
         self._pool = self._pool or ThreadPoolExecutor(self.threads, thread_name_prefix="model")
@@ -226,6 +228,12 @@ def _read_model(path: str) -> bytes:
     if data[:2] == b"PK":  # a ZIP archive, as torch.save writes
         raise ModelError("a checkpoint, it seems, and not a model; export it first: rnn-export model.pt model.onnx")
     return data
+
+
+def _run_session(
+    session: "onnxruntime.InferenceSession", output: str, images: NDArray[np.uint8]
+) -> NDArray[np.float32]:
+    return session.run([output], {"images": images})[0]  # type: ignore[no-any-return]
 
 
 def _part_size(images: int, threads: int) -> int:
