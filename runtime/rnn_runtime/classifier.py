@@ -88,7 +88,7 @@ class Classifier:
             if self._provider == "cuda":
                 self._buffers = DeviceBuffers(self._session, len(self.class_names), "cuda", cuda_graph=cuda_graph)
             elif self.metadata.spec.cell == "lstm" and self.threads > 1:
-                # onnxruntime's LSTM uses threads better than parts of a batch do (docs/design.md).
+                # Of small batches, onnxruntime's LSTM makes more of threads than parts do (docs/design.md).
                 self._threaded_session = open_session(content, "cpu", intra_op_threads=self.threads).session
         except (ModelError, ProviderError) as error:
             raise type(error)(f"{self.path}: {error}") from None
@@ -187,16 +187,15 @@ class Classifier:
 
         # Threads don't survive a fork: a child process makes a pool of its own, and does without onnxruntime's.
         process = os.getpid()
-        threaded = self._threaded_session if self._process == process else None
-        run = partial(_run_session, threaded or self._session, output)
-        size = _LARGEST_PART if threaded else _part_size(count, self.threads)
+        if self._threaded_session and count <= _LARGEST_PART and self._process == process:
+            return _run_session(self._threaded_session, output, images)
+        run = partial(_run_session, self._session, output)
+        size = _part_size(count, self.threads)
         if size >= count:
             return run(images)
         if self._pool_process != process:
             self._pool, self._pool_process = None, process
         parts = [images[start : start + size] for start in range(0, count, size)]
-        if threaded:
-            return np.concatenate([run(part) for part in parts])
         self._pool = self._pool or ThreadPoolExecutor(self.threads, thread_name_prefix="model")
         return np.concatenate(list(self._pool.map(run, parts)))
 

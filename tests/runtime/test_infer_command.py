@@ -272,24 +272,27 @@ def test_empty_list_on_standard_input_is_no_error(run: Run) -> None:
     [(signal.SIGINT, 130, "Error: interrupted\n"), (signal.SIGTERM, 143, "")],
 )
 def test_interruption_leaves_no_file(folder: Path, number: signal.Signals, exit_code: int, message: str) -> None:
+    image = next(folder.glob("images/0/*.png"))
+    (folder / "many").mkdir()
+    for i in range(30_000):  # seconds of work
+        (folder / "many" / f"{i}.png").hardlink_to(image)
     process = subprocess.Popen(
-        [INFER, "--provider", "cpu", "--output", "out.csv", "-"],
+        [INFER, "--provider", "cpu", "--output", "out.csv", "many"],
         cwd=folder,
-        stdin=subprocess.PIPE,  # a list of names that doesn't end
         stderr=subprocess.PIPE,
         text=True,
         # a shell that runs the tests in the background has it ignored, and children inherit that
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 30
-    while not list(folder.glob(".out.csv.*")) and time.monotonic() < deadline:
+    while not list(folder.glob(".out.csv.*")):
+        assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(number)
     assert process.wait(timeout=30) == exit_code
     assert process.stderr is not None
     assert process.stderr.read() == message
     assert not list(folder.glob("*out.csv*"))
-    process.stdin.close()  # type: ignore[union-attr]
     process.stderr.close()
 
 
