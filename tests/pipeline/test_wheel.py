@@ -57,7 +57,17 @@ def test_deployment_has_nothing_that_only_training_needs(deployment: Path, tmp_p
 
     installed = {line.split("==")[0].lower() for line in listed.splitlines()}
     assert "onnxruntime" in installed
-    assert not installed & {"torch", "torchvision", "onnx", "onnxscript", "matplotlib", "scikit-learn", "pillow"}
+    assert not installed & {"torch", "torchvision", "onnx", "onnxscript", "matplotlib", "scikit-learn"}
+
+
+@pytest.mark.slow
+def test_deployment_takes_at_most_220_megabytes(deployment: Path, tmp_path: Path) -> None:
+    venv.create(tmp_path / "empty", with_pip=True)
+
+    def size(folder: Path) -> int:
+        return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
+
+    assert size(deployment.parent) - size(tmp_path / "empty") < 220e6
 
 
 @pytest.mark.slow
