@@ -9,6 +9,8 @@ report = export_onnx("model.pt", "model.onnx")
 
 from typing import TYPE_CHECKING
 
+import rnn_runtime  # noqa: F401  # before onnxruntime, whose telemetry it turns off
+
 if TYPE_CHECKING:
     from rnn_export.export import ExportReport, export_onnx
 

@@ -8,7 +8,12 @@ classifier.predict(["a.png"])  # [Prediction(path='a.png', label='7', probabilit
 ```
 """
 
+import os
 from typing import TYPE_CHECKING
+
+# Since 1.29, onnxruntime's Linux builds report each session to their maker unless this is set before it is imported
+# (github.com/microsoft/onnxruntime/pull/27379). The thread that does it also keeps a forked process from ending.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from rnn_runtime.classifier import Classifier, Prediction
