@@ -1,10 +1,9 @@
 """Training: the loop, what it keeps, and resuming it."""
 
-import contextlib
 import copy
 import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +27,6 @@ from rnn_train.settings import TrainSettings
 Device = Literal["auto", "cpu", "cuda"]
 DEVICES: tuple[Device, ...] = ("auto", "cpu", "cuda")
 EVALUATION_BATCH = 512
-_SHARED_FROM = 8e6  # operations of a product that several threads gain from (docs/design.md)
 SAMPLES = 64  # images that travel with the checkpoint, for parity where its data isn't at hand
 
 
@@ -293,29 +291,12 @@ def _run(run: _Run, output: Path, progress: TrainingProgress, plots: bool, notes
     labels = torch.from_numpy(run.data.train.labels).to(run.device)
     started_at = run.epoch
     try:
-        with _few_threads_for_small_steps(run):
-            while run.epoch < run.settings.epochs:
-                _train_epoch(run, images, labels, progress)
-                run.checkpoint().save(output)
+        while run.epoch < run.settings.epochs:
+            _train_epoch(run, images, labels, progress)
+            run.checkpoint().save(output)
     except KeyboardInterrupt:
         raise TrainingInterruptedError(_how_to_go_on(run, output, started_at)) from None
     return _finish(run, output, progress, plots)
-
-
-@contextlib.contextmanager
-def _few_threads_for_small_steps(run: _Run) -> Iterator[None]:
-    """One CPU thread for a net whose products are small: two are no faster, and far slower on a busy machine.
-
-    By sizes rather than by measuring, since another number of threads may round otherwise, and runs should repeat.
-    """
-    gates = {"rnn": 1, "gru": 3, "lstm": 4}[run.settings.cell]
-    operations = 2 * run.settings.batch_size * run.settings.hidden_size**2 * gates
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1 if operations < _SHARED_FROM else threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _how_to_go_on(run: _Run, output: Path, started_at: int) -> str:
