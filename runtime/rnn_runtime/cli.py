@@ -91,6 +91,8 @@ def main(
         raise click.UsageError(
             "Name an image, a folder, a pattern, or - for standard input. Or --self-check, or --benchmark."
         )
+    if output is not None and not paths:
+        raise click.UsageError("--output is for the results of images: name some, or leave it out.")
     # Only now: --help and a typing mistake need none of it.
     from rnn_runtime.classifier import Classifier
     from rnn_runtime.evaluation import FolderEvaluation

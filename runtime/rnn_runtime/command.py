@@ -84,7 +84,7 @@ def atomic_write(path: str | Path, mode: str = "w", **options: Any) -> Iterator[
     Raises:
         OSError: the folder is missing or can't be written.
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path))  # of a link, the file it leads to
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, mode, **options) as file:
@@ -102,10 +102,12 @@ def check_output(output: Path, inputs: Iterable[str | Path]) -> None:
     """Check that a file can be written, and isn't one that is read.
 
     Raises:
-        InputError: the folder is missing, or `output` is one of `inputs`.
+        InputError: the folder is missing, `output` is one of `inputs`, or a device, pipe or folder.
     """
     if not output.parent.is_dir():
         raise InputError(f"{output}: the folder {output.parent} does not exist; create it first")
+    if os.path.exists(output) and not output.is_file():
+        raise InputError(f"{output}: not a regular file, and would be replaced by one; choose another name")
     if any(os.path.exists(path) and os.path.exists(output) and os.path.samefile(path, output) for path in inputs):
         raise InputError(f"{output}: this is a file that is read, and would be overwritten; choose another name")
 

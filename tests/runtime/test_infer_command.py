@@ -342,3 +342,31 @@ def test_image_of_another_size_is_brought_to_the_models(run: Run, folder: Path) 
 
     assert result.returncode == 0, result.stderr
     assert rows_of(result.stdout)[0]["label"] in "0123456789"
+
+
+def test_output_that_is_no_file_is_refused_and_stays_what_it_is(run: Run, folder: Path) -> None:
+    os.mkfifo(folder / "out.csv")
+
+    result = run("rnn-infer", "--provider", "cpu", "--recursive", "--output", "out.csv", "images")
+
+    assert result.returncode == 2
+    assert "not a regular file" in result.stderr
+    assert (folder / "out.csv").is_fifo()
+
+
+def test_output_through_a_link_is_written_where_it_leads(run: Run, folder: Path) -> None:
+    (folder / "link.csv").symlink_to("target.csv")
+    (folder / "target.csv").write_text("old")
+
+    assert run("rnn-infer", "--provider", "cpu", "--recursive", "--output", "link.csv", "images").returncode == 0
+
+    assert (folder / "link.csv").is_symlink()
+    assert (folder / "target.csv").read_text().startswith("path,label,probability,error\n")
+
+
+def test_output_without_images_is_refused_instead_of_ignored(run: Run, folder: Path) -> None:
+    result = run("rnn-infer", "--provider", "cpu", "--benchmark", "--output", "out.csv")
+
+    assert result.returncode == 2
+    assert "--output is for the results of images" in result.stderr
+    assert not (folder / "out.csv").exists()
