@@ -2,9 +2,9 @@
 
 import importlib.util
 import os
+import secrets
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -85,16 +85,16 @@ def atomic_write(path: str | Path, mode: str = "w", **options: Any) -> Iterator[
         OSError: the folder is missing or can't be written.
     """
     target = Path(os.path.realpath(path))  # of a link, the file it leads to
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    # Named before it is made, so that an interruption at any moment finds it to remove.
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with os.fdopen(handle, mode, **options) as file:
+        with temporary.open(mode.replace("w", "x"), **options) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes it private, open() would not
         os.replace(temporary, target)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -110,9 +110,3 @@ def check_output(output: Path, inputs: Iterable[str | Path]) -> None:
         raise InputError(f"{output}: not a regular file, and would be replaced by one; choose another name")
     if any(os.path.exists(path) and os.path.exists(output) and os.path.samefile(path, output) for path in inputs):
         raise InputError(f"{output}: this is a file that is read, and would be overwritten; choose another name")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -288,6 +288,7 @@ def test_interruption_leaves_no_file(folder: Path, number: signal.Signals, exit_
     while not list(folder.glob(".out.csv.*")):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+    time.sleep(0.2)  # into the work
     process.send_signal(number)
     assert process.wait(timeout=30) == exit_code
     assert process.stderr is not None
