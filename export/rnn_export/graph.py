@@ -12,7 +12,6 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from rnn_export.quantize import quantize
 from rnn_runtime.errors import SettingsError
 from rnn_runtime.model_spec import ModelSpec
 
@@ -99,7 +98,11 @@ def build_model(
         ir_version=IR_VERSION,
         producer_name="rnn-onnx",
     )
-    return quantize(model) if precision == "int8" else model
+    if precision == "int8":
+        from rnn_export.quantize import quantize  # other exports needn't wait for onnxruntime's tools
+
+        return quantize(model)
+    return model
 
 
 class _Graph:

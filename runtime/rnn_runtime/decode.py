@@ -68,7 +68,7 @@ def decode_image(data: bytes, spec: ImageSpec) -> NDArray[np.uint8]:
     elif pixels.shape == spec.shape:
         return pixels
     else:
-        image = _to_image(pixels)
+        image = to_image(pixels)
     return _fit(image, spec)
 
 
@@ -98,7 +98,7 @@ def resize_image(pixels: NDArray[np.uint8], spec: ImageSpec) -> NDArray[np.uint8
     Returns:
         uint8, shape `(spec.height, spec.width, spec.channels)`. The same array if the size is right.
     """
-    return pixels if pixels.shape == spec.shape else _fit(_to_image(pixels), spec)
+    return pixels if pixels.shape == spec.shape else _fit(to_image(pixels), spec)
 
 
 def read_bytes(path: str | Path) -> bytes:
@@ -208,5 +208,6 @@ def _fit(image: Image.Image, spec: ImageSpec) -> NDArray[np.uint8]:
     return np.asarray(image).reshape(spec.shape)
 
 
-def _to_image(pixels: NDArray[np.uint8]) -> Image.Image:
+def to_image(pixels: NDArray[np.uint8]) -> Image.Image:
+    """Pixels, uint8 `(height, width, 1 or 3)`, as Pillow's image."""
     return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)

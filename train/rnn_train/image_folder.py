@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from rnn_runtime.decode import image_shape, read_bytes, read_image
+from rnn_runtime.decode import image_shape, read_bytes, read_image, to_image
 from rnn_runtime.errors import DataError, ImageError, InputError, SettingsError
 from rnn_runtime.evaluation import class_folders
 from rnn_runtime.model_spec import ImageSpec
@@ -132,4 +131,4 @@ def write_image_folder(
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
         path = Path(folder) / folders[label] / f"{i:05}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(path)
+        to_image(image).save(path)
