@@ -9,11 +9,12 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import IO, Any
 
 import click
 
-from rnn_runtime.errors import InputError, MissingPackageError, RnnOnnxError
+from rnn_runtime.errors import InputError, MissingPackageError, RnnOnnxError, TerminatedError
 
 _OUT_OF_MEMORY = "out of memory; try a smaller --batch-size, or smaller images"
 
@@ -29,7 +30,7 @@ class Command(click.Command):
         """Run the command, turning the errors that this project raises into click's."""
         # By default SIGTERM ends a process at once, and temporary files would stay.
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+            signal.signal(signal.SIGTERM, _terminate)
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
@@ -40,8 +41,10 @@ class Command(click.Command):
             # The reader, `head` say, has gone. Point stdout elsewhere, or Python complains when it flushes at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(0)
+        except TerminatedError:
+            raise _failure("terminated", 128 + signal.SIGTERM) from None
         except KeyboardInterrupt:
-            raise _failure("interrupted", 130) from None
+            raise _failure("interrupted", 128 + signal.SIGINT) from None
         except OSError as error:
             place = f"{error.filename}: " if error.filename else ""
             raise _failure(f"{place}{error.strerror or error}", 2) from None
@@ -51,6 +54,10 @@ class Command(click.Command):
             if "memory" not in str(error):  # torch has no class of its own for what its CPU allocator says
                 raise
             raise _failure(_OUT_OF_MEMORY, 2) from None
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    raise TerminatedError
 
 
 def _failure(message: str, exit_code: int) -> click.ClickException:
@@ -93,8 +100,10 @@ def atomic_write(path: str | Path, mode: str = "w", **options: Any) -> Iterator[
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+            error.filename = str(path)  # a full disk has no name, and the temporary file's says nothing to anybody
         raise
 
 

@@ -49,7 +49,13 @@ class ParityError(RnnOnnxError):
     exit_code = 1
 
 
-class TrainingInterruptedError(KeyboardInterrupt, RnnOnnxError):
-    """Ctrl-C during training; the text says what was saved and how to go on."""
+class TerminatedError(KeyboardInterrupt):
+    """SIGTERM, where a command runs."""
 
-    exit_code = 130
+
+class TrainingInterruptedError(KeyboardInterrupt, RnnOnnxError):
+    """Ctrl-C or SIGTERM during training; the text says what was saved and how to go on."""
+
+    def __init__(self, text: str, signal_number: int) -> None:
+        super().__init__(text)
+        self.exit_code = 128 + signal_number

@@ -20,11 +20,11 @@ SMALL = TrainSettings(hidden_size=8, learning_rate=0.01, epochs=4, batch_size=16
 class StopIn(TrainingProgress):
     """Ends the run in the middle of an epoch, as a person or a power failure would."""
 
-    def __init__(self, epoch: int) -> None:
-        self._epoch = epoch
+    def __init__(self, epoch: int, step: int = 2) -> None:
+        self._place = epoch, step
 
     def step(self, epoch: int, step: int, loss: float, images: int) -> None:  # noqa: ARG002
-        if (epoch, step) == (self._epoch, 2):
+        if (epoch, step) == self._place:
             raise KeyboardInterrupt
 
 
@@ -71,7 +71,7 @@ def assert_same_run(found: Checkpoint, expected: Checkpoint) -> None:
         assert_equal(getattr(found, name), getattr(expected, name), name)
 
 
-@pytest.mark.parametrize(
+KINDS_OF_RUN = pytest.mark.parametrize(
     "changes",
     [
         {},
@@ -85,6 +85,9 @@ def assert_same_run(found: Checkpoint, expected: Checkpoint) -> None:
     ],
     ids=str,
 )
+
+
+@KINDS_OF_RUN
 def test_a_resumed_run_ends_as_one_without_a_stop(tmp_path: Path, source: DataSource, changes: dict[str, Any]) -> None:
     settings = replace(SMALL, **changes)
     expected = run_to_the_end(tmp_path / "whole.pt", source, settings)
@@ -103,6 +106,47 @@ def test_a_run_that_is_stopped_twice_ends_as_one_without_a_stop(tmp_path: Path, 
         resume(tmp_path / "model.pt", device="cpu", plots=False, progress=StopIn(4))
 
     assert_same_run(resume_quietly(tmp_path / "model.pt"), expected)
+
+
+@KINDS_OF_RUN
+@pytest.mark.parametrize(("stop", "held"), [((1, 3), 2), ((3, 2), 9), ((3, 4), 11), ((4, 1), 12)])
+def test_a_run_resumed_in_the_middle_of_an_epoch_ends_as_one_without_a_stop(
+    tmp_path: Path, source: DataSource, changes: dict[str, Any], stop: tuple[int, int], held: int
+) -> None:
+    settings = replace(SMALL, **changes)  # epochs of 4 steps, the last with fewer images
+    expected = run_to_the_end(tmp_path / "whole.pt", source, settings)
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            source,
+            settings,
+            tmp_path / "model.pt",
+            device="cpu",
+            plots=False,
+            checkpoint_every=1,
+            progress=StopIn(*stop),
+        )
+    progress = Checkpoint.load(tmp_path / "model.pt").progress
+    assert 4 * progress["epoch"] + (progress["under_way"] or {"step": 0})["step"] == held
+
+    resumed = resume_quietly(tmp_path / "model.pt")
+
+    assert_same_run(resumed, expected)
+
+
+def test_a_checkpoint_every_third_step_is_counted_over_the_whole_run(tmp_path: Path, source: DataSource) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            source, SMALL, tmp_path / "model.pt", device="cpu", plots=False, checkpoint_every=3, progress=StopIn(3, 3)
+        )
+
+    progress = Checkpoint.load(tmp_path / "model.pt").progress
+    assert (progress["epoch"], progress["under_way"]["step"]) == (2, 1)  # step 9 of epochs of 4 steps
+
+
+@pytest.mark.parametrize("every", [0, -1])
+def test_checkpoints_every_less_than_one_step_are_refused(tmp_path: Path, source: DataSource, every: int) -> None:
+    with pytest.raises(SettingsError, match="checkpoint_every must be at least 1"):
+        train(source, SMALL, tmp_path / "model.pt", device="cpu", checkpoint_every=every)
 
 
 def test_the_best_epoch_survives_a_stop(tmp_path: Path) -> None:
@@ -239,12 +283,18 @@ def edit(path: Path, name: str, value: Any) -> None:
         ("weights", None),
         ("weights", {"linear.bias": torch.zeros(1)}),
         ("optimizer", {}),
-        ("optimizer", {"state": {}, "param_groups": []}),
         ("optimizer", 3),
-        ("schedule", None),
+        ("optimizer", {0: {}}),
         ("epoch", "two"),
         ("epoch", None),
         ("best_accuracy", None),
+        ("under_way", 3),
+        ("under_way", {}),
+        ("under_way", {"order_generator": torch.get_rng_state(), "step": "1"}),
+        ("under_way", {"order_generator": torch.zeros(3), "step": 1}),
+        ("under_way", {"order_generator": torch.get_rng_state(), "step": 10**9}),
+        ("under_way", {"order_generator": torch.get_rng_state(), "step": -1}),
+        ("under_way", {"order_generator": torch.get_rng_state(), "loss_sum": float("nan")}),
         ("generator", torch.zeros(3, dtype=torch.uint8)),
         ("generator", torch.zeros(3)),
         ("generator", None),
@@ -258,7 +308,7 @@ def test_damaged_progress_is_a_checkpoint_error(tmp_path: Path, source: DataSour
         resume_quietly(tmp_path / "model.pt")
 
 
-@pytest.mark.parametrize("missing", ["weights", "optimizer", "schedule", "epoch", "best_accuracy", "generator"])
+@pytest.mark.parametrize("missing", ["weights", "optimizer", "epoch", "under_way", "best_accuracy", "generator"])
 def test_progress_that_lacks_something_is_a_checkpoint_error(tmp_path: Path, source: DataSource, missing: str) -> None:
     run_and_stop(tmp_path / "model.pt", source, SMALL, 3)
     content = torch.load(tmp_path / "model.pt", weights_only=True)
@@ -275,7 +325,7 @@ def test_optimizer_state_of_other_shapes_than_the_weights_is_a_checkpoint_error(
     run_and_stop(tmp_path / "model.pt", source, SMALL, 3)
     optimizer = torch.load(tmp_path / "model.pt", weights_only=True)["progress"]["optimizer"]
     # larger, since a smaller one would let the optimizer write beyond its end
-    optimizer["state"][0]["exp_avg"] = torch.zeros(1000)
+    optimizer[0]["exp_avg"] = torch.zeros(1000)
     edit(tmp_path / "model.pt", "optimizer", optimizer)
 
     with pytest.raises(CheckpointError, match="damaged"):

@@ -5,7 +5,10 @@ runs code that somebody put into it.
 """
 
 import hashlib
+import os
+import stat
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +25,8 @@ from rnn_train.model import ImageRNN
 from rnn_train.settings import TrainSettings
 
 FORMAT = "rnn-onnx checkpoint"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 was of whole epochs only
+_LARGEST_METRIC = 1e300  # no loss, count or speed comes near; not finite ones are larger
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +41,8 @@ class Checkpoint:
         metrics: Plain values: `epochs`, a dictionary an epoch; once training is done also
             `test_accuracy` or `validation_accuracy`, 0 to 1, and `test_images`.
         samples: Some images that weren't trained on, uint8 `(samples, height, width, channels)`.
-        progress: What resuming needs: the epochs done, and the state of the weights in training, of
-            optimizer, schedule and generators, and the SHA-256 of the training data.
+        progress: What resuming needs: the epochs and steps done, and the state of the weights in training, of
+            optimizer and generators, and the SHA-256 of the training data.
     """
 
     spec: ModelSpec
@@ -77,6 +81,7 @@ class Checkpoint:
             CheckpointError: it is missing, damaged, not one of `rnn-train`, or of a newer format.
         """
         try:
+            _check_archive(path)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch wonders about foreign files; below, they are errors
                 content = torch.load(path, map_location="cpu", weights_only=True)
@@ -84,6 +89,10 @@ class Checkpoint:
             raise CheckpointError(f"{path}: no such file; write a checkpoint with: rnn-train") from None
         except IsADirectoryError:
             raise CheckpointError(f"{path}: a folder, not a checkpoint") from None
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: not a checkpoint that rnn-train wrote: {error}") from None
+        except MemoryError:
+            raise
         except Exception as error:  # damaged files make it raise anything
             raise CheckpointError(f"{path}: not a checkpoint, or a damaged one ({type(error).__name__})") from None
         if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -108,6 +117,8 @@ class Checkpoint:
             raise CheckpointError(f"{path}: a damaged checkpoint: it lacks {error}") from None
         except (SettingsError, CheckpointError) as error:
             raise CheckpointError(f"{path}: a damaged checkpoint: {error}") from None
+        except Exception as error:  # a number too long to be printed, say, in the text of another error
+            raise CheckpointError(f"{path}: a damaged checkpoint ({type(error).__name__})") from None
         return checkpoint
 
     def build_model(self) -> ImageRNN:
@@ -118,23 +129,69 @@ class Checkpoint:
         return model.eval()
 
     def _check(self) -> None:
-        with torch.device("meta"):  # shapes without memory, however large they claim to be
-            expected = ImageRNN(self.spec).state_dict()
-        if not isinstance(self.weights, dict) or self.weights.keys() != expected.keys():
-            raise CheckpointError("its weights are not those of the model it describes")
-        for name, tensor in expected.items():
-            found = self.weights[name]
-            if not isinstance(found, Tensor) or found.shape != tensor.shape or found.dtype != torch.float32:
-                raise CheckpointError(f"the weight {name} is not float32 of shape {tuple(tensor.shape)}")
-        samples = self.samples
-        if (
-            not isinstance(samples, Tensor)
-            or samples.dtype != torch.uint8
-            or samples.shape[1:] != self.spec.image.shape
+        check_weights(self.weights, self.spec)
+        _check_metrics(self.metrics)
+        count = len(self.samples) if isinstance(self.samples, Tensor) and self.samples.ndim else 0
+        if not count or not is_like(
+            self.samples, torch.empty(count, *self.spec.image.shape, dtype=torch.uint8, device="meta")
         ):
             raise CheckpointError("its sample images don't fit the model")
-        if not isinstance(self.metrics, dict) or not isinstance(self.progress, dict):
-            raise CheckpointError("its metrics and progress must be dictionaries")
+        if not isinstance(self.progress, dict):
+            raise CheckpointError("its progress must be a dictionary")
+
+
+def check_weights(weights: object, spec: ModelSpec) -> None:
+    """Check that weights from a file are those of a model.
+
+    Raises:
+        CheckpointError: one is missing, unknown, or of another shape or dtype.
+    """
+    with torch.device("meta"):  # shapes without memory, however large they claim to be
+        expected = ImageRNN(spec).state_dict()
+    if not isinstance(weights, dict) or weights.keys() != expected.keys():
+        raise CheckpointError("its weights are not those of the model it describes")
+    for name, tensor in expected.items():
+        if not is_like(weights[name], tensor):
+            raise CheckpointError(f"the weight {name} is not float32 of shape {tuple(tensor.shape)}")
+
+
+def is_like(found: object, expected: Tensor) -> bool:
+    """Whether a value from a file is a plain tensor of the shape and dtype of another.
+
+    Plain is what lies in memory as it is: a view that repeats its elements could claim any size.
+    """
+    return (
+        type(found) is Tensor
+        and found.layout == torch.strided
+        and found.device.type == "cpu"
+        and not found.requires_grad
+        and found.shape == expected.shape
+        and found.dtype == expected.dtype
+        and found.is_contiguous()
+    )
+
+
+def _check_metrics(metrics: object) -> None:
+    if not isinstance(metrics, dict) or not isinstance(metrics.get("epochs"), list):
+        raise CheckpointError("its metrics must be a dictionary with a list of epochs")
+    rows = [*metrics["epochs"], {name: value for name, value in metrics.items() if name != "epochs"}]
+    for row in rows:
+        if not isinstance(row, dict) or not all(type(name) is str for name in row):
+            raise CheckpointError("its metrics must be dictionaries with a value a name")
+        if not all(type(value) in (int, float) and abs(value) < _LARGEST_METRIC for value in row.values()):
+            raise CheckpointError("its metrics must be finite numbers")
+
+
+def _check_archive(path: str | Path) -> None:
+    """Raise for an archive that could unpack to more than its size: torch writes none, and would read it whole."""
+    if not stat.S_ISREG(os.stat(path).st_mode) and not os.path.isdir(path):  # reading a pipe would wait for its writer
+        raise CheckpointError("not a regular file")
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise CheckpointError("an archive that is compressed")
+    if sum(entry.file_size for entry in entries) > Path(path).stat().st_size:
+        raise CheckpointError("an archive whose parts are larger than the whole")
 
 
 def file_sha256(path: str | Path) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 _DATA_OPTIONS = ("dataset", "data", "data_root", "class_names", "image_size", "channels", "skip_unreadable")
-_RESUME_OPTIONS = ("resume", "output", "epochs", "data", "data_root", "device", "plots")
+_RESUME_OPTIONS = ("resume", "output", "epochs", "data", "data_root", "device", "checkpoint_every", "plots")
 
 
 def _image_size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
@@ -108,6 +108,12 @@ def _setting(name: str, kind: Any, text: str) -> Callable[[Decorated], Decorated
 @click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to train."
 )
+@click.option(
+    "--checkpoint-every",
+    type=click.IntRange(1),
+    metavar="STEPS",
+    help="Write a checkpoint after so many steps, too.  [default: after each epoch only]",
+)
 @click.option("--resume", type=click.Path(path_type=Path), help="Go on where this checkpoint stopped.")
 @click.option(
     "--output",
@@ -124,6 +130,7 @@ def main(
     resume: Path | None,
     output: Path | None,
     device: Any,
+    checkpoint_every: int | None,
     plots: bool,
     **options: Any,
 ) -> None:
@@ -131,6 +138,7 @@ def main(
 
     Beside it go metrics.csv, curves.png, confusion_matrix.png and examples.png, in place of those of an
     earlier run: give each run a folder of its own, with --output run1/model.pt.
+    Ctrl-C finishes the step, writes the checkpoint and says how to go on.
 
     \b
     rnn-train                              the article's model on MNIST
@@ -152,13 +160,19 @@ def main(
                 epochs=options["epochs"],
                 source=_moved_source(resume, ctx, options),
                 device=device,
+                checkpoint_every=checkpoint_every,
                 progress=progress,
                 plots=plots,
             )
         else:
-            settings = _settings(preset, options)
             training.train(
-                _source(options), settings, output or "model.pt", device=device, progress=progress, plots=plots
+                _source(options),
+                _settings(preset, options),
+                output or "model.pt",
+                device=device,
+                checkpoint_every=checkpoint_every,
+                progress=progress,
+                plots=plots,
             )
     click.echo(f"Wrote {output or resume or 'model.pt'}", err=True)
 

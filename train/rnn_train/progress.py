@@ -14,7 +14,7 @@ class TrainingProgress:
     """Told of each step by the training loop; this base class keeps quiet."""
 
     def start(self, epochs: int, steps: int, done: int) -> None:
-        """Training begins, of `epochs` times `steps`, of which `done` epochs are already behind it."""
+        """Training begins, of `epochs` times `steps`, of which `done` steps are already behind it."""
 
     def note(self, text: str) -> None:
         """Something to know about the data or the files, before training starts."""
@@ -58,7 +58,7 @@ class ConsoleProgress(TrainingProgress):
                 TimeRemainingColumn(),
             )
             self._bar = Progress(*columns, console=self._console, transient=True)
-            self._task = self._bar.add_task("", total=epochs * steps, completed=done * steps, speed="")
+            self._task = self._bar.add_task("", total=epochs * steps, completed=done, speed="")
             self._bar.start()
 
     def step(self, epoch: int, step: int, loss: float, images: int) -> None:

@@ -1,33 +1,30 @@
 """Training: the loop, what it keeps, and resuming it."""
 
 import copy
-import hashlib
+import signal
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-from rnn_runtime.errors import CheckpointError, DataError, SettingsError, TrainingInterruptedError
-from rnn_runtime.model_spec import ModelSpec
+from rnn_runtime.errors import CheckpointError, DataError, SettingsError, TerminatedError, TrainingInterruptedError
 from rnn_train.augment import augment
 from rnn_train.checkpoint import Checkpoint
-from rnn_train.data import Data, DataSource, LabeledImages, load_data
+from rnn_train.data import DataSource, LabeledImages
+from rnn_train.interruption import StopRequest
 from rnn_train.model import ImageRNN
 from rnn_train.progress import TrainingProgress
 from rnn_train.reports import write_reports
 from rnn_train.settings import TrainSettings
+from rnn_train.training_state import Device, EpochState, TrainingState
 
-Device = Literal["auto", "cpu", "cuda"]
-DEVICES: tuple[Device, ...] = ("auto", "cpu", "cuda")
 EVALUATION_BATCH = 512
-SAMPLES = 64  # images that travel with the checkpoint, for parity where its data isn't at hand
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,28 +43,33 @@ def train(
     output: str | Path,
     *,
     device: Device = "auto",
+    checkpoint_every: int | None = None,
     progress: TrainingProgress | None = None,
     plots: bool = True,
 ) -> TrainResult:
     """Train a classifier, and write a checkpoint after every epoch and reports at the end.
+
+    On Ctrl-C or SIGTERM the step under way is finished, and a checkpoint is written from which `resume` goes on.
 
     Args:
         source: The data to train on.
         settings: The model and how to train it.
         output: The checkpoint to write. `metrics.csv` and the plots are written beside it.
         device: `auto` is CUDA where torch has it.
+        checkpoint_every: Write a checkpoint after so many steps, too; None for after each epoch only.
         progress: Told of every step; None for silence.
         plots: Whether to draw curves, confusion matrix and examples as PNG files.
 
     Raises:
         DataError: the data can't be had.
         SettingsError: the settings are out of range, or CUDA was asked for and isn't there.
-        TrainingInterruptedError: Ctrl-C; the checkpoint holds the epochs that were done.
-        OSError: `output` can't be written.
+        CheckpointError: a checkpoint can't be written; the one before is whole.
+        TrainingInterruptedError: Ctrl-C or SIGTERM; the text says what the checkpoint holds.
     """
-    run = _prepare(source, settings, device)
-    notes = [f"{output} is there already: it is replaced after the first epoch"] if Path(output).exists() else []
-    return _run(run, Path(output), progress or TrainingProgress(), plots, notes)
+    run = TrainingState.new(source, settings, device)
+    saving = _Saving(run, Path(output), checkpoint_every)
+    notes = [f"{output} is there already: it is replaced by the first checkpoint"] if Path(output).exists() else []
+    return _run(run, saving, progress or TrainingProgress(), plots, notes)
 
 
 def resume(
@@ -77,6 +79,7 @@ def resume(
     epochs: int | None = None,
     source: DataSource | None = None,
     device: Device = "auto",
+    checkpoint_every: int | None = None,
     progress: TrainingProgress | None = None,
     plots: bool = True,
 ) -> TrainResult:
@@ -88,13 +91,15 @@ def resume(
         epochs: Train until so many epochs in all; None for as many as it was started with.
         source: Where its data is now, if it has moved; it must be the same data.
         device: As for `train`.
+        checkpoint_every: As for `train`.
         progress: As for `train`.
         plots: As for `train`.
 
     Raises:
-        CheckpointError: it can't be read, or what it holds for resuming is damaged.
+        CheckpointError: it can't be read or written, or what it holds for resuming is damaged.
         DataError: the data can't be had, or isn't what the checkpoint was trained on.
         SettingsError: `epochs` doesn't fit what was done already or how the learning rate was laid out.
+        TrainingInterruptedError: As for `train`.
     """
     saved = Checkpoint.load(checkpoint)
     settings = saved.settings
@@ -105,23 +110,28 @@ def resume(
                 f"({settings.schedule}), so it can't be resumed for {epochs}; train anew with --epochs {epochs}"
             )
         settings = replace(settings, epochs=epochs)
-    run = _prepare(source or saved.source, settings, device)
+    run = TrainingState.new(source or saved.source, settings, device)
     if run.spec != saved.spec:
         raise DataError(
             f"{run.source.name}: not the data that {checkpoint} was trained on: image size, channels or "
             "classes differ; say where that is now with --data or --data-root"
         )
-    run.restore(saved, checkpoint)
-    if saved.progress.get("data_sha256") != run.data_sha256:
+    sha256 = saved.progress.get("data_sha256")
+    if isinstance(sha256, str) and sha256 != run.data_sha256:  # if it is none, `restore` says so
         raise DataError(
             f"{run.source.name}: not the data that {checkpoint} was trained on: the training images differ; say where "
             "that is now with --data or --data-root"
         )
-    if run.epoch > settings.epochs:
-        raise SettingsError(f"{checkpoint}: {run.epoch} epochs are done already, more than --epochs {settings.epochs}")
+    run.restore(saved, checkpoint)
+    if run.steps_done > settings.epochs * run.steps:
+        more = f" and {run.under_way.step} steps" if run.under_way else ""
+        raise SettingsError(
+            f"{checkpoint}: {run.epoch} epochs{more} are done already, more than --epochs {settings.epochs}"
+        )
     done = f"{checkpoint}: all {run.epoch} epochs are done already; to train longer, add --epochs"
     notes = [done] if run.epoch == settings.epochs else []
-    return _run(run, Path(output or checkpoint), progress or TrainingProgress(), plots, notes)
+    saving = _Saving(run, Path(output or checkpoint), checkpoint_every, held=output is None)
+    return _run(run, saving, progress or TrainingProgress(), plots, notes)
 
 
 def predict_logits(
@@ -146,176 +156,84 @@ def predict_logits(
     return logits.numpy()
 
 
-@dataclass(slots=True)
-class _Run:
-    """Everything that changes while a model is trained."""
+class _Saving:
+    """Writes a run's checkpoint when it is due, and knows what the file holds."""
 
-    data: Data
-    source: DataSource
-    settings: TrainSettings
-    spec: ModelSpec
-    device: torch.device
-    model: ImageRNN
-    optimizer: torch.optim.Optimizer
-    schedule: LRScheduler
-    steps: int
-    data_sha256: str
-    epoch: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
-    best_accuracy: float = -1.0
-    best_weights: dict[str, Tensor] | None = None
+    def __init__(self, run: TrainingState, output: Path, every: int | None, *, held: bool = False) -> None:
+        if every is not None and every < 1:
+            raise SettingsError(f"checkpoint_every must be at least 1 step, not {every}")
+        self.output = output
+        self._run, self._every = run, every
+        self._held = run.describe_progress() if held else None
 
-    def weights_to_keep(self) -> Mapping[str, Tensor]:
-        """Of the best epoch by validation; without validation images, of the last."""
-        return self.best_weights or self.model.state_dict()
+    @property
+    def is_due(self) -> bool:
+        return self._every is not None and self._run.steps_done % self._every == 0
 
-    def checkpoint(self, metrics: Mapping[str, Any] | None = None) -> Checkpoint:
-        held_out = self.data.test or self.data.validation or self.data.train
-        spread = np.linspace(0, len(held_out) - 1, min(SAMPLES, len(held_out))).astype(int)
-        return Checkpoint(
-            spec=self.spec,
-            weights=_on_cpu(self.weights_to_keep()),
-            settings=self.settings,
-            source=self.source,
-            metrics={"epochs": self.history, **(metrics or {})},
-            samples=torch.from_numpy(held_out.images[spread]),
-            progress={
-                "epoch": self.epoch,
-                "weights": _on_cpu(self.model.state_dict()),
-                "optimizer": self.optimizer.state_dict(),
-                "schedule": self.schedule.state_dict(),
-                "best_accuracy": self.best_accuracy,
-                "data_sha256": self.data_sha256,
-                "generator": torch.get_rng_state(),
-                "cuda_generators": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
-            },
-        )
-
-    def restore(self, saved: Checkpoint, path: str | Path) -> None:
-        """Take up the state that `checkpoint` stored."""
-        progress = saved.progress
+    def save(self) -> None:
+        run = self._run
+        if not run.is_finite():  # and what was saved before is of more use
+            raise SettingsError(
+                f"training diverged in epoch {run.epoch + bool(run.under_way)}: loss or weights are no longer finite; "
+                "lower --learning-rate, or set --clip-norm 1"
+            )
         try:
-            self.model.load_state_dict(progress["weights"])
-            self.optimizer.load_state_dict(progress["optimizer"])
-            _check_optimizer(self.optimizer)
-            self.schedule.load_state_dict(progress["schedule"])
-            self.epoch = int(progress["epoch"])
-            self.history = list(saved.metrics["epochs"])
-            if [row["epoch"] for row in self.history] != list(range(1, self.epoch + 1)):
-                raise ValueError("metrics without a row for each epoch")
-            self.best_accuracy = float(progress["best_accuracy"])
-            if self.data.validation:
-                self.best_weights = {name: tensor.to(self.device) for name, tensor in saved.weights.items()}
-            torch.set_rng_state(progress["generator"])
-            if self.device.type == "cuda" and progress["cuda_generators"]:
-                torch.cuda.set_rng_state_all(progress["cuda_generators"])
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            raise CheckpointError(f"{path}: what it holds for resuming is damaged ({type(error).__name__})") from None
+            run.checkpoint().save(self.output)
+        except OSError as error:
+            reason = f"{self.output}: this checkpoint can't be written: {error.strerror or error}"
+            raise CheckpointError(f"{reason}; {self.how_to_go_on()}") from None
+        self._held = run.describe_progress()
+
+    def how_to_go_on(self) -> str:
+        if self._held is None:
+            return "nothing was written before"
+        return f"{self.output} holds {self._held}; go on with: rnn-train --resume {self.output}"
 
 
-def _prepare(source: DataSource, settings: TrainSettings, device: Device) -> _Run:
-    target = _find_device(device)
-    data = load_data(source)
-    spec = _describe(data, settings)
-    torch.manual_seed(settings.seed)
-    model = ImageRNN(spec).to(target)
-    # without weight decay, AdamW is Adam
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-    )
-    if settings.shift >= min(spec.image.height, spec.image.width):
-        raise SettingsError(f"shift must be less than the images' sides ({spec.image}), not {settings.shift}")
-    steps = -(-len(data.train) // settings.batch_size)
-    schedule: LRScheduler
-    if settings.schedule == "one-cycle":
-        schedule = OneCycleLR(
-            optimizer,
-            settings.learning_rate,
-            total_steps=settings.epochs * steps,
-            cycle_momentum=False,  # made for SGD's momentum; Adam's is left as it is
-        )
-    else:
-        schedule = LambdaLR(optimizer, lambda _: 1.0)
-    sha256 = hashlib.sha256(data.train.images.tobytes() + data.train.labels.tobytes()).hexdigest()
-    return _Run(data, source, settings, spec, target, model, optimizer, schedule, steps, sha256)
-
-
-def _check_optimizer(optimizer: torch.optim.Optimizer) -> None:
-    """Raise for a state that doesn't fit the weights: torch doesn't look, and its fused kernel would write past it."""
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            state = optimizer.state[parameter]
-            moments = state["exp_avg"], state["exp_avg_sq"]
-            if any(moment.shape != parameter.shape or moment.dtype != parameter.dtype for moment in moments):
-                raise ValueError("optimizer state of another shape than its weight")
-            if state["step"].shape != ():
-                raise ValueError("optimizer step that is no number")
-
-
-def _find_device(device: Device) -> torch.device:
-    if device == "cuda" and not torch.cuda.is_available():
-        raise SettingsError("torch finds no CUDA device here; use --device cpu, or install a torch built for your CUDA")
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
-
-
-def _describe(data: Data, settings: TrainSettings) -> ModelSpec:
-    channels = data.image.channels
-    mean, std = (0.0,) * channels, (1.0,) * channels
-    if settings.normalize:
-        pixels = data.train.images.reshape(-1, channels)
-        mean = tuple(float(value) for value in pixels.mean(axis=0, dtype=np.float64) / 255)
-        # a channel that never changes has no scale of its own
-        std = tuple(float(value) or 1.0 for value in pixels.std(axis=0, dtype=np.float64) / 255)
-    return ModelSpec(
-        image=data.image,
-        class_names=data.class_names,
-        cell=settings.cell,
-        nonlinearity=settings.nonlinearity,
-        hidden_size=settings.hidden_size,
-        num_layers=settings.num_layers,
-        bidirectional=settings.bidirectional,
-        dropout=float(settings.dropout),
-        mean=mean,
-        std=std,
-    )
-
-
-def _run(run: _Run, output: Path, progress: TrainingProgress, plots: bool, notes: Sequence[str]) -> TrainResult:
-    output.parent.mkdir(parents=True, exist_ok=True)  # before the training, not after it
+def _run(
+    run: TrainingState, saving: _Saving, progress: TrainingProgress, plots: bool, notes: Sequence[str]
+) -> TrainResult:
+    saving.output.parent.mkdir(parents=True, exist_ok=True)  # before the training, not after it
     for text in (f"{run.source.name}: {run.data.describe()}", *run.data.notes, *notes):
         progress.note(text)
-    progress.start(run.settings.epochs, run.steps, run.epoch)
+    progress.start(run.settings.epochs, run.steps, run.steps_done)
+    stop = StopRequest()
+    try:
+        with stop:
+            _train(run, saving, progress, stop)
+        return _finish(run, saving.output, progress, plots)
+    except KeyboardInterrupt as interrupt:
+        number = stop.signal or (signal.SIGTERM if isinstance(interrupt, TerminatedError) else signal.SIGINT)
+        raise TrainingInterruptedError(f"interrupted; {saving.how_to_go_on()}", number) from None
+
+
+def _train(run: TrainingState, saving: _Saving, progress: TrainingProgress, stop: StopRequest) -> None:
     images = torch.from_numpy(run.data.train.images).to(run.device)
     labels = torch.from_numpy(run.data.train.labels).to(run.device)
-    started_at = run.epoch
-    try:
-        while run.epoch < run.settings.epochs:
-            _train_epoch(run, images, labels, progress)
-            run.checkpoint().save(output)
-    except KeyboardInterrupt:
-        raise TrainingInterruptedError(_how_to_go_on(run, output, started_at)) from None
-    return _finish(run, output, progress, plots)
+    while run.epoch < run.settings.epochs:
+        for _ in _train_epoch(run, images, labels, progress):
+            if stop.signal or saving.is_due:
+                saving.save()
+            if stop.signal:
+                raise KeyboardInterrupt
+        _end_epoch(run, progress)
+        saving.save()
+    if stop.signal:
+        raise KeyboardInterrupt
 
 
-def _how_to_go_on(run: _Run, output: Path, started_at: int) -> str:
-    if run.epoch == started_at:
-        return "interrupted before an epoch was done: nothing was written"
-    return (
-        f"interrupted: {output} holds {run.epoch} of {run.settings.epochs} epochs; go on with: "
-        f"rnn-train --resume {output}"
-    )
-
-
-def _train_epoch(run: _Run, images: Tensor, labels: Tensor, progress: TrainingProgress) -> None:
+def _train_epoch(run: TrainingState, images: Tensor, labels: Tensor, progress: TrainingProgress) -> Iterator[None]:
+    """The rest of an epoch, from where it is; yields after each step."""
     settings, model = run.settings, run.model
     criterion = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
-    start, seen = time.perf_counter(), 0
-    loss_sum = correct = 0.0
-    learning_rate = settings.learning_rate
+    if run.under_way is None:
+        run.under_way = EpochState(torch.get_rng_state())
+        torch.randperm(len(labels))  # what `draw_order` gives, and the default generator moves on
+    epoch = run.under_way
+    batches = torch.split(epoch.draw_order(len(labels)), settings.batch_size)
     model.train()
-    for step, batch in enumerate(torch.split(torch.randperm(len(labels)), settings.batch_size), start=1):
+    for batch in batches[epoch.step :]:
+        start = time.perf_counter()
         batch = batch.to(run.device)
         targets = labels[batch]
         logits = model(augment(images[batch], settings))
@@ -324,35 +242,37 @@ def _train_epoch(run: _Run, images: Tensor, labels: Tensor, progress: TrainingPr
         loss.backward()
         if settings.clip_norm:
             nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
-        learning_rate = float(run.schedule.get_last_lr()[0])
+        epoch.learning_rate = float(run.schedule.get_last_lr()[0])
         run.optimizer.step()
         run.schedule.step()
         value = loss.item()
-        loss_sum += value * len(batch)
-        correct += (logits.argmax(dim=1) == targets).sum().item()
-        seen += len(batch)
-        progress.step(run.epoch + 1, step, value, len(batch))
-    seconds = time.perf_counter() - start
-    # the loss is that of the weights before the last step
-    if not np.isfinite(loss_sum) or not all(weight.isfinite().all() for weight in model.parameters()):
-        raise SettingsError(
-            f"training diverged in epoch {run.epoch + 1}: loss or weights are no longer finite; "
-            "lower --learning-rate, or set --clip-norm 1"
-        )
+        epoch.loss_sum += value * len(batch)
+        epoch.correct += int((logits.argmax(dim=1) == targets).sum())
+        epoch.step += 1
+        epoch.seconds += time.perf_counter() - start
+        progress.step(run.epoch + 1, epoch.step, value, len(batch))
+        yield
+
+
+def _end_epoch(run: TrainingState, progress: TrainingProgress) -> None:
+    """Add the epoch's row of metrics; validate, if there are images for it."""
+    epoch, seen = run.under_way, len(run.data.train)
+    assert epoch is not None
     run.epoch += 1
     row = {
         "epoch": run.epoch,
-        "learning_rate": learning_rate,
-        "train_loss": loss_sum / seen,
-        "train_accuracy": correct / seen,
+        "learning_rate": epoch.learning_rate,
+        "train_loss": epoch.loss_sum / seen,
+        "train_accuracy": epoch.correct / seen,
         **_validate(run, progress),
-        "seconds": round(seconds, 3),
-        "images_per_second": round(seen / seconds, 1),
+        "seconds": round(epoch.seconds, 3),
+        "images_per_second": round(seen / epoch.seconds, 1),
     }
     run.history = [*run.history, row]
+    run.under_way = None
 
 
-def _validate(run: _Run, progress: TrainingProgress) -> dict[str, float]:
+def _validate(run: TrainingState, progress: TrainingProgress) -> dict[str, float]:
     part = run.data.validation
     if part is None:
         return {}
@@ -368,7 +288,7 @@ def _validate(run: _Run, progress: TrainingProgress) -> dict[str, float]:
     return {"validation_loss": loss, "validation_accuracy": accuracy}
 
 
-def _finish(run: _Run, output: Path, progress: TrainingProgress, plots: bool) -> TrainResult:
+def _finish(run: TrainingState, output: Path, progress: TrainingProgress, plots: bool) -> TrainResult:
     """Evaluate the weights that are kept, once, and write the final checkpoint and the reports."""
     final = run.checkpoint()
     part: Literal["test", "validation"] | None = None
@@ -391,7 +311,3 @@ def _finish(run: _Run, output: Path, progress: TrainingProgress, plots: bool) ->
 
 def _accuracy(logits: NDArray[np.float32], part: LabeledImages) -> float:
     return float((logits.argmax(axis=1) == part.labels).mean())
-
-
-def _on_cpu(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu() for name, tensor in weights.items()}

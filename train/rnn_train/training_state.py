@@ -1,0 +1,258 @@
+"""Everything that changes while a model is trained: made anew, put into a checkpoint, taken up from one."""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+
+from rnn_runtime.errors import CheckpointError, SettingsError
+from rnn_runtime.model_spec import ModelSpec
+from rnn_train.checkpoint import Checkpoint, check_weights, is_like
+from rnn_train.data import Data, DataSource, load_data
+from rnn_train.model import ImageRNN
+from rnn_train.settings import TrainSettings
+
+Device = Literal["auto", "cpu", "cuda"]
+DEVICES: tuple[Device, ...] = ("auto", "cpu", "cuda")
+# what values of wrong types and ranges make Python and torch raise
+_UNFIT = (CheckpointError, KeyError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError)
+SAMPLES = 64  # images that travel with the checkpoint, for parity where its data isn't at hand
+
+
+@dataclass(slots=True)
+class EpochState:
+    """How far an epoch is.
+
+    Attributes:
+        order_generator: State of the generator before the order of the images was drawn: it can be drawn again.
+        step: Steps done.
+        learning_rate: Of the last one.
+        loss_sum: Sum of the losses of all images that were seen.
+        correct: How many of these the model got right.
+        seconds: Time spent in this epoch.
+    """
+
+    order_generator: Tensor
+    step: int = 0
+    learning_rate: float = 0.0
+    loss_sum: float = 0.0
+    correct: int = 0
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        # From a checkpoint, anything may come.
+        if any(type(value) is not int or value < 0 for value in (self.step, self.correct)):
+            raise ValueError("steps and right answers must be counts")
+        for value in (self.learning_rate, self.loss_sum, self.seconds):
+            if type(value) is not float or not math.isfinite(value):
+                raise ValueError("learning rate, loss and seconds must be numbers")
+
+    def draw_order(self, count: int) -> Tensor:
+        """The order in which this epoch takes so many images."""
+        generator = torch.Generator()
+        generator.set_state(self.order_generator)
+        return torch.randperm(count, generator=generator)
+
+
+@dataclass(slots=True)
+class TrainingState:
+    """A run: its data and settings, which stay, and model, optimizer, schedule and progress, which change.
+
+    Attributes:
+        steps: Steps an epoch.
+        data_sha256: Of the training images and labels.
+        epoch: Epochs that are done.
+        under_way: The epoch that is begun and not done, if any.
+        history: A row of metrics for each epoch that is done.
+        best_accuracy: On the validation images, so far; below 0 before the first epoch.
+        best_weights: Those that reached it.
+    """
+
+    data: Data
+    source: DataSource
+    settings: TrainSettings
+    spec: ModelSpec
+    device: torch.device
+    model: ImageRNN
+    optimizer: torch.optim.Optimizer
+    schedule: LRScheduler
+    steps: int
+    data_sha256: str
+    epoch: int = 0
+    under_way: EpochState | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best_accuracy: float = -1.0
+    best_weights: dict[str, Tensor] | None = None
+
+    @classmethod
+    def new(cls, source: DataSource, settings: TrainSettings, device: Device) -> "TrainingState":
+        """Load the data, and draw the initial weights.
+
+        Raises:
+            DataError: the data can't be had.
+            SettingsError: the settings don't fit the data, or CUDA was asked for and isn't there.
+        """
+        target = _find_device(device)
+        data = load_data(source)
+        spec = _describe(data, settings)
+        if settings.shift >= min(spec.image.height, spec.image.width):
+            raise SettingsError(f"shift must be less than the images' sides ({spec.image}), not {settings.shift}")
+        torch.manual_seed(settings.seed)
+        model = ImageRNN(spec).to(target)
+        # without weight decay, AdamW is Adam
+        optimizer = torch.optim.AdamW(
+            model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        )
+        steps = -(-len(data.train) // settings.batch_size)
+        sha256 = hashlib.sha256(data.train.images.tobytes() + data.train.labels.tobytes()).hexdigest()
+        schedule = _make_schedule(optimizer, settings, steps)
+        return cls(data, source, settings, spec, target, model, optimizer, schedule, steps, sha256)
+
+    @property
+    def steps_done(self) -> int:
+        """Of the whole run."""
+        return self.epoch * self.steps + (self.under_way.step if self.under_way else 0)
+
+    def describe_progress(self) -> str:
+        """For people: `1 of 2 epochs`, or `step 37 of 600 in epoch 2 of 2`."""
+        if self.under_way is None:
+            return f"{self.epoch} of {self.settings.epochs} epochs"
+        return f"step {self.under_way.step} of {self.steps} in epoch {self.epoch + 1} of {self.settings.epochs}"
+
+    def is_finite(self) -> bool:
+        """Whether loss and weights still are numbers."""
+        # the loss is that of the weights before the last step
+        loss = self.under_way.loss_sum if self.under_way else 0.0
+        return math.isfinite(loss) and all(bool(weight.isfinite().all()) for weight in self.model.parameters())
+
+    def checkpoint(self, metrics: Mapping[str, Any] | None = None) -> Checkpoint:
+        """All of it that a later process needs; its weights are the best epoch's by validation, else the last.
+
+        Args:
+            metrics: What is known beside the epochs' rows.
+        """
+        held_out = self.data.test or self.data.validation or self.data.train
+        spread = np.linspace(0, len(held_out) - 1, min(SAMPLES, len(held_out))).astype(int)
+        return Checkpoint(
+            spec=self.spec,
+            weights=_on_cpu(self.best_weights or self.model.state_dict()),
+            settings=self.settings,
+            source=self.source,
+            metrics={"epochs": self.history, **(metrics or {})},
+            samples=torch.from_numpy(held_out.images[spread]),
+            progress={
+                "epoch": self.epoch,
+                "under_way": asdict(self.under_way) if self.under_way else None,
+                "weights": _on_cpu(self.model.state_dict()),
+                "optimizer": self.optimizer.state_dict()["state"],
+                "best_accuracy": self.best_accuracy,
+                "data_sha256": self.data_sha256,
+                "generator": torch.get_rng_state(),
+                "cuda_generators": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+            },
+        )
+
+    def restore(self, saved: Checkpoint, path: str | Path) -> None:
+        """Take up what `checkpoint` stored, and look at each value before it is used.
+
+        Raises:
+            CheckpointError: something is missing or doesn't fit; the text names `path`.
+        """
+        progress = saved.progress
+        try:
+            if progress["data_sha256"] != self.data_sha256:
+                raise ValueError("other training data")
+            self._restore_epochs(progress, saved.metrics)
+            check_weights(progress["weights"], self.spec)
+            self.model.load_state_dict(progress["weights"])
+            self._restore_optimizer(progress["optimizer"])
+            self.best_accuracy = float(progress["best_accuracy"])
+            if self.data.validation and self.best_accuracy >= 0:
+                self.best_weights = {name: tensor.to(self.device) for name, tensor in saved.weights.items()}
+            torch.set_rng_state(progress["generator"])
+            if self.device.type == "cuda" and progress["cuda_generators"]:
+                torch.cuda.set_rng_state_all(progress["cuda_generators"])
+        except _UNFIT as error:
+            raise CheckpointError(f"{path}: what it holds for resuming is damaged ({type(error).__name__})") from None
+
+    def _restore_epochs(self, progress: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
+        self.epoch = progress["epoch"]
+        self.history = list(metrics["epochs"])
+        if type(self.epoch) is not int or [row["epoch"] for row in self.history] != list(range(1, self.epoch + 1)):
+            raise ValueError("metrics without a row for each epoch")
+        begun = progress["under_way"]
+        if begun is not None:
+            self.under_way = EpochState(**begun)
+            self.under_way.draw_order(1)  # raises if there is something wrong with the generator
+            if self.under_way.step > self.steps:
+                raise ValueError("more steps than an epoch has")
+
+    def _restore_optimizer(self, moments: Mapping[int, Mapping[str, Any]]) -> None:
+        """Load Adam's moments; all else about optimizer and schedule follows from the settings and the steps done."""
+        parameters = list(self.model.parameters())
+        if set(moments) != set(range(len(parameters))):
+            raise ValueError("optimizer state of other weights")
+        for i, parameter in enumerate(parameters):
+            # torch doesn't look, and its fused kernel would write past a state of another shape
+            if not all(is_like(moments[i][name], parameter) for name in ("exp_avg", "exp_avg_sq")):
+                raise ValueError("optimizer state of another shape than its weight")
+            if moments[i]["step"].shape != () or moments[i]["step"].item() != self.steps_done:
+                raise ValueError("optimizer state of another step")
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": dict(moments)})
+        if self.steps_done:
+            # Schedules compute a rate from the number of the step alone.
+            behind = {"last_epoch": self.steps_done - 1, "_step_count": self.steps_done + 1}
+            self.schedule.load_state_dict(self.schedule.state_dict() | behind)
+            self.schedule.step()
+
+
+def _make_schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, steps: int) -> LRScheduler:
+    if settings.schedule == "constant":
+        return LambdaLR(optimizer, lambda _: 1.0)
+    return OneCycleLR(
+        optimizer,
+        settings.learning_rate,
+        total_steps=settings.epochs * steps,
+        cycle_momentum=False,  # made for SGD's momentum; Adam's is left as it is
+    )
+
+
+def _find_device(device: Device) -> torch.device:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SettingsError("torch finds no CUDA device here; use --device cpu, or install a torch built for your CUDA")
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
+
+
+def _describe(data: Data, settings: TrainSettings) -> ModelSpec:
+    channels = data.image.channels
+    mean, std = (0.0,) * channels, (1.0,) * channels
+    if settings.normalize:
+        pixels = data.train.images.reshape(-1, channels)
+        mean = tuple(float(value) for value in pixels.mean(axis=0, dtype=np.float64) / 255)
+        # a channel that never changes has no scale of its own
+        std = tuple(float(value) or 1.0 for value in pixels.std(axis=0, dtype=np.float64) / 255)
+    return ModelSpec(
+        image=data.image,
+        class_names=data.class_names,
+        cell=settings.cell,
+        nonlinearity=settings.nonlinearity,
+        hidden_size=settings.hidden_size,
+        num_layers=settings.num_layers,
+        bidirectional=settings.bidirectional,
+        dropout=float(settings.dropout),
+        mean=mean,
+        std=std,
+    )
+
+
+def _on_cpu(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu() for name, tensor in weights.items()}
