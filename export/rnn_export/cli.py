@@ -1,5 +1,6 @@
 """The command `rnn-export`."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,10 @@ from rnn_runtime.command import Command, check_output, require_packages
 
 if TYPE_CHECKING:
     from rnn_export.export import ExportReport
+    from rnn_export.parity import ParityRow
     from rnn_runtime.self_check import Difference
+
+_MOST_LABELS_SHOWN = 10
 
 
 @click.command(cls=Command)
@@ -82,14 +86,31 @@ def print_report(report: "ExportReport") -> None:
     sizes = ", ".join(map(str, parity.batch_sizes))
     table = Table(title=f"Parity of logits at batch sizes {sizes}: largest difference, absolute (relative)")
     table.title_justify = "left"
-    for column in ("images", "onnxruntime - PyTorch", "onnxruntime - float64", "PyTorch - float64", "equal labels"):
+    for column in ("images", "onnxruntime - PyTorch", "onnxruntime - float64", "PyTorch - float64"):
         table.add_column(column)
+        if column != "images":
+            table.add_column("equal labels")
     for row in parity.rows:
         pairs = (_difference(pair) for pair in (row.pytorch, row.float64, row.pytorch_float64))
-        table.add_row(f"{row.count} {row.images}", *pairs, f"{100 * row.pytorch.equal_labels:.2f} %")
+        table.add_row(f"{row.count} {row.images}", *(cell for pair in pairs for cell in pair))
     print_table(table, sys.stdout)
+    for row in parity.rows:
+        for line in _label_differences(row, spec.class_names):
+            click.echo(line)
     click.echo(f"Within tolerance (atol {parity.atol:g}, rtol {parity.rtol:g})")
 
 
-def _difference(pair: "Difference") -> str:
-    return f"{pair.max_absolute:.1e} ({pair.max_relative:.1e})"
+def _difference(pair: "Difference") -> tuple[str, str]:
+    return f"{pair.max_absolute:.1e} ({pair.max_relative:.1e})", f"{100 * pair.equal_labels:.2f} %"
+
+
+def _label_differences(row: "ParityRow", class_names: Sequence[str]) -> Iterator[str]:
+    for found in row.label_differences[:_MOST_LABELS_SHOWN]:
+        yield (
+            f"{row.images} image {found.image}: {class_names[found.pytorch]} in PyTorch, "
+            f"{class_names[found.onnxruntime]} in onnxruntime; in float64 their logits are {found.margin:.1e} apart"
+            f"{', a tie within rounding' if found.tie else ''}"
+        )
+    more = len(row.label_differences) - _MOST_LABELS_SHOWN
+    if more > 0:
+        yield f"... and {more} more {row.images} images with different labels: all are in the model's metadata"

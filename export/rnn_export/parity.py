@@ -3,18 +3,40 @@
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rnn_runtime.classifier import Classifier
 from rnn_runtime.self_check import ATOL, RTOL, Difference
+from rnn_runtime.session import open_session
 from rnn_train.model import ImageRNN
 from rnn_train.training import predict_logits
 
 BATCH_SIZES = (1, 2, 3, 7, 64, 257)
 _MADE_UP = RANDOM, ALL_0, ALL_255 = "random", "all 0", "all 255"
 MOST_REAL_IMAGES = 10_000  # all of MNIST's test images
+
+
+@dataclass(frozen=True, slots=True)
+class LabelDifference:
+    """An image to which onnxruntime gives another label than PyTorch.
+
+    Attributes:
+        image: Its place among the images, from 0.
+        pytorch: The class that PyTorch gives in float32, an index.
+        onnxruntime: The class that onnxruntime gives.
+        margin: How far the logits of these two classes are apart in float64.
+        tie: Whether that is within what float32 can tell: each of the two logits may be off, in either of the two
+            runs, by as much as PyTorch's float32 is off float64.
+    """
+
+    image: int
+    pytorch: int
+    onnxruntime: int
+    margin: float
+    tie: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +50,7 @@ class ParityRow:
         float64: onnxruntime against PyTorch in float64.
         pytorch_float64: PyTorch in float32 against PyTorch in float64. Where the exported model is about as
             far from float64 as this, the difference is rounding; where it is much farther, a bug.
+        label_differences: For real images, each one to which onnxruntime gives another label than PyTorch.
     """
 
     images: str
@@ -35,6 +58,7 @@ class ParityRow:
     pytorch: Difference
     float64: Difference
     pytorch_float64: Difference
+    label_differences: tuple[LabelDifference, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +103,9 @@ def measure_parity(
 ) -> ParityReport:
     """Compare an exported model with the network it came from, at several batch sizes.
 
+    All images go twice through the model: in batches of just these sizes through an onnxruntime session, and through
+    the classifier, which divides what it gets as it sees fit.
+
     Args:
         classifier: The exported model.
         model: The network, on the CPU, in evaluation mode.
@@ -100,24 +127,55 @@ def measure_parity(
         ALL_255: np.full(shape, 255, np.uint8),
     }
     exact = copy.deepcopy(model).double()
+    session = open_session(Path(classifier.path).read_bytes(), "cpu").session
     rows = []
     for name, kind in images.items():
         ends = [*np.cumsum(batch_sizes), *range(total + max(batch_sizes), len(kind), max(batch_sizes))]
         batches = [batch for batch in np.split(kind, ends) if len(batch)]
-        onnx_logits = np.concatenate([classifier.predict_logits(batch) for batch in batches])
-        torch_logits = np.concatenate([predict_logits(model, batch) for batch in batches])
-        exact_logits = predict_logits(exact, kind)
+        # The classifier divides batches among threads; the graph itself is to take every size as it is, too.
+        whole = np.concatenate([session.run(["logits"], {"images": batch})[0] for batch in batches])
+        onnx_logits = np.concatenate([whole, classifier.predict_logits(kind)])
+        torch_logits = np.tile(np.concatenate([predict_logits(model, batch) for batch in batches]), (2, 1))
+        exact_logits = np.tile(predict_logits(exact, kind), (2, 1))
 
         def compare(left: NDArray[np.floating], right: NDArray[np.floating]) -> Difference:
             return Difference.between(left, right, atol=atol, rtol=rtol)
 
+        rounding = compare(torch_logits, exact_logits)
+        real = name in real_images
+        count = len(real_images[name]) if real else total
         rows.append(
             ParityRow(
                 name,
-                len(real_images[name]) if name in real_images else total,
+                count,
                 compare(onnx_logits, torch_logits),
                 compare(onnx_logits, exact_logits),
-                compare(torch_logits, exact_logits),
+                rounding,
+                _find_label_differences(onnx_logits, torch_logits, exact_logits, len(kind), count, rounding)
+                if real
+                else (),
             )
         )
     return ParityReport(tuple(rows), tuple(batch_sizes), atol, rtol, least_equal_labels)
+
+
+def _find_label_differences(
+    onnx_logits: NDArray[np.floating],
+    torch_logits: NDArray[np.floating],
+    exact_logits: NDArray[np.floating],
+    rows: int,
+    count: int,
+    rounding: Difference,
+) -> tuple[LabelDifference, ...]:
+    """Each image once, of `count` that are repeated to `rows`, and these twice."""
+    found = {}
+    labels, expected = onnx_logits.argmax(axis=1), torch_logits.argmax(axis=1)
+    for row in np.flatnonzero(labels != expected):
+        image, margin = (
+            int(row % rows % count),
+            abs(float(exact_logits[row, labels[row]] - exact_logits[row, expected[row]])),
+        )
+        found[image] = LabelDifference(
+            image, int(expected[row]), int(labels[row]), margin, margin <= 4 * rounding.max_absolute
+        )
+    return tuple(found[image] for image in sorted(found))

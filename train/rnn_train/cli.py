@@ -103,7 +103,7 @@ def _setting(name: str, kind: Any, text: str) -> Callable[[Decorated], Decorated
     type=click.IntRange(0),
     default=0,
     show_default=True,
-    help="On the CPU, a run with the same seed repeats bit for bit.",
+    help="On the CPU, a run with the same seed and threads (OMP_NUM_THREADS) repeats bit for bit.",
 )
 @click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to train."

@@ -83,7 +83,9 @@ def resume(
     progress: TrainingProgress | None = None,
     plots: bool = True,
 ) -> TrainResult:
-    """Go on where a checkpoint stopped; on the CPU, the result is that of a run without the stop, bit for bit.
+    """Go on where a checkpoint stopped.
+
+    On the CPU, with as many threads, the result is that of a run without the stop, bit for bit.
 
     Args:
         checkpoint: The checkpoint to go on from.
@@ -130,6 +132,12 @@ def resume(
         )
     done = f"{checkpoint}: all {run.epoch} epochs are done already; to train longer, add --epochs"
     notes = [done] if run.epoch == settings.epochs else []
+    threads = saved.progress["threads"]
+    if run.device.type == "cpu" and threads != torch.get_num_threads() and not notes:
+        notes.append(
+            f"{checkpoint}: trained with {threads} threads, and torch has {torch.get_num_threads()} here: results will "
+            f"differ by rounding from those of a run without the stop; for the same, set OMP_NUM_THREADS={threads}"
+        )
     saving = _Saving(run, Path(output or checkpoint), checkpoint_every, held=output is None)
     return _run(run, saving, progress or TrainingProgress(), plots, notes)
 

@@ -154,6 +154,7 @@ class TrainingState:
                 "optimizer": self.optimizer.state_dict()["state"],
                 "best_accuracy": self.best_accuracy,
                 "data_sha256": self.data_sha256,
+                "threads": torch.get_num_threads(),
                 "generator": torch.get_rng_state(),
                 "cuda_generators": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
             },
@@ -167,8 +168,8 @@ class TrainingState:
         """
         progress = saved.progress
         try:
-            if progress["data_sha256"] != self.data_sha256:
-                raise ValueError("other training data")
+            if progress["data_sha256"] != self.data_sha256 or type(progress["threads"]) is not int:
+                raise ValueError("other training data, or threads that are no number")
             self._restore_epochs(progress, saved.metrics)
             check_weights(progress["weights"], self.spec)
             self.model.load_state_dict(progress["weights"])
