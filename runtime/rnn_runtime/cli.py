@@ -1,11 +1,11 @@
 """The command `rnn-infer`."""
 
 import contextlib
+import json
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -13,7 +13,11 @@ from click.core import ParameterSource
 from rnn_runtime.command import Command, atomic_write, check_output
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rnn_runtime.classifier import Classifier, Prediction
+    from rnn_runtime.classify import RunSummary
+    from rnn_runtime.evaluation import FolderEvaluation
     from rnn_runtime.output import Format
 
 
@@ -44,6 +48,16 @@ if TYPE_CHECKING:
     help="Default: table on a terminal, jsonl for an --output that ends so, else csv. csv and jsonl stream.",
 )
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write results to this file.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on with the results in --output, or what a stopped run left of them in the .part beside it.",
+)
+@click.option(
+    "--summary",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write counts, speed, model and execution provider to this file, as JSON.",
+)
 @click.option("--top-k", type=click.IntRange(1), default=1, show_default=True, help="Classes to show an image.")
 @click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Images a run of the model.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads. Default: one a core.")
@@ -68,6 +82,8 @@ def main(
     recursive: bool,
     style: "Format | None",
     output: Path | None,
+    resume: bool,
+    summary: Path | None,
     top_k: int,
     batch_size: int,
     threads: int | None,
@@ -91,49 +107,48 @@ def main(
         raise click.UsageError(
             "Name an image, a folder, a pattern, or - for standard input. Or --self-check, or --benchmark."
         )
-    if output is not None and not paths:
-        raise click.UsageError("--output is for the results of images: name some, or leave it out.")
+    for name, given in (("--output", output), ("--summary", summary), ("--resume", resume)):
+        if given and not paths:
+            raise click.UsageError(f"{name} is for the results of images: name some, or leave it out.")
     # Only now: --help and a typing mistake need none of it.
     from rnn_runtime.classifier import Classifier
+    from rnn_runtime.classify import classify_files
     from rnn_runtime.evaluation import FolderEvaluation
-    from rnn_runtime.output import print_evaluation, write_predictions
     from rnn_runtime.paths import find_images
 
     classifier = Classifier(model, provider, threads=threads, cuda_graph=cuda_graph)
     if classifier.notice:
         click.echo(f"Running on the CPU: {classifier.notice}", err=True)
     if check:
-        _print_self_check(classifier, atol, rtol)
+        _print_self_check(classifier, atol, rtol, err=bool(paths))
     if benchmark:
         chosen = ctx.get_parameter_source("batch_size") is ParameterSource.COMMANDLINE
         _print_benchmark(classifier, style, [batch_size] if chosen else None)
     if not paths:
         return
     style = style or _choose_format(output)
-    top_k = min(top_k, len(classifier.class_names))
     evaluation = FolderEvaluation(classifier.class_names) if labels_from_folders else None
-    if output is not None:
-        check_output(output, [model, *paths])
-    images = find_images(_with_standard_input(paths), recursive=recursive)
-    found = classifier.iter_predictions(images, top_k=top_k, batch_size=batch_size)
-    tally = _Tally(classifier, evaluation)
-    with _open_output(output) as file:
-        truth = evaluation.true_label if evaluation else None
-        write_predictions(tally.watch(found), file, style, top_k=top_k, truth=truth)
-        file.flush()
+    for file in filter(None, (output, summary)):
+        check_output(file, [model, *paths])
+    with _progress() as watch:
+        result = classify_files(
+            classifier,
+            find_images(_with_standard_input(paths), recursive=recursive),
+            output,
+            style=style,
+            top_k=min(top_k, len(classifier.class_names)),
+            batch_size=batch_size,
+            evaluation=evaluation,
+            resume=resume,
+            watch=watch,
+        )
     if evaluation:
         # beside a table or a file of results it goes to stdout; after CSV or JSON on stdout it would spoil them
-        on_stdout = output is not None or style == "table"
-        print_evaluation(evaluation, sys.stdout if on_stdout else sys.stderr)
-    click.echo(tally.summary(), err=True)
-    if evaluation and evaluation.unknown:
-        known = ", ".join(evaluation.class_names)
-        click.echo(
-            f"Not evaluated: {evaluation.unknown:,} images in folders that name no class of this model, the first: "
-            f"{evaluation.first_unknown} (it knows {known})",
-            err=True,
-        )
-    if tally.failed or (evaluation and evaluation.unknown):
+        _print_evaluation(evaluation, err=output is None and style != "table")
+    click.echo(result, err=True)
+    if summary is not None:
+        _write_summary(summary, result, evaluation)
+    if result.unreadable or (evaluation and evaluation.unknown):
         raise click.exceptions.Exit(1)
 
 
@@ -143,41 +158,11 @@ def _choose_format(output: Path | None) -> "Format":
     return "table" if sys.stdout.isatty() else "csv"
 
 
-class _Tally:
-    """Counts predictions on their way to the output, and shows progress on a terminal."""
-
-    def __init__(self, classifier: "Classifier", evaluation: Any) -> None:
-        self.classifier = classifier
-        self.evaluation = evaluation
-        self.seen = self.failed = 0
-        self.seconds = 0.0
-
-    def watch(self, predictions: Iterable["Prediction"]) -> Iterator["Prediction"]:
-        import time
-
-        start = time.perf_counter()
-        with _progress() as advance:
-            for prediction in predictions:
-                self.seen += 1
-                self.failed += prediction.error is not None
-                if self.evaluation:
-                    self.evaluation.add(prediction)
-                advance()
-                yield prediction
-        self.seconds = time.perf_counter() - start
-
-    def summary(self) -> str:
-        images = f"{self.seen:,} image" + ("s" if self.seen != 1 else "")
-        failed = f", {self.failed:,} unreadable" if self.failed else ""
-        rate = self.seen / self.seconds if self.seconds else 0
-        return f"{images}{failed}, {self.seconds:.2f} s, {rate:,.0f} images/s, on {self.classifier.provider}"
-
-
 @contextlib.contextmanager
-def _progress() -> Iterator[Any]:
+def _progress() -> "Iterator[Callable[[Iterator[Prediction]], Iterator[Prediction]]]":
     # A bar below results that scroll by on the same terminal would only be torn apart.
     if not sys.stderr.isatty():
-        yield lambda: None
+        yield iter
         return
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -185,7 +170,13 @@ def _progress() -> Iterator[Any]:
     columns = (SpinnerColumn(), TextColumn("{task.completed:,.0f} images"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=None)
-        yield lambda: progress.advance(task)
+
+        def watch(predictions: "Iterator[Prediction]") -> "Iterator[Prediction]":
+            for prediction in predictions:
+                progress.advance(task)
+                yield prediction
+
+        yield watch
 
 
 def _with_standard_input(paths: tuple[str, ...]) -> Iterator[str]:
@@ -198,15 +189,29 @@ def _with_standard_input(paths: tuple[str, ...]) -> Iterator[str]:
                 yield name
 
 
-def _open_output(output: Path | None) -> AbstractContextManager[IO[str]]:
-    # A file's name may be bytes that are no UTF-8; they come out as they went in.
-    if output is None:
-        cast(Any, sys.stdout).reconfigure(errors="surrogateescape")
-        return contextlib.nullcontext(sys.stdout)
-    return atomic_write(output, encoding="utf-8", errors="surrogateescape", newline="")
+def _print_evaluation(evaluation: "FolderEvaluation", *, err: bool) -> None:
+    from rnn_runtime.output import print_evaluation
+
+    print_evaluation(evaluation, sys.stderr if err else sys.stdout)
+    if evaluation.unknown:
+        known = ", ".join(evaluation.class_names)
+        click.echo(
+            f"Not evaluated: {evaluation.unknown:,} images in folders that name no class of this model, the first: "
+            f"{evaluation.first_unknown} (it knows {known})",
+            err=True,
+        )
 
 
-def _print_self_check(classifier: "Classifier", atol: float | None, rtol: float | None) -> None:
+def _write_summary(path: Path, result: "RunSummary", evaluation: "FolderEvaluation | None") -> None:
+    values = result.to_dict()
+    if evaluation:
+        values |= {"evaluated": evaluation.total, "correct": evaluation.correct, "not_evaluated": evaluation.unknown}
+    with atomic_write(path) as file:
+        json.dump(values, file, indent=2)
+        file.write("\n")
+
+
+def _print_self_check(classifier: "Classifier", atol: float | None, rtol: float | None, *, err: bool) -> None:
     from rnn_runtime.self_check import self_check
 
     difference = self_check(classifier, atol=atol, rtol=rtol)
@@ -214,8 +219,8 @@ def _print_self_check(classifier: "Classifier", atol: float | None, rtol: float 
     click.echo(
         f"{classifier.path}: on {classifier.provider}, {count} golden samples agree with PyTorch: largest "
         f"difference of logits {difference.max_absolute:.1e} (relative {difference.max_relative:.1e}), "
-        f"labels equal {100 * difference.equal_labels:.1f} %",
-        err=False,
+        f"labels equal {100 * difference.equal_labels:.1f} %; checkpoint {classifier.metadata.checkpoint_sha256}",
+        err=err,  # CSV or JSON of images that follow isn't to begin with it
     )
 
 

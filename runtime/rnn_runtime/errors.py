@@ -39,6 +39,10 @@ class CheckpointError(RnnOnnxError):
     """A checkpoint is missing, damaged or not one that `rnn-train` wrote."""
 
 
+class OutputError(RnnOnnxError):
+    """A file can't be written; the text says what is kept."""
+
+
 class SettingsError(RnnOnnxError):
     """Settings are out of range or contradict each other."""
 
@@ -53,8 +57,8 @@ class TerminatedError(KeyboardInterrupt):
     """SIGTERM, where a command runs."""
 
 
-class TrainingInterruptedError(KeyboardInterrupt, RnnOnnxError):
-    """Ctrl-C or SIGTERM during training; the text says what was saved and how to go on."""
+class RunInterruptedError(KeyboardInterrupt, RnnOnnxError):
+    """Ctrl-C or SIGTERM; the text says what is kept and how to go on."""
 
     def __init__(self, text: str, signal_number: int) -> None:
         super().__init__(text)

@@ -1,14 +1,16 @@
 """Predictions as a table, CSV or JSON Lines, and an evaluation as tables."""
 
 import csv
+import itertools
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, fields
-from typing import IO, TYPE_CHECKING, Literal
+from importlib import import_module, metadata
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from rnn_runtime.benchmark import Speed
-from rnn_runtime.classifier import Prediction
+from rnn_runtime.classifier import Classifier, Prediction
 from rnn_runtime.evaluation import FolderEvaluation
 
 if TYPE_CHECKING:  # rich is imported where a table is printed: CSV and JSON Lines don't wait for it
@@ -21,8 +23,27 @@ Truth = Callable[[str], str | None]
 Value = str | float | None
 
 
+def describe_run(classifier: Classifier) -> dict[str, Any]:
+    """What makes results: the model, its checkpoint, the execution provider that really runs, versions."""
+    return {
+        "rnn_onnx": metadata.version("rnn-onnx"),
+        "onnxruntime": import_module("onnxruntime").__version__,
+        "model": classifier.path,
+        "checkpoint_sha256": classifier.metadata.checkpoint_sha256,
+        "provider": classifier.provider,
+        "threads": classifier.threads,
+    }
+
+
 def write_predictions(
-    predictions: Iterable[Prediction], file: IO[str], style: Format, *, top_k: int = 1, truth: Truth | None = None
+    predictions: Iterable[Prediction],
+    file: IO[str],
+    style: Format,
+    *,
+    top_k: int = 1,
+    truth: Truth | None = None,
+    run: Mapping[str, Any] | None = None,
+    header: bool = True,
 ) -> None:
     """Write predictions as they come (CSV, JSON Lines) or all at the end (a table).
 
@@ -30,17 +51,23 @@ def write_predictions(
         predictions: Any number of them.
         file: A text file open for writing.
         style: `table`, `csv` with a header line, or `jsonl` with one object a line.
+        run: With `jsonl`, what `describe_run` gives, for a first line `{"run": ...}`.
+        header: False where rows join others: `csv` goes without names, and `jsonl` tells of the run only if rows come.
         top_k: How many classes a row shows; 1 shows the label only.
         truth: If given, gives the true label of a path, shown as `true_label`.
     """
-    columns = _columns(top_k, truth)
+    columns = result_columns(top_k, truth)
     rows = (_row(prediction, top_k, truth) for prediction in predictions)
     if style == "jsonl":
-        for row in rows:
+        first = list(itertools.islice(rows, int(not header)))
+        if run is not None and (header or first):
+            file.write(json.dumps({"run": run}) + "\n")
+        for row in itertools.chain(first, rows):
             file.write(json.dumps(dict(zip(columns, row, strict=True))) + "\n")
     elif style == "csv":
         writer = csv.writer(_UnixLines(file))
-        writer.writerow(columns)
+        if header:
+            writer.writerow(columns)
         writer.writerows(map(_rounded, rows))
     else:
         from rich.table import Table
@@ -54,13 +81,19 @@ def write_predictions(
         print_table(table, file)
 
 
+def result_columns(top_k: int = 1, truth: Truth | None = None) -> list[str]:
+    """The columns of results; arguments as for `write_predictions`."""
+    more = [f"{name}_{rank}" for rank in range(2, top_k + 1) for name in ("label", "probability")]
+    return ["path", "label", "probability", *more, *(["true_label"] if truth else []), "error"]
+
+
 def print_evaluation(evaluation: FolderEvaluation, file: IO[str]) -> None:
     """Print accuracy, precision and recall of each class, and the confusion matrix."""
     from rich.table import Table
 
     images = "image" if evaluation.total == 1 else "images"
     if not evaluation.total:
-        file.write("Accuracy: no image could be read\n")
+        file.write("Accuracy: no image that could be read lies in a folder that names a class\n")
         return
     file.write(
         f"Accuracy: {100 * evaluation.accuracy:.2f} % ({evaluation.correct} of {evaluation.total} {images} right)\n"
@@ -124,11 +157,6 @@ def _uncut(*names: str) -> list["Column"]:
     from rich.table import Column
 
     return [Column(name, no_wrap=True) for name in names]
-
-
-def _columns(top_k: int, truth: Truth | None) -> list[str]:
-    more = [f"{name}_{rank}" for rank in range(2, top_k + 1) for name in ("label", "probability")]
-    return ["path", "label", "probability", *more, *(["true_label"] if truth else []), "error"]
 
 
 def _row(prediction: Prediction, top_k: int, truth: Truth | None) -> list[Value]:

@@ -5,10 +5,8 @@ import json
 import os
 import pty
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -30,6 +28,13 @@ def folder(tmp_path: Path, digits_model: Path, digits_images: Path) -> Path:
     return tmp_path
 
 
+def results_of(text: str) -> list[dict[str, object]]:
+    """The results in JSON Lines, without the first line, which tells of the run."""
+    run, *results = map(json.loads, text.splitlines())
+    assert run.keys() == {"run"}
+    return results
+
+
 def rows_of(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(text.splitlines()))
 
@@ -42,7 +47,7 @@ def test_folder_gives_csv_in_sorted_order_when_piped(run: Run, folder: Path) -> 
     assert [row["path"] for row in rows] == sorted(str(path.relative_to(folder)) for path in folder.glob("images/*/*"))
     assert sum(row["label"] == Path(row["path"]).parent.name for row in rows) >= 27
     assert result.stderr.startswith("30 images, ")
-    assert result.stderr.endswith("images/s, on cpu\n")
+    assert result.stderr.endswith("on cpu\n")
 
 
 def test_files_folders_patterns_and_standard_input_go_together(run: Run, folder: Path) -> None:
@@ -58,7 +63,7 @@ def test_files_folders_patterns_and_standard_input_go_together(run: Run, folder:
 def test_jsonl_with_top_k_has_the_likeliest_classes(run: Run) -> None:
     result = run("rnn-infer", "--format", "jsonl", "--top-k", "3", "images/4")
 
-    for row in map(json.loads, result.stdout.splitlines()):
+    for row in map(json.loads, result.stdout.splitlines()[1:]):
         assert row["probability"] >= row["probability_2"] >= row["probability_3"] > 0
         assert len({row["label"], row["label_2"], row["label_3"]}) == 3
         assert row["error"] is None
@@ -217,7 +222,7 @@ def test_odd_names_come_out_readable(folder: Path, style: str) -> None:
         found = {row["path"] for row in csv.DictReader(text.splitlines(keepends=True))}
         assert found == {"odd/" + os.fsdecode(name) for name in names}
     elif style == "jsonl":
-        found = {json.loads(line)["path"] for line in result.stdout.splitlines()}
+        found = {row["path"] for row in results_of(result.stdout.decode())}
         assert found == {"odd/" + os.fsdecode(name) for name in names}
     else:
         assert b"\x1b[31m" not in result.stdout
@@ -267,36 +272,6 @@ def test_empty_list_on_standard_input_is_no_error(run: Run) -> None:
     assert result.stderr.startswith("0 images, ")
 
 
-@pytest.mark.parametrize(
-    ("number", "exit_code", "message"),
-    [(signal.SIGINT, 130, "Error: interrupted\n"), (signal.SIGTERM, 143, "")],
-)
-def test_interruption_leaves_no_file(folder: Path, number: signal.Signals, exit_code: int, message: str) -> None:
-    image = next(folder.glob("images/0/*.png"))
-    (folder / "many").mkdir()
-    for i in range(30_000):  # seconds of work
-        (folder / "many" / f"{i}.png").hardlink_to(image)
-    process = subprocess.Popen(
-        [INFER, "--provider", "cpu", "--output", "out.csv", "many"],
-        cwd=folder,
-        stderr=subprocess.PIPE,
-        text=True,
-        # a shell that runs the tests in the background has it ignored, and children inherit that
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    deadline = time.monotonic() + 30
-    while not list(folder.glob(".out.csv.*")):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    time.sleep(0.2)  # into the work
-    process.send_signal(number)
-    assert process.wait(timeout=30) == exit_code
-    assert process.stderr is not None
-    assert process.stderr.read() == message
-    assert not list(folder.glob("*out.csv*"))
-    process.stderr.close()
-
-
 def test_named_pipes_are_not_waited_for(run: Run, folder: Path) -> None:
     os.mkfifo(folder / "pipe.png")
 
@@ -321,7 +296,7 @@ def test_what_is_read_is_not_overwritten(run: Run, folder: Path, name: str) -> N
 def test_output_that_ends_in_jsonl_is_json_lines(run: Run, folder: Path) -> None:
     run("rnn-infer", "--output", "out.jsonl", "images/4")
 
-    assert len(list(map(json.loads, (folder / "out.jsonl").read_text().splitlines()))) == 3
+    assert len(results_of((folder / "out.jsonl").read_text())) == 3
 
 
 def test_help_waits_for_neither_onnxruntime_nor_the_decoder() -> None:

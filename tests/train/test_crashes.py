@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from rnn_runtime.errors import TrainingInterruptedError
+from rnn_runtime.errors import RunInterruptedError
 from rnn_train import DataSource, TrainSettings, resume, train
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.progress import TrainingProgress
@@ -135,7 +135,7 @@ def test_from_python_a_signal_ends_the_run_after_its_step_and_handlers_are_as_be
     handler = signal.getsignal(signal.SIGINT)
     progress = SignalAt((2, 7))
 
-    with pytest.raises(TrainingInterruptedError, match="holds step 7 of 45 in epoch 2 of 40") as interrupted:
+    with pytest.raises(RunInterruptedError, match="holds step 7 of 45 in epoch 2 of 40") as interrupted:
         train(DataSource(dataset="digits"), SETTINGS, tmp_path / "model.pt", device="cpu", progress=progress)
 
     assert interrupted.value.exit_code == 130
@@ -146,7 +146,7 @@ def test_from_python_a_signal_ends_the_run_after_its_step_and_handlers_are_as_be
 def test_a_signal_in_the_last_step_leaves_what_resuming_finishes(tmp_path: Path) -> None:
     settings = TrainSettings(hidden_size=8, epochs=1)
     train(DataSource(dataset="digits"), settings, tmp_path / "whole.pt", device="cpu", plots=False)
-    with pytest.raises(TrainingInterruptedError, match="holds step 15 of 15 in epoch 1 of 1"):
+    with pytest.raises(RunInterruptedError, match="holds step 15 of 15 in epoch 1 of 1"):
         train(DataSource(dataset="digits"), settings, tmp_path / "model.pt", device="cpu", progress=SignalAt((1, 15)))
 
     resume(tmp_path / "model.pt", device="cpu", plots=False)
@@ -157,7 +157,7 @@ def test_a_signal_in_the_last_step_leaves_what_resuming_finishes(tmp_path: Path)
 def test_a_full_disk_leaves_the_last_checkpoint_and_says_how_to_go_on(
     tmp_path: Path, uninterrupted: Checkpoint
 ) -> None:
-    with pytest.raises(TrainingInterruptedError):
+    with pytest.raises(RunInterruptedError):
         train(DataSource(dataset="digits"), SETTINGS, tmp_path / "model.pt", device="cpu", progress=SignalAt((1, 7)))
     before = (tmp_path / "model.pt").read_bytes()
 

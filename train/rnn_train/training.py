@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rnn_runtime.errors import CheckpointError, DataError, SettingsError, TerminatedError, TrainingInterruptedError
+from rnn_runtime.errors import DataError, OutputError, RunInterruptedError, SettingsError, TerminatedError
 from rnn_train.augment import augment
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.data import DataSource, LabeledImages
@@ -63,8 +63,8 @@ def train(
     Raises:
         DataError: the data can't be had.
         SettingsError: the settings are out of range, or CUDA was asked for and isn't there.
-        CheckpointError: a checkpoint can't be written; the one before is whole.
-        TrainingInterruptedError: Ctrl-C or SIGTERM; the text says what the checkpoint holds.
+        OutputError: a checkpoint can't be written; the one before is whole.
+        RunInterruptedError: Ctrl-C or SIGTERM; the text says what the checkpoint holds.
     """
     run = TrainingState.new(source, settings, device)
     saving = _Saving(run, Path(output), checkpoint_every)
@@ -98,10 +98,10 @@ def resume(
         plots: As for `train`.
 
     Raises:
-        CheckpointError: it can't be read or written, or what it holds for resuming is damaged.
+        CheckpointError: it can't be read, or what it holds for resuming is damaged.
         DataError: the data can't be had, or isn't what the checkpoint was trained on.
         SettingsError: `epochs` doesn't fit what was done already or how the learning rate was laid out.
-        TrainingInterruptedError: As for `train`.
+        OutputError, RunInterruptedError: as for `train`.
     """
     saved = Checkpoint.load(checkpoint)
     settings = saved.settings
@@ -189,7 +189,7 @@ class _Saving:
             run.checkpoint().save(self.output)
         except OSError as error:
             reason = f"{self.output}: this checkpoint can't be written: {error.strerror or error}"
-            raise CheckpointError(f"{reason}; {self.how_to_go_on()}") from None
+            raise OutputError(f"{reason}; {self.how_to_go_on()}") from None
         self._held = run.describe_progress()
 
     def how_to_go_on(self) -> str:
@@ -212,7 +212,7 @@ def _run(
         return _finish(run, saving.output, progress, plots)
     except KeyboardInterrupt as interrupt:
         number = stop.signal or (signal.SIGTERM if isinstance(interrupt, TerminatedError) else signal.SIGINT)
-        raise TrainingInterruptedError(f"interrupted; {saving.how_to_go_on()}", number) from None
+        raise RunInterruptedError(f"interrupted; {saving.how_to_go_on()}", number) from None
 
 
 def _train(run: TrainingState, saving: _Saving, progress: TrainingProgress, stop: StopRequest) -> None:

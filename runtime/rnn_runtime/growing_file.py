@@ -1,0 +1,66 @@
+"""A file that grows beside its final name, so that a run which is stopped or killed can be gone on with."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from rnn_runtime.errors import InputError
+
+
+def part_of(path: str | Path) -> str:
+    """Where a file grows: its name and `.part`; of a link, beside the file that it leads to."""
+    return f"{os.path.realpath(path)}.part"
+
+
+@contextmanager
+def growing_file(path: str | Path, *, resume: bool = False) -> Iterator[BinaryIO]:
+    """Open `path` + `.part` to append to; it becomes `path` at the end of the `with` block.
+
+    If the block raises, or the process is killed, it stays as it is, unless nothing is in it.
+
+    Args:
+        path: The final name. What is there is replaced.
+        resume: Keep what an earlier run left in `path` + `.part`; if there is none, begin with what `path` holds.
+
+    Raises:
+        InputError: another process is writing it, or it isn't a regular file.
+        OSError: the folder is missing or can't be written.
+    """
+    target, part = os.path.realpath(path), part_of(path)
+    if os.path.lexists(part) and (os.path.islink(part) or not os.path.isfile(part)):
+        raise InputError(f"{part}: not a regular file, and in the way of results that grow there; remove it")
+    with Path(part).open("a+b") as file:
+        _lock(file, part)
+        try:
+            if not resume:
+                file.truncate(0)
+            elif os.path.getsize(part) == 0 and os.path.exists(target):
+                with Path(target).open("rb") as finished:
+                    shutil.copyfileobj(finished, file)
+            file.flush()
+            file.seek(0)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(part, target)
+        finally:
+            with contextlib.suppress(OSError):  # a full disk has been told of by then
+                file.flush()
+            if os.path.exists(part) and os.path.getsize(part) == 0:
+                os.unlink(part)
+
+
+def _lock(file: BinaryIO, part: str) -> None:
+    with contextlib.suppress(ImportError):  # not on Windows
+        import fcntl
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(
+                f"{part}: another process is writing it; wait for that, or choose another --output"
+            ) from None

@@ -1,0 +1,301 @@
+"""Results in files: what is left of a run that is stopped, killed or out of disk, and how it goes on."""
+
+import csv
+import json
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rnn_runtime import Classifier
+from rnn_runtime.classify import classify_files
+from rnn_runtime.errors import InputError
+from rnn_runtime.paths import find_images
+from tests.conftest import Run
+from tests.runtime.encoded import encode
+
+INFER = str(Path(sys.executable).with_name("rnn-infer"))
+MANY = 20_000
+
+
+@pytest.fixture
+def folder(tmp_path: Path, digits_model: Path, digits_images: Path) -> Path:
+    """A working folder: model.onnx, and images/ with 40 digits and a file that is none."""
+    shutil.copy(digits_model, tmp_path / "model.onnx")
+    (tmp_path / "images").mkdir()
+    for i, path in enumerate(sorted(digits_images.rglob("*.png"))[::9]):
+        shutil.copy(path, tmp_path / "images" / f"{i:03}.png")
+    (tmp_path / "images" / "broken.png").write_text("no image")
+    return tmp_path
+
+
+@pytest.fixture
+def many(folder: Path) -> Path:
+    """Seconds of work: hard links to the images of `folder`."""
+    images = sorted((folder / "images").iterdir())
+    (folder / "many").mkdir()
+    for i in range(MANY):
+        (folder / "many" / f"{i:06}.png").hardlink_to(images[i % len(images)])
+    return folder
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    text = path.read_text(errors="surrogateescape")
+    if path.name.startswith("out.csv"):
+        return list(csv.DictReader(text.splitlines(keepends=True)))
+    return [row for row in map(json.loads, text.splitlines()) if "run" not in row]
+
+
+def assert_same_results(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+    assert [row["path"] for row in found] == [row["path"] for row in expected]
+    assert [row["label"] for row in found] == [row["label"] for row in expected]
+    assert [row["error"] for row in found] == [row["error"] for row in expected]
+    left, right = ([float(row["probability"] or -1) for row in rows] for rows in (found, expected))
+    np.testing.assert_allclose(left, right, atol=1e-5)
+
+
+def start(folder: Path, *arguments: str, largest_file: int | None = None) -> "subprocess.Popen[str]":
+    def prepare() -> None:
+        # a shell that runs the tests in the background has it ignored, and children inherit that
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if largest_file is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+
+    command = [INFER, "--provider", "cpu", *arguments]
+    return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, preexec_fn=prepare)
+
+
+def wait_for_more(path: Path, process: "subprocess.Popen[str]") -> None:
+    """Until the file has grown."""
+    before = path.stat().st_size if path.exists() else 0
+    deadline = time.monotonic() + 60
+    while process.poll() is None and (path.stat().st_size if path.exists() else 0) <= before:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("style", ["csv", "jsonl"])
+def test_a_run_killed_again_and_again_loses_nothing_and_repeats_nothing(many: Path, run: Run, style: str) -> None:
+    output, part = many / f"out.{style}", many / f"out.{style}.part"
+    expected = many / f"out.{style}.expected"
+    run("rnn-infer", "--format", style, "--output", expected.name, "many")
+    moments = random.Random(0)
+    sizes = []
+    for _ in range(4):
+        with start(many, "--output", output.name, "--resume", "many") as process:
+            wait_for_more(part, process)
+            time.sleep(moments.uniform(0, 0.1))
+            assert process.poll() is None, "it was done before it could be killed"
+            process.kill()
+        assert not output.exists()
+        sizes.append(part.stat().st_size)
+
+    result = run("rnn-infer", "--output", output.name, "--resume", "--summary", "summary.json", "many")
+
+    assert sizes == sorted(set(sizes))
+    assert_same_results(read(output), read(expected))
+    assert not part.exists()
+    summary = json.loads((many / "summary.json").read_text())
+    assert summary["images"] == MANY
+    assert 0 < summary["earlier"] < MANY
+    assert f"20,000 images ({summary['earlier']:,} from before), 487 unreadable" in result.stderr
+    assert result.returncode == 1
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_keeps_what_is_there_and_says_how_to_go_on(many: Path, number: signal.Signals, exit_code: int) -> None:
+    part = many / "out.csv.part"
+    with start(many, "--output", "out.csv", "many") as process:
+        wait_for_more(part, process)
+        process.send_signal(number)
+        assert process.stderr is not None
+        errors = process.stderr.read()
+
+    count = len(read(part))
+    assert process.returncode == exit_code
+    assert errors == (
+        f"Error: interrupted; {part.resolve()} holds the results of {count:,} images; go on with: --resume\n"
+    )
+    assert not (many / "out.csv").exists()
+
+
+def test_a_full_disk_keeps_what_is_there_and_says_how_to_go_on(many: Path, run: Run) -> None:
+    with start(many, "--output", "out.csv", "many", largest_file=100_000) as process:
+        assert process.stderr is not None
+        errors = process.stderr.read()
+
+    assert process.returncode == 2
+    assert errors.startswith("Error: out.csv: can't be written: File too large; ")
+    assert errors.endswith("; go on with: --resume\n")
+    assert len(errors.splitlines()) == 1
+    assert not (many / "out.csv").exists()
+    assert run("rnn-infer", "--output", "out.csv", "--resume", "many").returncode == 1
+    assert len(read(many / "out.csv")) == MANY
+
+
+def test_new_images_are_added_to_finished_results(folder: Path, run: Run, digits_images: Path) -> None:
+    run("rnn-infer", "--output", "out.csv", "images")
+    before = (folder / "out.csv").read_text()
+    shutil.copy(next(digits_images.rglob("*.png")), folder / "images" / "new.png")
+
+    result = run("rnn-infer", "--output", "out.csv", "--resume", "images")
+
+    after = (folder / "out.csv").read_text()
+    assert after.startswith(before)
+    assert [row["path"] for row in read(folder / "out.csv")[-1:]] == ["images/new.png"]
+    assert "42 images (41 from before), 1 unreadable" in result.stderr
+
+
+@pytest.mark.parametrize("style", ["csv", "jsonl"])
+def test_nothing_left_to_do_changes_nothing(folder: Path, run: Run, style: str) -> None:
+    run("rnn-infer", "--output", f"out.{style}", "images")
+    before = (folder / f"out.{style}").read_bytes()
+
+    result = run("rnn-infer", "--output", f"out.{style}", "--resume", "images")
+
+    assert (folder / f"out.{style}").read_bytes() == before
+    assert result.returncode == 1  # as for the run before, an image can't be read
+    assert "41 images (41 from before), 1 unreadable" in result.stderr
+
+
+def test_without_resume_the_results_are_made_anew(folder: Path, run: Run) -> None:
+    (folder / "out.csv.part").write_text("path,label,probability,error\nimages/000.png,nonsense,1,\n")
+    (folder / "out.csv").write_text("old")
+
+    run("rnn-infer", "--output", "out.csv", "images")
+
+    assert len(read(folder / "out.csv")) == 41
+    assert "nonsense" not in (folder / "out.csv").read_text()
+
+
+def test_the_evaluation_of_a_resumed_run_is_that_of_all_its_images(
+    tmp_path: Path, run: Run, digits_model: Path, digits_images: Path
+) -> None:
+    shutil.copy(digits_model, tmp_path / "model.onnx")
+    options = ("--output", "out.csv", "--labels-from-folders", "--recursive")
+    whole = run("rnn-infer", *options, digits_images)
+    lines = (tmp_path / "out.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "out.csv").unlink()
+    (tmp_path / "out.csv.part").write_text("".join(lines[:100]))
+
+    resumed = run("rnn-infer", *options, "--resume", "--summary", "summary.json", digits_images)
+
+    assert resumed.stdout == whole.stdout
+    assert "Accuracy: " in resumed.stdout
+    assert json.loads((tmp_path / "summary.json").read_text())["evaluated"] == 360
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("path,label,probability,label_2,probability_2,error\n", "its columns are path, label, probability, label_2"),
+        ("some,other,file\n1,2,3\n", "its columns are some, other, file"),
+        ("path,label,probability,error\nimages/000.png,0\n", "not a result of rnn-infer"),
+        ("path,label,probability,error\nimages/000.png,0,high,\n", "not a result of rnn-infer"),
+        ("path,label,probability,error\nimages/000.png,,,\n", "neither a label nor an error"),
+        ("path,label,probability,error\nimages/000.png,0,0.123456,\n", "was written by another model"),
+    ],
+)
+def test_what_is_not_this_runs_results_is_not_gone_on_with(folder: Path, run: Run, content: str, problem: str) -> None:
+    (folder / "out.csv").write_text(content)
+
+    result = run("rnn-infer", "--output", "out.csv", "--resume", "images")
+
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()[-1:]) == 1
+    assert problem in result.stderr.splitlines()[-1]
+    assert (folder / "out.csv").read_text() == content
+
+
+def test_two_processes_do_not_write_one_file(many: Path, run: Run) -> None:
+    with start(many, "--output", "out.csv", "many") as process:
+        wait_for_more(many / "out.csv.part", process)
+        second = run("rnn-infer", "--output", "out.csv", "images")
+        process.kill()
+
+    assert second.returncode == 2
+    assert "out.csv.part: another process is writing it" in second.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--resume", "images"), ("--resume", "--output", "out.txt", "--format", "table", "images")]
+)
+@pytest.mark.usefixtures("folder")
+def test_only_results_in_a_file_can_be_gone_on_with(run: Run, arguments: tuple[str, ...]) -> None:
+    result = run("rnn-infer", "--provider", "cpu", *arguments)
+
+    assert result.returncode == 2
+    assert "--resume goes on with results in a file" in result.stderr
+
+
+def test_summary_and_first_line_of_json_lines_tell_what_ran(folder: Path, run: Run) -> None:
+    classifier = Classifier(folder / "model.onnx", provider="cpu")
+
+    result = run("rnn-infer", "--output", "out.jsonl", "--summary", "summary.json", "images")
+
+    (header,) = json.loads((folder / "out.jsonl").read_text().splitlines()[0]).values()
+    summary = json.loads((folder / "summary.json").read_text())
+    assert header["provider"] == "cpu"
+    assert header["model"] == "model.onnx"
+    assert header["checkpoint_sha256"] == classifier.metadata.checkpoint_sha256
+    assert summary["run"] == header
+    assert (summary["images"], summary["unreadable"], summary["earlier"]) == (41, 1, 0)
+    assert f"checkpoint {header['checkpoint_sha256'][:12]}, on cpu" in result.stderr
+
+
+@pytest.fixture(scope="module")
+def module_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("names")
+    yield folder
+    shutil.rmtree(folder)
+
+
+names = st.lists(st.text("ab\n\r\",\\'\udcff ", min_size=1, max_size=6), min_size=1, max_size=8, unique=True)
+
+
+@given(names=names, data=st.data(), style=st.sampled_from(["csv", "jsonl"]))
+def test_results_cut_anywhere_are_gone_on_with_to_the_same_end(
+    module_folder: Path, digits_model: Path, names: list[str], data: st.DataObject, style: Any
+) -> None:
+    folder = module_folder / "images"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for name in names:
+        (folder / f"{name}.png").write_bytes(encode(np.full((8, 8, 1), len(name), np.uint8), ".png"))
+    output = module_folder / f"out.{style}"
+    classifier = Classifier(digits_model, provider="cpu")
+    classify_files(classifier, find_images([str(folder)]), output, style=style)
+    whole = output.read_bytes()
+    cut = data.draw(st.integers(0, len(whole)))
+    output.unlink()
+    (module_folder / f"out.{style}.part").write_bytes(whole[:cut])
+
+    summary = classify_files(classifier, find_images([str(folder)]), output, style=style, resume=True)
+
+    again = output.read_bytes()
+    if style == "csv":
+        assert again == whole
+    else:  # rows after the cut may have another line about the run before them
+        rows = [line for line in again.splitlines() if not line.startswith(b'{"run"')]
+        assert rows == whole.splitlines()[1:]
+    assert summary.images == len(names)
+
+
+def test_an_unfinished_file_that_is_a_link_or_folder_is_refused(folder: Path, digits_model: Path) -> None:
+    (folder / "out.csv.part").symlink_to(folder / "model.onnx")
+
+    with pytest.raises(InputError, match="not a regular file"):
+        classify_files(Classifier(digits_model, provider="cpu"), [], folder / "out.csv")
+
+    assert (folder / "model.onnx").read_bytes() == digits_model.read_bytes()
