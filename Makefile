@@ -41,7 +41,7 @@ demo: $(VENV)/.train-$(RUNTIME)
 	@echo "See demo/: examples.png, confusion_matrix.png, curves.png, metrics.csv, model.pt, model.onnx, images/, predictions.csv"
 
 test: $(VENV)/.dev-$(RUNTIME)
-	$(BIN)/python -m pytest --numprocesses 2 $(PYTEST_OPTIONS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(PYTEST_OPTIONS)
 
 bench: $(VENV)/.dev-$(RUNTIME)
 	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --editable '.[train,$(RUNTIME),bench]'

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -27,6 +28,11 @@ def run(tmp_path: Path) -> Run:
         return subprocess.run(line, check=False, **settings)  # type: ignore[call-overload, no-any-return]
 
     return run_command
+
+
+def with_modules(folder: Path) -> dict[str, str]:
+    """The environment of a process that finds modules in this folder before all others."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))}
 
 
 @pytest.fixture(scope="session")
@@ -68,6 +74,35 @@ def fashion_mnist() -> Path:
     if not FASHION_MNIST.is_dir():
         pytest.skip("needs Fashion-MNIST: apt-get install dataset-fashion-mnist, or set FASHION_MNIST to its folder")
     return FASHION_MNIST
+
+
+@pytest.fixture(scope="session")
+def stand_in_driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for LD_LIBRARY_PATH with a libcuda.so.1 that answers for a driver of CUDA 99.0 and two GPUs.
+
+    With DRIVER_CUDA=11080 in the environment it is one of CUDA 11.8, with DRIVER_FAILS=100 it can't start.
+    """
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("needs a C compiler: install gcc")
+    folder = tmp_path_factory.mktemp("driver")
+    (folder / "driver.c").write_text("""
+        #include <stdio.h>
+        #include <stdlib.h>
+        static int setting(const char *name, int otherwise) { char *s = getenv(name); return s ? atoi(s) : otherwise; }
+        int cuDriverGetVersion(int *version) { *version = setting("DRIVER_CUDA", 99000); return 0; }
+        int cuInit(unsigned flags) { return setting("DRIVER_FAILS", 0); }
+        int cuDeviceGetCount(int *count) { *count = 2; return 0; }
+        int cuDeviceGet(int *device, int ordinal) { *device = ordinal; return 0; }
+        int cuDeviceGetName(char *name, int n, int device) { snprintf(name, n, "GPU %c", 'A' + device); return 0; }
+        int cuGetErrorString(int code, const char **text) { *text = "no CUDA-capable device is detected"; return 0; }
+        /* what onnxruntime's provider is linked to, and what CUDA's runtime asks for first, without getting it */
+        int cuTensorMapEncodeTiled(void) { return 1; }
+        int cuGetProcAddress_v2(void) { return 500; }
+    """)
+    line = [compiler, "-shared", "-fPIC", "-o", str(folder / "libcuda.so.1"), str(folder / "driver.c")]
+    subprocess.run(line, check=True)
+    return folder
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -17,8 +17,9 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from rnn_runtime.classifier import Classifier, Prediction
+    from rnn_runtime.session import CudaOptions
 
-__all__ = ["Classifier", "Prediction"]
+__all__ = ["Classifier", "CudaOptions", "Prediction"]
 
 
 def __getattr__(name: str) -> object:

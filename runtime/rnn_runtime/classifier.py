@@ -15,7 +15,7 @@ from rnn_runtime.device_buffers import DeviceBuffers
 from rnn_runtime.errors import InputError, ModelError, ProviderError
 from rnn_runtime.file_batches import FileBatch, decode_files
 from rnn_runtime.metadata import ModelMetadata
-from rnn_runtime.session import Provider, open_session
+from rnn_runtime.session import CUDA_DEFAULTS, CudaOptions, Provider, open_session
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -54,13 +54,13 @@ class Classifier:
         model: Path of a file that `rnn-export` wrote.
         provider: `cpu`; `cuda`, which runs on CUDA or raises; `auto`, which is CUDA where it runs, else CPU.
         threads: CPU threads, for decoding as for the model; None for one a core.
-        cuda_graph: On CUDA, capture the first run of each batch size, and replay it from then on: less time
-            between one kernel and the next. For a graph without loops: `rnn-export --graph unrolled` or `operator`.
+        cuda: How to run on CUDA: `CudaOptions(device_id=1)`; with `auto` they count where CUDA starts.
 
     Raises:
         ModelError: the file is missing, damaged or not one of `rnn-export`.
-        ProviderError: CUDA, or a CUDA graph, was asked for and can't run here.
-        MissingPackageError: no onnxruntime is installed.
+        ProviderError: CUDA was asked for and can't run here, or not as `cuda` says.
+        MissingPackageError: no onnxruntime is installed, or a broken one.
+        SettingsError: `cuda` was given with `cpu`.
 
     Attributes:
         path: The model file.
@@ -69,24 +69,29 @@ class Classifier:
     """
 
     def __init__(
-        self, model: str | Path, provider: Provider = "auto", *, threads: int | None = None, cuda_graph: bool = False
+        self,
+        model: str | Path,
+        provider: Provider = "auto",
+        *,
+        threads: int | None = None,
+        cuda: CudaOptions = CUDA_DEFAULTS,
     ) -> None:
         self.path = str(model)
-        self.threads = threads or _cores()
+        self.threads = threads or usable_cores()
         self._pool: ThreadPoolExecutor | None = None
         self._process = self._pool_process = os.getpid()
         try:
-            if cuda_graph and provider != "cuda":
-                raise ProviderError("a CUDA graph is for the CUDA provider: choose it too, with --provider cuda")
             content = _read_model(self.path)
-            opened = open_session(content, provider, cuda_graph=cuda_graph)
+            opened = open_session(content, provider, cuda=cuda)
             self._session, self._provider, self.notice = opened.session, opened.provider, opened.notice
             self.metadata = ModelMetadata.from_props(self._session.get_modelmeta().custom_metadata_map)
             self._shape = self.metadata.spec.image.shape
             self._check_interface()
             self._buffers = self._threaded_session = None
             if self._provider == "cuda":
-                self._buffers = DeviceBuffers(self._session, len(self.class_names), "cuda", cuda_graph=cuda_graph)
+                self._buffers = DeviceBuffers(
+                    self._session, len(self.class_names), "cuda", device_id=cuda.device_id, cuda_graph=cuda.graph
+                )
             elif self.metadata.spec.cell == "lstm" and self.threads > 1:
                 # Of small batches, onnxruntime's LSTM makes more of threads than parts do (docs/design.md).
                 self._threaded_session = open_session(content, "cpu", intra_op_threads=self.threads).session
@@ -240,6 +245,6 @@ def _part_size(images: int, threads: int) -> int:
     return min(max(-(-images // threads), _SMALLEST_PART), _LARGEST_PART)
 
 
-def _cores() -> int:
-    """The cores that this process may use."""
+def usable_cores() -> int:
+    """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 from rnn_runtime.command import Command, atomic_write, check_output
+from rnn_runtime.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from rnn_runtime.classify import RunSummary
     from rnn_runtime.evaluation import FolderEvaluation
     from rnn_runtime.output import Format
+    from rnn_runtime.session import CudaOptions
 
 
 @click.command(cls=Command)
@@ -39,7 +41,26 @@ if TYPE_CHECKING:
     show_default=True,
     help="Execution provider. cuda fails where CUDA can't run; auto takes the CPU then, and says so.",
 )
-@click.option("--cuda-graph", is_flag=True, help="With cuda: capture the runs of each batch size, and replay them.")
+@click.option(
+    "--device-id",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="On CUDA: which GPU, as --doctor counts them.",
+)
+@click.option(
+    "--gpu-memory-limit",
+    type=click.IntRange(1),
+    metavar="MIB",
+    help="On CUDA: MiB for weights and intermediate results.  [default: no limit]",
+)
+@click.option(
+    "--tf32/--no-tf32",
+    default=False,
+    show_default=True,
+    help="On CUDA: round the factors of float32 products to 10 bits; faster, and further from PyTorch.",
+)
+@click.option("--cuda-graph", is_flag=True, help="On CUDA: capture the runs of each batch size, and replay them.")
 @click.option("--recursive", is_flag=True, help="Search the folders in folders too.")
 @click.option(
     "--format",
@@ -68,6 +89,7 @@ if TYPE_CHECKING:
 )
 @click.option("--self-check", "check", is_flag=True, help="Compare the model with PyTorch's logits stored in it.")
 @click.option("--benchmark", is_flag=True, help="Time the model on random images, by batch size or at --batch-size.")
+@click.option("--doctor", is_flag=True, help="Print what a bug report needs, and the next thing to do; no images.")
 @click.option("--atol", type=click.FloatRange(0), help="For --self-check.  [default: that of rnn-export]")
 @click.option("--rtol", type=click.FloatRange(0), help="For --self-check.  [default: that of rnn-export]")
 @click.version_option(package_name="rnn-onnx")
@@ -78,6 +100,9 @@ def main(
     paths: tuple[str, ...],
     model: Path,
     provider: Any,
+    device_id: int,
+    gpu_memory_limit: int | None,
+    tf32: bool,
     cuda_graph: bool,
     recursive: bool,
     style: "Format | None",
@@ -90,6 +115,7 @@ def main(
     labels_from_folders: bool,
     check: bool,
     benchmark: bool,
+    doctor: bool,
     atol: float | None,
     rtol: float | None,
 ) -> None:
@@ -103,20 +129,30 @@ def main(
     rnn-infer --model digits.onnx --format jsonl --top-k 3 'scans/**/*.png'
     rnn-infer --self-check --benchmark
     """
-    if not (paths or check or benchmark):
+    if doctor and (paths or check or benchmark or output or summary):
+        raise click.UsageError("--doctor reads no images and measures nothing: leave the others out.")
+    if not (paths or check or benchmark or doctor):
         raise click.UsageError(
-            "Name an image, a folder, a pattern, or - for standard input. Or --self-check, or --benchmark."
+            "Name an image, a folder, a pattern, or - for standard input. Or --self-check, --benchmark or --doctor."
         )
     for name, given in (("--output", output), ("--summary", summary), ("--resume", resume)):
         if given and not paths:
             raise click.UsageError(f"{name} is for the results of images: name some, or leave it out.")
+    if provider == "cpu":
+        _refuse_cuda_options(ctx)
     # Only now: --help and a typing mistake need none of it.
     from rnn_runtime.classifier import Classifier
     from rnn_runtime.classify import classify_files
     from rnn_runtime.evaluation import FolderEvaluation
     from rnn_runtime.paths import find_images
+    from rnn_runtime.session import CudaOptions
 
-    classifier = Classifier(model, provider, threads=threads, cuda_graph=cuda_graph)
+    memory_limit = None if gpu_memory_limit is None else gpu_memory_limit << 20
+    cuda = CudaOptions(device_id, memory_limit, tf32, cuda_graph)
+    if doctor:
+        _print_diagnosis(model, provider, cuda)
+        return
+    classifier = Classifier(model, provider, threads=threads, cuda=cuda)
     if classifier.notice:
         click.echo(f"Running on the CPU: {classifier.notice}", err=True)
     if check:
@@ -152,6 +188,13 @@ def main(
         raise click.exceptions.Exit(1)
 
 
+def _refuse_cuda_options(ctx: click.Context) -> None:
+    for name in ("device_id", "gpu_memory_limit", "tf32", "cuda_graph"):
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            option = "--" + name.replace("_", "-")
+            raise SettingsError(f"{option} does nothing on the CPU: leave it out, or choose --provider cuda or auto")
+
+
 def _choose_format(output: Path | None) -> "Format":
     if output is not None:
         return "jsonl" if output.suffix in (".jsonl", ".ndjson") else "csv"
@@ -161,7 +204,7 @@ def _choose_format(output: Path | None) -> "Format":
 @contextlib.contextmanager
 def _progress() -> "Iterator[Callable[[Iterator[Prediction]], Iterator[Prediction]]]":
     # A bar below results that scroll by on the same terminal would only be torn apart.
-    if not sys.stderr.isatty():
+    if not (sys.stderr and sys.stderr.isatty()):  # it may be closed
         yield iter
         return
     from rich.console import Console
@@ -230,3 +273,13 @@ def _print_benchmark(classifier: "Classifier", style: "Format | None", batch_siz
 
     speeds = measure_speed(classifier, batch_sizes=batch_sizes or BATCH_SIZES)
     write_speeds(speeds, sys.stdout, style or ("table" if sys.stdout.isatty() else "csv"))
+
+
+def _print_diagnosis(model: Path, provider: str, cuda: "CudaOptions") -> None:
+    from rnn_runtime.doctor import examine, print_diagnosis
+
+    diagnosis = examine(model, cuda=cuda)
+    cast(Any, sys.stdout).reconfigure(errors="surrogateescape")  # for the model's name, as in `_open_output`
+    print_diagnosis(diagnosis, sys.stdout)
+    if not diagnosis.providers or provider not in ("auto", *diagnosis.providers):
+        raise click.exceptions.Exit(3)

@@ -74,7 +74,8 @@ def require_packages(modules: Sequence[str], extra: str) -> None:
         MissingPackageError: one isn't installed; the text names the extra that brings it.
     """
     for module in modules:
-        if importlib.util.find_spec(module) is None:
+        spec = importlib.util.find_spec(module)
+        if spec is None or spec.origin is None:  # no origin: a folder that an uninstalled package left behind
             raise MissingPackageError(f"{module} is not installed. Install it with: pip install 'rnn-onnx[{extra}]'")
 
 

@@ -1,5 +1,6 @@
 """Running a session between arrays that stay on its device: nothing is allocated for a run, and CUDA can replay it."""
 
+import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from rnn_runtime.errors import ProviderError
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -32,16 +35,23 @@ class DeviceBuffers:
         session: Takes `images`, gives `logits` and `probabilities`, as `rnn-export` writes them.
         classes: Columns of the outputs.
         device: onnxruntime's name of the device: `cuda` or `cpu`.
+        device_id: Which of them; on it lie the buffers.
         cuda_graph: Capture the first run of each batch size as a CUDA graph, and replay it from then on. The
             session must have been made with the provider option `enable_cuda_graph`.
     """
 
     def __init__(
-        self, session: "onnxruntime.InferenceSession", classes: int, device: str, *, cuda_graph: bool = False
+        self,
+        session: "onnxruntime.InferenceSession",
+        classes: int,
+        device: str,
+        *,
+        device_id: int = 0,
+        cuda_graph: bool = False,
     ) -> None:
         self._session = session
         self._classes = classes
-        self._device = device
+        self._device, self._device_id = device, device_id
         self._cuda_graph = cuda_graph
         self._lock = threading.Lock()
         self._buffers: dict[int, _Buffers] = {}
@@ -55,22 +65,34 @@ class DeviceBuffers:
 
         Returns:
             float32 `(batch, classes)`.
+
+        Raises:
+            ProviderError: the device fails, or its memory doesn't suffice.
         """
-        with self._lock:
-            buffers = self._buffers.get(len(images))
-            if buffers is None:
-                if len(self._buffers) >= _MOST_SIZES:
-                    return self._session.run([output], {"images": images}, run_options("-1"))[0]  # type: ignore[no-any-return]
-                buffers = self._buffers[len(images)] = self._allocate(images.shape)
-            buffers.images.update_inplace(images)
-            self._session.run_with_iobinding(buffers.binding, buffers.options)
-            return buffers.outputs[output].numpy().copy()  # type: ignore[no-any-return]  # else, on the CPU, the buffer itself
+        try:
+            with self._lock:
+                return self._run(output, images)
+        except Exception as error:  # onnxruntime's exceptions share no base class below this one
+            raise ProviderError(
+                f"a run of {len(images)} images failed on the device {self._device}:{self._device_id}: "
+                f"{error_text(error)}. If memory is short, take smaller batches"
+            ) from None
+
+    def _run(self, output: str, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        buffers = self._buffers.get(len(images))
+        if buffers is None:
+            if len(self._buffers) >= _MOST_SIZES:
+                return self._session.run([output], {"images": images}, run_options("-1"))[0]  # type: ignore[no-any-return]
+            buffers = self._buffers[len(images)] = self._allocate(images.shape)
+        buffers.images.update_inplace(images)
+        self._session.run_with_iobinding(buffers.binding, buffers.options)
+        return buffers.outputs[output].numpy().copy()  # type: ignore[no-any-return]  # else, on the CPU, the buffer itself
 
     def _allocate(self, shape: Sequence[int]) -> _Buffers:
         import onnxruntime
 
         def allocate(sides: Sequence[int], dtype: type[np.generic]) -> "onnxruntime.OrtValue":
-            return onnxruntime.OrtValue.ortvalue_from_shape_and_type(list(sides), dtype, self._device, 0)
+            return onnxruntime.OrtValue.ortvalue_from_shape_and_type(list(sides), dtype, self._device, self._device_id)
 
         images = allocate(shape, np.uint8)
         outputs = {name: allocate((shape[0], self._classes), np.float32) for name in _OUTPUTS}
@@ -95,3 +117,10 @@ def run_options(graph: str) -> "onnxruntime.RunOptions":
     options.log_severity_level = 4
     options.add_run_config_entry("gpu_graph_id", graph)
     return options
+
+
+def error_text(error: Exception) -> str:
+    """What onnxruntime says went wrong, in one line; of a CUDA failure, that alone without places in its source."""
+    text = " ".join(str(error).split()).rstrip(".")
+    failure = re.search(r"CUDA failure \d+: [^;]*[^; ]", text)
+    return failure[0] if failure else text

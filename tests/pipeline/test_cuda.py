@@ -1,5 +1,6 @@
 """The CUDA execution provider, where there is a GPU and the extra cuda is installed."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +8,11 @@ import pytest
 
 from rnn_export import export_onnx
 from rnn_export.graph import GraphForm, Precision
-from rnn_runtime import Classifier
+from rnn_runtime import Classifier, CudaOptions
 from rnn_runtime.errors import ProviderError
 from rnn_runtime.model_spec import Cell, ImageSpec, ModelSpec
 from rnn_runtime.self_check import Difference, self_check
+from rnn_runtime.session import open_session
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.training import predict_logits
 from tests.conftest import Run
@@ -62,7 +64,7 @@ def test_cuda_graph_gives_what_plain_runs_give(
     export_onnx(tmp_path / "model.pt", tmp_path / "model.onnx", form=form, precision=precision)
     plain = Classifier(tmp_path / "model.onnx", provider="cuda")
 
-    graph = Classifier(tmp_path / "model.onnx", provider="cuda", cuda_graph=True)
+    graph = Classifier(tmp_path / "model.onnx", provider="cuda", cuda=CudaOptions(graph=True))
 
     for size in (1, 64, 1, 64, 257):  # captured, captured, replayed, replayed, captured
         images = np.random.default_rng(size).integers(0, 256, (size, 28, 28, 1), np.uint8)
@@ -74,4 +76,44 @@ def test_cuda_graph_of_a_loop_is_refused_with_the_way_out(tmp_path: Path) -> Non
     export_onnx(tmp_path / "model.pt", tmp_path / "model.onnx", form="scan")
 
     with pytest.raises(ProviderError, match="--graph unrolled"):
-        Classifier(tmp_path / "model.onnx", provider="cuda", cuda_graph=True)
+        Classifier(tmp_path / "model.onnx", provider="cuda", cuda=CudaOptions(graph=True))
+
+
+def test_device_memory_limit_and_tf32_reach_onnxruntime(digits_model: Path) -> None:
+    opened = open_session(digits_model.read_bytes(), "cuda", cuda=CudaOptions(0, memory_limit=1 << 30, tf32=True))
+
+    options = opened.session.get_provider_options()["CUDAExecutionProvider"]
+    assert (options["device_id"], options["gpu_mem_limit"], options["use_tf32"]) == ("0", str(1 << 30), "1")
+
+
+def test_tf32_is_off_by_default(digits_model: Path) -> None:
+    opened = open_session(digits_model.read_bytes(), "cuda")
+
+    assert opened.session.get_provider_options()["CUDAExecutionProvider"]["use_tf32"] == "0"
+
+
+def test_unknown_device_is_refused_with_those_there_are(run: Run, digits_model: Path) -> None:
+    result = run("rnn-infer", "--model", digits_model, "--provider", "cuda", "--device-id", "99", "--self-check")
+
+    assert result.returncode == 3
+    assert result.stdout == ""
+    assert "there is no CUDA device 99; found: 0 (" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_memory_limit_that_is_too_small_ends_in_one_line(run: Run, digits_model: Path) -> None:
+    arguments = ("--provider", "cuda", "--gpu-memory-limit", "1", "--benchmark", "--batch-size", "65536")
+
+    result = run("rnn-infer", "--model", digits_model, *arguments)
+
+    assert result.returncode == 3
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_doctor_lists_the_gpus_and_starts_cuda(run: Run, digits_model: Path) -> None:
+    result = run("rnn-infer", "--doctor", "--provider", "cuda", "--model", digits_model)
+
+    assert result.returncode == 0
+    assert re.search(r"^CUDA device 0 +\w", result.stdout, re.MULTILINE)
+    assert re.search(r"^CUDA provider +starts$", result.stdout, re.MULTILINE)
+    assert result.stdout.endswith("Next: Nothing to mend.\n")

@@ -2,13 +2,10 @@
 
 import csv
 import subprocess
-import sys
 import venv
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
 
 
 def run(*line: object, cwd: Path) -> str:
@@ -18,11 +15,9 @@ def run(*line: object, cwd: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def deployment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def deployment(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
     """A new virtual environment with the wheel and its extra cpu in it; gives the folder of its commands."""
     folder = tmp_path_factory.mktemp("deployment")
-    run(sys.executable, "-m", "build", "--wheel", "--outdir", folder, ROOT, cwd=folder)
-    (wheel,) = folder.glob("*.whl")
     venv.create(folder / "venv", with_pip=True)
     commands = folder / "venv" / "bin"
     run(commands / "python", "-m", "pip", "install", "--quiet", f"{wheel}[cpu]", cwd=folder)

@@ -1,4 +1,4 @@
-"""Atomic files."""
+"""Atomic files, and packages that have to be there."""
 
 import os
 import stat
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rnn_runtime.command import atomic_write
+from rnn_runtime.command import atomic_write, require_packages
+from rnn_runtime.errors import MissingPackageError
 
 
 def test_file_appears_when_it_is_whole(tmp_path: Path) -> None:
@@ -50,3 +51,11 @@ def test_file_gets_the_rights_that_open_would_give(tmp_path: Path) -> None:
 def test_missing_folder_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "no" / "a.csv"):
         pass
+
+
+def test_folder_that_an_uninstalled_package_left_is_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "left_behind" / "capi").mkdir(parents=True)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    with pytest.raises(MissingPackageError, match=r"left_behind is not installed. .*rnn-onnx\[cpu\]"):
+        require_packages(("left_behind",), "cpu")

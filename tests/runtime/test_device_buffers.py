@@ -11,7 +11,6 @@ from rnn_runtime import Classifier
 from rnn_runtime.device_buffers import DeviceBuffers
 from rnn_runtime.errors import ProviderError
 from rnn_runtime.session import open_session
-from tests.conftest import Run
 
 
 def random_images(count: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -55,12 +54,6 @@ def test_threads_do_not_mix_their_images(buffers: DeviceBuffers, classifier: Cla
         assert np.array_equal(logits, classifier.predict_logits(batch))
 
 
-@pytest.mark.parametrize("provider", ["cpu", "auto"])
-def test_cuda_graph_without_the_cuda_provider_is_refused(run: Run, digits_model: Path, provider: str) -> None:
-    with pytest.raises(ProviderError, match="a CUDA graph is for the CUDA provider"):
-        Classifier(digits_model, provider=provider, cuda_graph=True)  # type: ignore[arg-type]
-
-    result = run("rnn-infer", "--model", digits_model, "--provider", provider, "--cuda-graph", "--self-check")
-
-    assert result.returncode == 3
-    assert result.stderr.endswith("choose it too, with --provider cuda\n")
+def test_a_run_that_fails_says_where_and_with_how_many_images(buffers: DeviceBuffers) -> None:
+    with pytest.raises(ProviderError, match=r"a run of 3 images failed on the device cpu:0: .*Got: 9 Expected: 8"):
+        buffers.run("logits", np.zeros((3, 9, 9, 1), np.uint8))

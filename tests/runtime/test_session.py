@@ -8,9 +8,9 @@ import onnxruntime
 import pytest
 
 from rnn_runtime import Classifier
-from rnn_runtime.errors import ModelError, ProviderError
-from rnn_runtime.session import open_session
-from tests.conftest import Run
+from rnn_runtime.errors import ModelError, ProviderError, SettingsError
+from rnn_runtime.session import CudaOptions, open_session
+from tests.conftest import Run, with_modules
 
 without_gpu = pytest.mark.skipif(
     "CUDAExecutionProvider" in onnxruntime.get_available_providers() and os.path.exists("/dev/nvidiactl"),
@@ -61,13 +61,31 @@ def test_without_onnxruntime_the_extra_to_install_is_named(run: Run, tmp_path: P
     # An import that fails stands in for a package that isn't installed.
     (tmp_path / "onnxruntime.py").write_text("raise ImportError(\"No module named 'onnxruntime'\")\n")
 
-    result = run("rnn-infer", "--model", digits_model, "a.png", env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    result = run("rnn-infer", "--model", digits_model, "a.png", env=with_modules(tmp_path))
 
     assert result.returncode == 3
     assert result.stdout == ""
     assert len(result.stderr.splitlines()) == 1
-    assert "pip install 'rnn-onnx[cpu]'" in result.stderr
-    assert "pip install 'rnn-onnx[cuda]'" in result.stderr
+    assert "pip install 'rnn-onnx[cpu]', or with an NVIDIA GPU 'rnn-onnx[cuda]'" in result.stderr
+
+
+def test_what_onnxruntime_writes_to_stderr_while_it_is_imported_is_not_seen(
+    run: Run, tmp_path: Path, digits_model: Path
+) -> None:
+    # As releases 1.23 and 1.24 do, where /sys/class/drm has a display that is no PCI card; then the real one follows.
+    (tmp_path / "onnxruntime.py").write_text(
+        "import os, sys\n"
+        "os.write(2, b'[W:onnxruntime:Default, device_discovery.cc:164] GPU device discovery failed\\n')\n"
+        "sys.path.remove(os.path.dirname(__file__))\n"
+        "del sys.modules['onnxruntime']\n"
+        "import onnxruntime\n"
+    )
+    arguments = ("--provider", "cpu", "--model", digits_model, "no.png")
+
+    result = run("rnn-infer", *arguments, env=with_modules(tmp_path))
+
+    assert result.stdout.endswith("no such file or directory\n")
+    assert result.stderr.startswith("1 image, 1 unreadable, ")
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", bytes(1000), b"\x08\x08"])
@@ -99,3 +117,62 @@ def test_weights_outside_of_the_file_are_not_read(tmp_path: Path, digits_model: 
 
     with pytest.raises(ModelError):
         Classifier(tmp_path / "model.onnx", provider="cpu")
+
+
+@pytest.mark.parametrize("options", [{"device_id": -1}, {"memory_limit": 0}])
+def test_cuda_options_out_of_range_are_refused(options: dict[str, int]) -> None:
+    with pytest.raises(SettingsError, match="or more, not"):
+        CudaOptions(**options)  # type: ignore[arg-type]
+
+
+def test_cuda_options_are_parity_first_by_default() -> None:
+    assert CudaOptions().to_provider_options() == {"device_id": "0", "use_tf32": "0", "enable_cuda_graph": "0"}
+
+
+def test_cuda_options_go_to_onnxruntime_under_its_names() -> None:
+    options = CudaOptions(device_id=1, memory_limit=1 << 30, tf32=True, graph=True)
+
+    assert options.to_provider_options() == {
+        "device_id": "1",
+        "gpu_mem_limit": "1073741824",
+        "use_tf32": "1",
+        "enable_cuda_graph": "1",
+    }
+
+
+def test_cuda_options_with_the_cpu_provider_are_refused_instead_of_ignored(digits_model: Path) -> None:
+    with pytest.raises(SettingsError, match="do nothing on the CPU"):
+        Classifier(digits_model, provider="cpu", cuda=CudaOptions(device_id=1))
+
+
+CUDA_ARGUMENTS = [("--device-id", "0"), ("--gpu-memory-limit", "512"), ("--tf32",), ("--no-tf32",), ("--cuda-graph",)]
+
+
+@pytest.mark.parametrize("arguments", CUDA_ARGUMENTS)
+def test_cuda_arguments_with_the_cpu_provider_are_refused_in_one_line(
+    run: Run, digits_model: Path, arguments: tuple[str, ...]
+) -> None:
+    result = run("rnn-infer", "--model", digits_model, "--provider", "cpu", *arguments, "--self-check")
+
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith(f"Error: {arguments[0].replace('no-', '')} does nothing on the CPU: leave it out")
+    assert len(result.stderr.splitlines()) == 1
+
+
+@without_gpu
+def test_cuda_arguments_with_auto_wait_for_a_gpu(run: Run, digits_model: Path) -> None:
+    arguments = ("--device-id", "1", "--gpu-memory-limit", "512", "--tf32", "--cuda-graph")
+
+    result = run("rnn-infer", "--model", digits_model, *arguments, "--self-check")
+
+    assert result.returncode == 0
+    assert result.stderr.startswith("Running on the CPU: ")
+
+
+def test_defaults_of_the_cuda_arguments_are_in_the_help(run: Run) -> None:
+    text = " ".join(run("rnn-infer", "--help").stdout.split())
+
+    assert "--doctor counts them. [default: 0; x>=0]" in text
+    assert "[default: no limit]" in text
+    assert "[default: no-tf32]" in text
