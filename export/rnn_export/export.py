@@ -16,6 +16,7 @@ from rnn_export.parity import ParityReport, measure_parity
 from rnn_runtime.classifier import Classifier
 from rnn_runtime.errors import CheckpointError, DataError, ParityError
 from rnn_runtime.metadata import GoldenSamples, ModelMetadata
+from rnn_runtime.model_file import seal_model
 from rnn_runtime.model_spec import ModelSpec
 from rnn_runtime.self_check import ATOL, RTOL
 from rnn_train.checkpoint import Checkpoint, file_sha256
@@ -165,7 +166,7 @@ def _real_images(saved: Checkpoint) -> dict[str, NDArray[np.uint8]]:
 
 def _write(path: Path, proto: onnx.ModelProto, metadata: ModelMetadata) -> None:
     onnx.helper.set_model_props(proto, metadata.to_props())
-    path.write_bytes(proto.SerializeToString(deterministic=True))
+    path.write_bytes(seal_model(proto.SerializeToString(deterministic=True)))
 
 
 def _verify(

@@ -6,15 +6,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rnn_runtime.device_buffers import DeviceBuffers
+from rnn_runtime.device_buffers import DeviceBuffers, error_text
 from rnn_runtime.errors import InputError, ModelError, ProviderError
 from rnn_runtime.file_batches import FileBatch, decode_files
 from rnn_runtime.metadata import ModelMetadata
+from rnn_runtime.model_file import read_model
 from rnn_runtime.session import CUDA_DEFAULTS, CudaOptions, Provider, open_session
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 BATCH_SIZE = 256
 _UINT8 = np.dtype(np.uint8)
-MAX_MODEL_BYTES = 1 << 31  # protobuf's own limit
 _SMALLEST_PART, _LARGEST_PART = 16, 64  # images of a batch that a thread takes at once, on the CPU (docs/design.md)
 
 
@@ -62,6 +62,9 @@ class Classifier:
         MissingPackageError: no onnxruntime is installed, or a broken one.
         SettingsError: `cuda` was given with `cpu`.
 
+    One classifier serves any number of threads, and goes on in forked processes, on the CPU. Sent to another process
+    (pickled), it opens the model there again, on the same provider.
+
     Attributes:
         path: The model file.
         metadata: What the file says of itself: sizes, metrics, parity, golden samples.
@@ -76,12 +79,14 @@ class Classifier:
         threads: int | None = None,
         cuda: CudaOptions = CUDA_DEFAULTS,
     ) -> None:
-        self.path = str(model)
+        if threads is not None and threads < 1:
+            raise InputError(f"threads must be at least 1, not {threads}")
+        self.path, self._cuda = str(model), cuda
         self.threads = threads or usable_cores()
         self._pool: ThreadPoolExecutor | None = None
         self._process = self._pool_process = os.getpid()
         try:
-            content = _read_model(self.path)
+            content = read_model(self.path)
             opened = open_session(content, provider, cuda=cuda)
             self._session, self._provider, self.notice = opened.session, opened.provider, opened.notice
             self.metadata = ModelMetadata.from_props(self._session.get_modelmeta().custom_metadata_map)
@@ -98,6 +103,11 @@ class Classifier:
         except (ModelError, ProviderError) as error:
             raise type(error)(f"{self.path}: {error}") from None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For another process, open the model again, on the provider that runs here or not at all."""
+        cuda = self._cuda if self._provider == "cuda" else CUDA_DEFAULTS
+        return _open, (self.path, self._provider, self.threads, cuda)
+
     @property
     def provider(self) -> Literal["cuda", "cpu"]:
         """The execution provider that runs the model."""
@@ -110,7 +120,7 @@ class Classifier:
 
     def predict_logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The logits of a batch; shapes and errors as for `predict_proba`."""
-        return self._run("logits", images)
+        return self._run_finite("logits", images)
 
     def predict_proba(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The probability of each class for a batch of images in memory.
@@ -123,8 +133,10 @@ class Classifier:
 
         Raises:
             InputError: shape or dtype don't fit the model.
+            ModelError: the output is not finite, which is no result of any kind.
+            ProviderError: the run failed, for lack of memory say.
         """
-        return self._run("probabilities", images)
+        return self._run_finite("probabilities", images)
 
     def predict(self, paths: Iterable[str | Path], *, top_k: int = 1, batch_size: int = BATCH_SIZE) -> list[Prediction]:
         """Classify image files; as `iter_predictions`, as a list."""
@@ -162,7 +174,7 @@ class Classifier:
         errors = batch.errors
         good = [row for row in range(len(batch.paths)) if row not in errors]
         # neighbours that failed leave no trace: only whole images go through the model
-        probabilities = self.predict_proba(batch.images[good] if errors else batch.images)
+        probabilities = self._run("probabilities", batch.images[good] if errors else batch.images)
         likeliest = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
         values = np.take_along_axis(probabilities, likeliest, axis=1)
         for i in np.flatnonzero(~np.isfinite(probabilities).all(axis=1)):
@@ -176,6 +188,16 @@ class Classifier:
     def _prediction(self, path: str, classes: list[int], probabilities: list[float]) -> Prediction:
         top = tuple(zip((self.class_names[i] for i in classes), probabilities, strict=True))
         return Prediction(path, *top[0], top)
+
+    def _run_finite(self, output: str, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        values = self._run(output, images)
+        if not np.isfinite(values).all():
+            rows = int((~np.isfinite(values).all(axis=1)).sum())
+            raise ModelError(
+                f"{self.path}: its {output} are not finite for {rows} of {len(values)} images; don't use this model on "
+                f"{self._provider}: {'export it again' if self._provider == 'cpu' else 'try --provider cpu'}"
+            )
+        return values
 
     def _run(self, output: str, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         images = np.ascontiguousarray(images)
@@ -219,25 +241,20 @@ class Classifier:
             raise ModelError(f"its inputs and outputs are {found}, and its metadata says {expected}")
 
 
-def _read_model(path: str) -> bytes:
-    # From bytes, onnxruntime has no folder to take external data from, so one file is all it can read.
-    try:
-        size = os.stat(path).st_size
-        if size > MAX_MODEL_BYTES:
-            raise ModelError(f"the file has {size:,} bytes; a model has at most {MAX_MODEL_BYTES:,}")
-        data = Path(path).read_bytes()
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise ModelError(f"{reason}. Write a model with: rnn-export model.pt model.onnx") from None
-    if data[:2] == b"PK":  # a ZIP archive, as torch.save writes
-        raise ModelError("a checkpoint, it seems, and not a model; export it first: rnn-export model.pt model.onnx")
-    return data
-
-
 def _run_session(
     session: "onnxruntime.InferenceSession", output: str, images: NDArray[np.uint8]
 ) -> NDArray[np.float32]:
-    return session.run([output], {"images": images})[0]  # type: ignore[no-any-return]
+    try:
+        return session.run([output], {"images": images})[0]  # type: ignore[no-any-return]
+    except Exception as error:  # onnxruntime's exceptions share no base class below this one
+        raise ProviderError(
+            f"a run of {len(images)} images failed on the CPU: {error_text(error)}. If memory is short, take smaller "
+            "batches"
+        ) from None
+
+
+def _open(path: str, provider: Provider, threads: int, cuda: CudaOptions) -> Classifier:
+    return Classifier(path, provider, threads=threads, cuda=cuda)
 
 
 def _part_size(images: int, threads: int) -> int:

@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 from click.core import ParameterSource
@@ -279,7 +279,7 @@ def _print_diagnosis(model: Path, provider: str, cuda: "CudaOptions") -> None:
     from rnn_runtime.doctor import examine, print_diagnosis
 
     diagnosis = examine(model, cuda=cuda)
-    cast(Any, sys.stdout).reconfigure(errors="surrogateescape")  # for the model's name, as in `_open_output`
+    cast(Any, sys.stdout).reconfigure(errors="surrogateescape")  # for the model's name
     print_diagnosis(diagnosis, sys.stdout)
     if not diagnosis.providers or provider not in ("auto", *diagnosis.providers):
         raise click.exceptions.Exit(3)

@@ -4,8 +4,8 @@ import base64
 import io
 import json
 import math
+import re
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from rnn_runtime.errors import ModelError, SettingsError
 from rnn_runtime.model_spec import ModelSpec
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 had no SHA-256 of the file
+NO_SHA256 = "0" * 64  # stands where `model_file.seal_model` puts the file's
+_MAX_GOLDEN = 1024  # samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,7 @@ class ModelMetadata:
             "format": "rnn-onnx",
             "format_version": str(FORMAT_VERSION),
             "model": json.dumps(self.spec.to_dict(), ensure_ascii=False),
+            "model_sha256": NO_SHA256,
             "checkpoint_sha256": self.checkpoint_sha256,
             "metrics": json.dumps(self.metrics),
             "export": json.dumps(self.export),
@@ -81,6 +84,8 @@ class ModelMetadata:
             plain = {name: _json_object(props[name]) for name in ("metrics", "export", "parity")}
             _check_tolerances(plain["parity"])
             golden = _read_golden(props["golden_samples"], spec)
+            if not re.fullmatch("[0-9a-f]{64}", props["checkpoint_sha256"]):
+                raise ValueError("checkpoint_sha256 is no SHA-256 in hexadecimal")
             return cls(spec, golden, props["checkpoint_sha256"], **plain)
         except KeyError as error:
             raise ModelError(f"its metadata lacks {error}; export it again") from None
@@ -104,9 +109,14 @@ def _check_tolerances(parity: Mapping[str, Any]) -> None:
 
 def _read_golden(text: str, spec: ModelSpec) -> GoldenSamples:
     try:
-        with np.load(io.BytesIO(base64.b64decode(text, validate=True)), allow_pickle=False) as arrays:
+        content = base64.b64decode(text, validate=True)
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > _MAX_GOLDEN * (math.prod(spec.image.shape) + 4 * len(spec.class_names) + 1):
+            raise ValueError(f"golden samples: more than {_MAX_GOLDEN}")
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             golden = GoldenSamples(arrays["images"], arrays["logits"])
-    except (KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # of a damaged archive, NumPy and zipfile raise anything
         raise ValueError(f"golden samples: {error}") from None
     samples = len(golden.images)
     if golden.images.dtype != np.uint8 or golden.images.shape != (samples, *spec.image.shape) or not samples:

@@ -22,7 +22,7 @@ from rnn_train.checkpoint import Checkpoint
 from rnn_train.training import predict_logits
 from tests.export.checkpoints import random_checkpoint
 from tests.runtime.encoded import encode, pattern
-from tests.runtime.tampered_models import change_metadata, change_weight
+from tests.runtime.tampered_models import change_metadata, change_weight, seal_again
 
 
 @pytest.fixture(scope="module")
@@ -268,7 +268,7 @@ def test_metadata_that_does_not_fit_the_graph_is_refused(tmp_path: Path, digits_
 def test_graph_that_does_not_fit_the_metadata_is_refused(tmp_path: Path, digits_model: Path) -> None:
     proto = onnx.load(digits_model)
     proto.graph.output.reverse()
-    onnx.save(proto, tmp_path / "model.onnx")
+    (tmp_path / "model.onnx").write_bytes(seal_again(proto))
 
     with pytest.raises(ModelError, match=r"its inputs and outputs are .*, and its metadata says"):
         Classifier(tmp_path / "model.onnx", provider="cpu")
