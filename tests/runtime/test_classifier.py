@@ -279,6 +279,11 @@ def test_output_that_is_not_finite_is_an_error_and_no_label(
 ) -> None:
     model = change_weight(digits_model, tmp_path / "model.onnx", "linear.bias", lambda bias: bias * np.nan)
 
-    (prediction,) = Classifier(model, provider="cpu").predict(paths[:1])
+    classifier = Classifier(model, provider="cpu")
+
+    (prediction,) = classifier.predict(paths[:1])
 
     assert prediction == Prediction(paths[0], None, None, error="the model's output is not finite")
+    for predict in (classifier.predict_logits, classifier.predict_proba):
+        with pytest.raises(ModelError, match="are not finite for 5 of 5 images"):
+            predict(np.zeros((5, 8, 8, 1), np.uint8))
