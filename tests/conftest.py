@@ -6,12 +6,19 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Several workers with as many threads each as there are cores would wait for one another most of the time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# An example may take long on a machine that is busy, but not forever. `--hypothesis-profile=long` tries many more.
+settings.register_profile("quick", deadline=timedelta(minutes=1), max_examples=100)
+settings.register_profile("long", settings.get_profile("quick"), max_examples=20_000)
+settings.load_profile("quick")
 
 FASHION_MNIST = Path(os.environ.get("FASHION_MNIST", "/usr/share/datasets/fashion-mnist"))
 

@@ -26,6 +26,13 @@ class Command(click.Command):
     installed or the execution provider can't run, 130 after Ctrl-C, 143 after SIGTERM.
     """
 
+    def make_context(self, info_name: str | None, *args: Any, **options: Any) -> click.Context:
+        """Parse the command line; a mistake in it is one line, too."""
+        try:
+            return super().make_context(info_name, *args, **options)
+        except click.UsageError as error:
+            raise _usage_failure(error, info_name) from None
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command, turning the errors that this project raises into click's."""
         # By default SIGTERM ends a process at once, and temporary files would stay.
@@ -35,6 +42,8 @@ class Command(click.Command):
             result = super().invoke(ctx)
             sys.stdout.flush()
             return result
+        except click.UsageError as error:
+            raise _usage_failure(error, ctx.info_name) from None
         except RnnOnnxError as error:
             raise _failure(str(error), error.exit_code) from None
         except BrokenPipeError:
@@ -58,6 +67,10 @@ class Command(click.Command):
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:
     raise TerminatedError
+
+
+def _usage_failure(error: click.UsageError, command: str | None) -> click.ClickException:
+    return _failure(f"{error.format_message().rstrip('.')}; all options: {command} --help", 2)
 
 
 def _failure(message: str, exit_code: int) -> click.ClickException:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rnn_runtime import Classifier
@@ -264,6 +264,7 @@ def module_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 names = st.lists(st.text("ab\n\r\",\\'\udcff ", min_size=1, max_size=6), min_size=1, max_size=8, unique=True)
 
 
+@settings(max_examples=settings.default.max_examples // 4)  # each writes and syncs several files
 @given(names=names, data=st.data(), style=st.sampled_from(["csv", "jsonl"]))
 def test_results_cut_anywhere_are_gone_on_with_to_the_same_end(
     module_folder: Path, digits_model: Path, names: list[str], data: st.DataObject, style: Any

@@ -1,0 +1,189 @@
+"""Any command line ends with an exit code, and if that isn't 0 or 1 with one line that says why."""
+
+import contextlib
+import re
+import shutil
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rnn_runtime.model_spec import ImageSpec, ModelSpec
+from rnn_train import DataSource, TrainSettings, train
+from tests.export.checkpoints import random_checkpoint
+from tests.train.idx_files import write_idx_folder
+
+JUNK = [
+    "",
+    "0",
+    "-1",
+    "1.5",
+    "nan",
+    "-inf",
+    "1e999",
+    "x",
+    "\udcff",
+    "\x1b[31m",
+    "é\n",
+    "-",
+    "--",
+    "9" * 400,
+    "no/such/x",
+]
+COUNTS = ["1", "2", "3"]
+FILES = ["model.pt", "model.onnx", "damaged.pt", "damaged.onnx", "images/0.png", "images/*.png", "images", "data", "."]
+NEW = ["new.out", "new.csv", "new.jsonl", "images/0.png", "no/such/x", "."]
+NONE: list[str] = []  # a flag without a value
+
+# Of each command: its options with values that suit them, and what may stand beside them.
+OPTIONS: dict[str, dict[str, list[str]]] = {
+    "rnn_runtime.cli": {
+        "": FILES,
+        "--model": ["model.onnx", "damaged.onnx", "model.pt"],
+        "--provider": ["auto", "cuda", "cpu"],
+        "--device-id": ["0", "1"],
+        "--gpu-memory-limit": COUNTS,
+        "--tf32": NONE,
+        "--cuda-graph": NONE,
+        "--recursive": NONE,
+        "--format": ["csv", "jsonl", "table"],
+        "--output": NEW,
+        "--resume": NONE,
+        "--summary": NEW,
+        "--top-k": COUNTS,
+        "--batch-size": COUNTS,
+        "--threads": COUNTS,
+        "--doctor": NONE,
+        "--labels-from-folders": NONE,
+        "--self-check": NONE,
+        "--atol": ["0", "1"],
+        "--rtol": ["0", "1"],
+        "--version": NONE,
+    },
+    "rnn_export.cli": {
+        "": [*FILES, *NEW, "model.pt", "model.pt"],
+        "--graph": ["auto", "unrolled", "scan", "operator"],
+        "--precision": ["fp32", "fp16", "int8"],
+        "--atol": ["0", "1"],
+        "--rtol": ["0", "1"],
+        "--version": NONE,
+    },
+    "rnn_train.cli": {
+        "--data": ["data", "images", "."],
+        "--dataset": ["digits", "fashion-mnist"],
+        "--class-names": ["a,b", "a,a", ","],
+        "--image-size": ["3", "4x5", "0x5", "1x1"],
+        "--channels": ["1", "3"],
+        "--skip-unreadable": NONE,
+        "--val-split": ["0.2", "0.9"],
+        "--preset": ["article", "accurate"],
+        "--cell": ["rnn", "gru", "lstm"],
+        "--nonlinearity": ["tanh", "relu"],
+        "--bidirectional": NONE,
+        "--dropout": ["0.5"],
+        "--epochs": COUNTS,
+        "--batch-size": COUNTS,
+        "--learning-rate": ["0.1", "1e30"],
+        "--schedule": ["constant", "one-cycle"],
+        "--weight-decay": ["0.1"],
+        "--clip-norm": ["1"],
+        "--label-smoothing": ["0.1"],
+        "--normalize": NONE,
+        "--shift": COUNTS,
+        "--flip": NONE,
+        "--seed": ["5"],
+        "--device": ["auto", "cpu", "cuda"],
+        "--checkpoint-every": COUNTS,
+        "--resume": ["model.pt", "damaged.pt", "trained.pt"],
+        "--output": NEW,
+        "--version": NONE,
+    },
+}
+# whatever stands before them; training is to be short
+ALWAYS = {
+    "rnn_runtime.cli": [],
+    "rnn_export.cli": [],
+    "rnn_train.cli": ["--no-plots", "--data", "data", "--hidden-size", "2", "--epochs", "1"],
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory, digits_images: Path) -> Path:
+    """What command lines may name: a checkpoint and a model, whole and damaged, images, and data to train on."""
+    from rnn_export import export_onnx
+
+    folder = tmp_path_factory.mktemp("command_lines")
+    random_checkpoint(ModelSpec(ImageSpec(8, 8, 1), tuple("0123456789"), hidden_size=4)).save(folder / "model.pt")
+    export_onnx(folder / "model.pt", folder / "model.onnx")
+    for name in ("model.pt", "model.onnx"):
+        content = (folder / name).read_bytes()
+        (folder / name.replace("model", "damaged")).write_bytes(content[: len(content) // 2])
+    (folder / "images").mkdir()
+    for i, path in enumerate(sorted(digits_images.rglob("*.png"))[:3]):
+        shutil.copy(path, folder / "images" / f"{i}.png")
+    (folder / "images" / "broken.png").write_bytes(b"broken")
+    write_idx_folder(folder / "data", train=20)
+    source = DataSource(data=str(folder / "data"))
+    train(source, TrainSettings(hidden_size=2, epochs=1), folder / "trained.pt", device="cpu", plots=False)
+    return folder
+
+
+def invoke(module: str, arguments: list[str], folder: Path) -> Result:
+    """Run a command in this process: starting one takes seconds with torch, and these are thousands."""
+    with contextlib.chdir(folder):
+        return CliRunner().invoke(import_module(module).main, arguments, input="images/0.png\n")
+
+
+@st.composite
+def command_lines(draw: st.DrawFn, module: str) -> list[str]:
+    """Some options, mostly with values that suit them."""
+    arguments: list[str] = list(ALWAYS[module])
+    for flag in draw(st.lists(st.sampled_from(sorted(OPTIONS[module])), max_size=6)):
+        arguments += [flag] if flag else []
+        suitable = OPTIONS[module][flag]
+        if suitable:
+            arguments.append(draw(st.sampled_from(suitable * 4 + JUNK)))
+        elif draw(st.integers(0, 20)) == 0:
+            arguments.append(draw(st.sampled_from(JUNK)))
+    return arguments
+
+
+@pytest.mark.parametrize("module", sorted(OPTIONS))
+@given(data=st.data())
+def test_any_command_line_ends_with_a_code_and_a_line(
+    module: str, files: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    arguments = data.draw(command_lines(module))
+    folder = tmp_path_factory.mktemp("work") / "work"
+    shutil.copytree(files, folder)
+
+    result = invoke(module, arguments, folder)
+
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code in (0, 1, 2, 3)
+    if result.exit_code > 1:
+        last = result.stderr.splitlines()[-1]
+        assert last.startswith("Error: ")
+        assert last.isprintable()
+    assert not [path.name for path in folder.rglob("*") if path.name.endswith(".tmp")]
+    shutil.rmtree(folder.parent)
+
+
+def test_these_are_all_the_options(files: Path) -> None:
+    for module, options in OPTIONS.items():
+        named = re.findall(r"^  (--[a-z-]+[a-z0-9]*)", invoke(module, ["--help"], files).stdout, re.MULTILINE)
+        # --benchmark takes seconds, --data-root and MNIST would download, --hidden-size and the like take any memory
+        left_out = {"--benchmark", "--data-root", "--hidden-size", "--num-layers", "--plots", "--help"}
+        assert set(named) - left_out == set(options) - {""}
+
+
+def test_command_lines_without_mistakes_are_among_them(files: Path) -> None:
+    for module, arguments in (
+        ("rnn_runtime.cli", ["images/0.png"]),
+        ("rnn_export.cli", ["model.pt", "new.out"]),
+        ("rnn_train.cli", ["--output", "new.out"]),
+    ):
+        assert invoke(module, [*ALWAYS[module], *arguments], files).exit_code == 0
