@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rnn_export.graph import OPSET, GraphForm, Precision, build_model, choose_form, describe_form
 from rnn_export.parity import ParityReport, measure_parity
 from rnn_runtime.classifier import Classifier
-from rnn_runtime.errors import CheckpointError, DataError, ParityError
+from rnn_runtime.errors import CheckpointError, DataError, OutputError, ParityError
 from rnn_runtime.metadata import GoldenSamples, ModelMetadata
 from rnn_runtime.model_file import seal_model
 from rnn_runtime.model_spec import ModelSpec
@@ -88,7 +88,7 @@ def export_onnx(
         CheckpointError: the checkpoint can't be read, or its weights aren't finite.
         SettingsError: the form or precision isn't for this cell, or a weight is too large for float16.
         ParityError: the exported model differs from PyTorch by more than the tolerance.
-        OSError: `output` can't be written.
+        OutputError: `output` can't be written.
     """
     saved = Checkpoint.load(checkpoint)
     model = saved.build_model()
@@ -108,9 +108,9 @@ def export_onnx(
     # On the same disk as the final file, so that moving it there is one step; gone with all that is in it otherwise.
     with TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
         temporary = Path(folder) / output.name
-        _write(temporary, proto, metadata)
+        _write(temporary, proto, metadata, output)
         report = _verify(temporary, model, _real_images(saved), output, tolerance)
-        _write(temporary, proto, replace(metadata, parity=report.to_dict()))
+        _write(temporary, proto, replace(metadata, parity=report.to_dict()), output)
         file_size = temporary.stat().st_size
         os.replace(temporary, output)
     return ExportReport(
@@ -164,9 +164,16 @@ def _real_images(saved: Checkpoint) -> dict[str, NDArray[np.uint8]]:
     return {"checkpoint samples": saved.samples.numpy()}
 
 
-def _write(path: Path, proto: onnx.ModelProto, metadata: ModelMetadata) -> None:
+def _write(path: Path, proto: onnx.ModelProto, metadata: ModelMetadata, output: Path) -> None:
     onnx.helper.set_model_props(proto, metadata.to_props())
-    path.write_bytes(seal_model(proto.SerializeToString(deterministic=True)))
+    content = seal_model(proto.SerializeToString(deterministic=True))
+    try:
+        with path.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OutputError(f"{output}: can't be written: {error.strerror or error}") from None
 
 
 def _verify(

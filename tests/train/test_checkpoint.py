@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rnn_runtime.errors import CheckpointError
@@ -128,7 +128,6 @@ def test_code_in_a_plain_pickle_does_not_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-@settings(max_examples=40)
 @given(data=st.data())
 def test_a_checkpoint_cut_short_is_a_checkpoint_error(
     tmp_path_factory: pytest.TempPathFactory, whole: bytes, data: st.DataObject
@@ -141,24 +140,24 @@ def test_a_checkpoint_cut_short_is_a_checkpoint_error(
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-@settings(max_examples=100)
 @given(data=st.data())
-def test_a_checkpoint_with_changed_bytes_loads_or_is_a_checkpoint_error(
+def test_a_checkpoint_with_changed_bytes_is_a_checkpoint_error_or_still_the_same(
     tmp_path_factory: pytest.TempPathFactory, whole: bytes, data: st.DataObject
 ) -> None:
     damaged = bytearray(whole)
-    # the pickle with names and shapes comes first, the numbers behind it
-    for place in data.draw(st.lists(st.integers(0, 4000), min_size=1, max_size=5)):
+    for place in data.draw(st.lists(st.integers(0, len(whole) - 1), min_size=1, max_size=5)):
         damaged[place] = data.draw(st.integers(0, 255))
     path = tmp_path_factory.getbasetemp() / "changed.pt"
     path.write_bytes(damaged)
 
     with suppress(CheckpointError):
-        assert isinstance(Checkpoint.load(path), Checkpoint)
+        found, expected = Checkpoint.load(path), random_checkpoint(SPEC)
+        assert found.spec == expected.spec
+        assert all(torch.equal(found.weights[name], tensor) for name, tensor in expected.weights.items())
+        assert torch.equal(found.samples, expected.samples)
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-@settings(max_examples=100)
 @given(content=st.binary(max_size=40) | st.binary(max_size=40).map(lambda tail: b"\x80\x02" + tail))
 def test_random_bytes_are_a_checkpoint_error(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "random.pt"

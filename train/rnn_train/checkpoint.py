@@ -7,9 +7,10 @@ runs code that somebody put into it.
 import hashlib
 import os
 import stat
+import textwrap
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -95,11 +96,12 @@ class Checkpoint:
             raise
         except Exception as error:  # damaged files make it raise anything
             raise CheckpointError(f"{path}: not a checkpoint, or a damaged one ({type(error).__name__})") from None
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
+        if not isinstance(content, dict) or not isinstance(content.get("format"), str) or content["format"] != FORMAT:
             raise CheckpointError(f"{path}: not a checkpoint that rnn-train wrote")
-        if content.get("format_version") != FORMAT_VERSION:
+        version = content.get("format_version")
+        if type(version) is not int or version != FORMAT_VERSION:
             raise CheckpointError(
-                f"{path}: its format version is {content.get('format_version')!r}, and this program reads "
+                f"{path}: its format version is {textwrap.shorten(repr(version), 40)}, and this program reads "
                 f"{FORMAT_VERSION}; use the rnn-onnx that wrote it"
             )
         try:
@@ -183,11 +185,17 @@ def _check_metrics(metrics: object) -> None:
 
 
 def _check_archive(path: str | Path) -> None:
-    """Raise for an archive that could unpack to more than its size: torch writes none, and would read it whole."""
+    """Raise for an archive that is damaged, or could unpack to more than its size; torch would read it all the same."""
     if not stat.S_ISREG(os.stat(path).st_mode) and not os.path.isdir(path):  # reading a pipe would wait for its writer
         raise CheckpointError("not a regular file")
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
+        _check_sizes(entries, path)
+        if damaged := archive.testzip():
+            raise CheckpointError(f"damaged: the checksum of {damaged} is not the one it was written with")
+
+
+def _check_sizes(entries: Sequence[zipfile.ZipInfo], path: str | Path) -> None:
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise CheckpointError("an archive that is compressed")
     if sum(entry.file_size for entry in entries) > Path(path).stat().st_size:
