@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from rnn_runtime.installation import import_onnxruntime
+
 # Several workers with as many threads each as there are cores would wait for one another most of the time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -113,10 +115,15 @@ def stand_in_driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked `gpu` run where there is an NVIDIA driver, and are skipped, visibly, elsewhere."""
+    """Tests marked `gpu` run where there is an NVIDIA driver and onnxruntime has CUDA; elsewhere they say why not."""
+    missing = None
     try:
         ctypes.CDLL("libcuda.so.1")
     except OSError:
-        for item in items:
-            if "gpu" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
+        missing = "needs an NVIDIA GPU"
+    else:
+        if "CUDAExecutionProvider" not in import_onnxruntime().get_available_providers():
+            missing = "needs the extra cuda: make clean && make test RUNTIME=cuda"
+    for item in items:
+        if missing and "gpu" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason=missing))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO
 
 from rnn_runtime.classifier import BATCH_SIZE, Classifier, Prediction
 from rnn_runtime.command import atomic_write
@@ -127,7 +127,6 @@ def classify_files(
 
     with _telling_what_is_kept(output, style, summary):
         if output is None:
-            cast(Any, sys.stdout).reconfigure(errors="surrogateescape")
             classify(sys.stdout)
         elif style == "table":
             with atomic_write(output, **_TEXT) as file:

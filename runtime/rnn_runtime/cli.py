@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -204,7 +204,7 @@ def _choose_format(output: Path | None) -> "Format":
 @contextlib.contextmanager
 def _progress() -> "Iterator[Callable[[Iterator[Prediction]], Iterator[Prediction]]]":
     # A bar below results that scroll by on the same terminal would only be torn apart.
-    if not (sys.stderr and sys.stderr.isatty()):  # it may be closed
+    if not sys.stderr.isatty():
         yield iter
         return
     from rich.console import Console
@@ -279,7 +279,6 @@ def _print_diagnosis(model: Path, provider: str, cuda: "CudaOptions") -> None:
     from rnn_runtime.doctor import examine, print_diagnosis
 
     diagnosis = examine(model, cuda=cuda)
-    cast(Any, sys.stdout).reconfigure(errors="surrogateescape")  # for the model's name
     print_diagnosis(diagnosis, sys.stdout)
     if not diagnosis.providers or provider not in ("auto", *diagnosis.providers):
         raise click.exceptions.Exit(3)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import click
 
@@ -38,6 +38,7 @@ class Command(click.Command):
         # By default SIGTERM ends a process at once, and temporary files would stay.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, _terminate)
+        _prepare_streams()
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
@@ -63,6 +64,14 @@ class Command(click.Command):
             if "memory" not in str(error):  # torch has no class of its own for what its CPU allocator says
                 raise
             raise _failure(_OUT_OF_MEMORY, 2) from None
+
+
+def _prepare_streams() -> None:
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed, and the next file that is opened would take its place
+            setattr(sys, name, Path(os.devnull).open("w"))
+    # A file's name may be bytes that are no UTF-8; they come out as they went in.
+    cast(Any, sys.stdout).reconfigure(errors="surrogateescape")
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:

@@ -346,3 +346,14 @@ def test_output_without_images_is_refused_instead_of_ignored(run: Run, folder: P
     assert result.returncode == 2
     assert "--output is for the results of images" in result.stderr
     assert not (folder / "out.csv").exists()
+
+
+@pytest.mark.parametrize(("closed", "lines"), [(">&-", 0), ("2>&-", 31), (">&- 2>&-", 0), ("<&-", 31)])
+def test_closed_streams_are_no_obstacle(folder: Path, closed: str, lines: int) -> None:
+    result = subprocess.run(
+        f"{INFER} --provider cpu --recursive images {closed}", shell=True, cwd=folder, capture_output=True, check=False
+    )
+
+    assert result.returncode == 0, result.stderr
+    assert len(result.stdout.splitlines()) == lines
+    assert b"Traceback" not in result.stderr
