@@ -69,7 +69,7 @@ class Command(click.Command):
 def _prepare_streams() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed, and the next file that is opened would take its place
-            setattr(sys, name, Path(os.devnull).open("w"))
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  # as long as the process lives
     # A file's name may be bytes that are no UTF-8; they come out as they went in.
     cast(Any, sys.stdout).reconfigure(errors="surrogateescape")
 
