@@ -49,11 +49,13 @@ test: $(VENV)/.dev-$(RUNTIME)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(PYTEST_OPTIONS)
 
 # PIP_COMPILE=0 saves a minute: most of PyTorch's modules are never imported. The second command names each version that is
-# there, and would put right one that isn't. Of the export's tests, those of the graphs run too: the runtime opens them all.
+# there, and would put right one that isn't. Besides the runtime's tests run those of the graphs, all of which the runtime
+# opens, and of command lines, whose mistakes click words.
 test-lowest:
 	PIP_COMPILE=0 $(MAKE) VENV=.venv-lowest RUNTIME=cpu CONSTRAINTS=constraints/lowest.txt .venv-lowest/.dev-cpu
 	.venv-lowest/bin/pip install --no-deps --requirement constraints/lowest.txt
-	.venv-lowest/bin/python -m pytest --numprocesses 2 $(PYTEST_OPTIONS) tests/runtime tests/export/test_graph.py
+	.venv-lowest/bin/python -m pytest --numprocesses 2 $(PYTEST_OPTIONS) \
+		tests/runtime tests/export/test_graph.py tests/pipeline/test_command_lines.py
 
 bench: $(VENV)/.dev-$(RUNTIME)
 	$(INSTALL) --editable '.[train,$(RUNTIME),bench]'
