@@ -4,31 +4,36 @@ VENV ?= .venv
 RUNTIME ?= cpu
 # such as `-m "not slow"` or `-k parity`
 PYTEST_OPTIONS ?=
+# the versions to install; empty for the newest that pyproject.toml allows
+CONSTRAINTS ?= constraints/pinned.txt
 
 BIN := $(VENV)/bin
+# PYTHONWARNINGS: setuptools warns at every editable install of folders that might hide a package; none does
+INSTALL := PYTHONWARNINGS=ignore $(BIN)/pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
-.PHONY: help demo test bench lint clean
+.PHONY: help demo test test-lowest bench lint pins clean
 help:
-	@echo "make demo    train on handwritten digits, export, and classify image files"
-	@echo "make test    run all tests"
-	@echo "make bench   compare speed and memory with the alternatives (half an hour on an idle machine)"
-	@echo "make lint    check style, types and imports"
-	@echo "make clean   remove the virtual environment and what demo made"
+	@echo "make demo         train on handwritten digits, export, and classify image files"
+	@echo "make test         run all tests"
+	@echo "make test-lowest  run the runtime's tests with the lowest versions that it allows, in .venv-lowest"
+	@echo "make bench        compare speed and memory with the alternatives (half an hour on an idle machine)"
+	@echo "make lint         check style, types and imports"
+	@echo "make pins         write constraints/pinned.txt anew, with the newest versions"
+	@echo "make clean        remove the virtual environments and what demo made"
 
 $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 
-# PYTHONWARNINGS: setuptools warns at every editable install of folders that might hide a package; none does
-$(VENV)/.train-$(RUNTIME): pyproject.toml | $(VENV)/bin/pip
+$(VENV)/.train-$(RUNTIME): pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/pip
 	@echo "Installing PyTorch, onnxruntime and what they need into $(VENV): some minutes ..."
-	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --editable '.[train,$(RUNTIME)]'
+	$(INSTALL) --editable '.[train,$(RUNTIME)]'
 	touch $@
 
-$(VENV)/.dev-$(RUNTIME): pyproject.toml | $(VENV)/bin/pip
+$(VENV)/.dev-$(RUNTIME): pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/pip
 	@echo "Installing PyTorch, onnxruntime, test tools and what they need into $(VENV): some minutes ..."
-	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --editable '.[train,$(RUNTIME),dev]'
+	$(INSTALL) --editable '.[train,$(RUNTIME),dev]'
 	touch $@ $(VENV)/.train-$(RUNTIME)
 
 demo: $(VENV)/.train-$(RUNTIME)
@@ -43,8 +48,17 @@ demo: $(VENV)/.train-$(RUNTIME)
 test: $(VENV)/.dev-$(RUNTIME)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(PYTEST_OPTIONS)
 
+# PIP_COMPILE=0 saves a minute: most of PyTorch's modules are never imported. The second command names each version that is
+# there, and would put right one that isn't. Besides the runtime's tests run those of the graphs, all of which the runtime
+# opens, and of command lines, whose mistakes click words.
+test-lowest:
+	PIP_COMPILE=0 $(MAKE) VENV=.venv-lowest RUNTIME=cpu CONSTRAINTS=constraints/lowest.txt .venv-lowest/.dev-cpu
+	.venv-lowest/bin/pip install --no-deps --requirement constraints/lowest.txt
+	.venv-lowest/bin/python -m pytest --numprocesses 2 $(PYTEST_OPTIONS) \
+		tests/runtime tests/export/test_graph.py tests/pipeline/test_command_lines.py
+
 bench: $(VENV)/.dev-$(RUNTIME)
-	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --editable '.[train,$(RUNTIME),bench]'
+	$(INSTALL) --editable '.[train,$(RUNTIME),bench]'
 	$(BIN)/python -m benchmarks
 
 lint: $(VENV)/.dev-$(RUNTIME)
@@ -53,5 +67,10 @@ lint: $(VENV)/.dev-$(RUNTIME)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+pins: $(VENV)/bin/pip
+	$(BIN)/pip install --quiet --dry-run --ignore-installed --report $(VENV)/pins.json '.[train,cpu,cuda,bench,dev]'
+	$(BIN)/python constraints/pin.py $(VENV)/pins.json > $(VENV)/pinned.txt
+	mv $(VENV)/pinned.txt constraints/pinned.txt
+
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info train/*.egg-info
+	rm -rf $(VENV) .venv-lowest demo build dist *.egg-info train/*.egg-info
