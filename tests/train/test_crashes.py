@@ -154,15 +154,16 @@ def test_a_signal_in_the_last_step_leaves_what_resuming_finishes(tmp_path: Path)
     assert_same_run(Checkpoint.load(tmp_path / "model.pt"), Checkpoint.load(tmp_path / "whole.pt"))
 
 
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.75])
 def test_a_full_disk_leaves_the_last_checkpoint_and_says_how_to_go_on(
-    tmp_path: Path, uninterrupted: Checkpoint
+    tmp_path: Path, uninterrupted: Checkpoint, share: float
 ) -> None:
     with pytest.raises(RunInterruptedError):
         train(DataSource(dataset="digits"), SETTINGS, tmp_path / "model.pt", device="cpu", progress=SignalAt((1, 7)))
     before = (tmp_path / "model.pt").read_bytes()
 
     # Files larger than this can't be written: it fails as a full disk does, in the middle of a file.
-    with killed_at_the_end(start(tmp_path, "--resume", "model.pt", largest_file=len(before) // 2)) as process:
+    with killed_at_the_end(start(tmp_path, "--resume", "model.pt", largest_file=int(share * len(before)))) as process:
         _, errors = process.communicate(timeout=120)
 
     assert process.returncode == 2

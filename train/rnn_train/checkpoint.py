@@ -5,6 +5,7 @@ runs code that somebody put into it.
 """
 
 import hashlib
+import io
 import os
 import stat
 import textwrap
@@ -71,8 +72,11 @@ class Checkpoint:
             "samples": self.samples,
             "progress": dict(self.progress),
         }
+        # Through memory: of a file that can't take all of it, torch may raise anything.
+        archive = io.BytesIO()
+        torch.save(content, archive)
         with atomic_write(path, "wb") as file:
-            torch.save(content, file)
+            file.write(archive.getbuffer())
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

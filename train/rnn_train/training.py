@@ -3,10 +3,10 @@
 import copy
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -178,19 +178,21 @@ class _Saving:
     def is_due(self) -> bool:
         return self._every is not None and self._run.steps_done % self._every == 0
 
-    def save(self) -> None:
+    def save(self, metrics: Mapping[str, Any] | None = None) -> Checkpoint:
         run = self._run
         if not run.is_finite():  # and what was saved before is of more use
             raise SettingsError(
                 f"training diverged in epoch {run.epoch + bool(run.under_way)}: loss or weights are no longer finite; "
                 "lower --learning-rate, or set --clip-norm 1"
             )
+        checkpoint = run.checkpoint(metrics)
         try:
-            run.checkpoint().save(self.output)
+            checkpoint.save(self.output)
         except OSError as error:
             reason = f"{self.output}: this checkpoint can't be written: {error.strerror or error}"
             raise OutputError(f"{reason}; {self.how_to_go_on()}") from None
         self._held = run.describe_progress()
+        return checkpoint
 
     def how_to_go_on(self) -> str:
         if self._held is None:
@@ -209,7 +211,7 @@ def _run(
     try:
         with stop:
             _train(run, saving, progress, stop)
-        return _finish(run, saving.output, progress, plots)
+        return _finish(run, saving, progress, plots)
     except KeyboardInterrupt as interrupt:
         number = stop.signal or (signal.SIGTERM if isinstance(interrupt, TerminatedError) else signal.SIGINT)
         raise RunInterruptedError(f"interrupted; {saving.how_to_go_on()}", number) from None
@@ -296,20 +298,21 @@ def _validate(run: TrainingState, progress: TrainingProgress) -> dict[str, float
     return {"validation_loss": loss, "validation_accuracy": accuracy}
 
 
-def _finish(run: TrainingState, output: Path, progress: TrainingProgress, plots: bool) -> TrainResult:
+def _finish(run: TrainingState, saving: _Saving, progress: TrainingProgress, plots: bool) -> TrainResult:
     """Evaluate the weights that are kept, once, and write the final checkpoint and the reports."""
-    final = run.checkpoint()
+    metrics: dict[str, Any] = {}
     part: Literal["test", "validation"] | None = None
     part, held_out = next(
         (named for named in (("test", run.data.test), ("validation", run.data.validation)) if named[1]), (None, None)
     )
     logits, accuracy = None, None
     if held_out is not None:
-        logits = predict_logits(final.build_model().to(run.device), held_out.images, run.device)
+        model = run.checkpoint().build_model().to(run.device)
+        logits = predict_logits(model, held_out.images, run.device)
         accuracy = _accuracy(logits, held_out)
-        final = run.checkpoint({f"{part}_accuracy": accuracy, f"{part}_images": len(held_out)})
-    final.save(output)
-    write_reports(output.parent, run.history, run.spec.class_names, held_out, logits, plots=plots)
+        metrics = {f"{part}_accuracy": accuracy, f"{part}_images": len(held_out)}
+    final = saving.save(metrics)
+    write_reports(saving.output.parent, run.history, run.spec.class_names, held_out, logits, plots=plots)
     if held_out is not None and accuracy is not None:
         progress.message(f"Accuracy of the network on the {len(held_out)} {part} images: {100 * accuracy:.1f} %")
     else:
