@@ -221,6 +221,7 @@ def test_what_is_not_this_runs_results_is_not_gone_on_with(folder: Path, run: Ru
 def test_two_processes_do_not_write_one_file(many: Path, run: Run) -> None:
     with start(many, "--output", "out.csv", "many") as process:
         wait_for_more(many / "out.csv.part", process)
+        process.send_signal(signal.SIGSTOP)  # or it may have finished before the second has started
         second = run("rnn-infer", "--output", "out.csv", "images")
         process.kill()
 
