@@ -85,7 +85,7 @@ def wait_for_more(path: Path, process: "subprocess.Popen[str]") -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("style", ["csv", "jsonl"])
+@pytest.mark.parametrize("style", ["csv", pytest.param("jsonl", marks=pytest.mark.slow)])
 def test_a_run_killed_again_and_again_loses_nothing_and_repeats_nothing(many: Path, run: Run, style: str) -> None:
     output, part = many / f"out.{style}", many / f"out.{style}.part"
     expected = many / f"out.{style}.expected"
