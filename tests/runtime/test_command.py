@@ -19,7 +19,7 @@ def error_of(text: str) -> str:
     def fail() -> None:
         raise InputError(text)
 
-    return CliRunner().invoke(fail).stderr
+    return CliRunner().invoke(fail).output  # click 8.1 has its stderr in it only
 
 
 def test_errors_are_a_line_without_control_characters() -> None:
