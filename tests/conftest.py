@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from rnn_runtime.installation import import_onnxruntime
 
@@ -18,7 +18,7 @@ from rnn_runtime.installation import import_onnxruntime
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # An example may take long on a machine that is busy, but not forever. `--hypothesis-profile=long` tries many more.
-settings.register_profile("quick", deadline=timedelta(minutes=1), max_examples=100)
+settings.register_profile("quick", deadline=timedelta(minutes=1), suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("long", settings.get_profile("quick"), max_examples=20_000)
 settings.load_profile("quick")
 

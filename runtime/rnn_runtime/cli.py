@@ -5,13 +5,13 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 from click.core import ParameterSource
 
-from rnn_runtime.command import Command, atomic_write, check_output
-from rnn_runtime.errors import SettingsError
+from rnn_runtime.command import Command, atomic_write, check_output, printable
+from rnn_runtime.errors import InputError, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,6 +63,9 @@ if TYPE_CHECKING:
 @click.option("--cuda-graph", is_flag=True, help="On CUDA: capture the runs of each batch size, and replay them.")
 @click.option("--recursive", is_flag=True, help="Search the folders in folders too.")
 @click.option(
+    "-0", "--null", is_flag=True, help="Names on standard input end with a null character, as find -print0 writes them."
+)
+@click.option(
     "--format",
     "style",
     type=click.Choice(["table", "csv", "jsonl"]),
@@ -105,6 +108,7 @@ def main(
     tf32: bool,
     cuda_graph: bool,
     recursive: bool,
+    null: bool,
     style: "Format | None",
     output: Path | None,
     resume: bool,
@@ -138,6 +142,8 @@ def main(
     for name, given in (("--output", output), ("--summary", summary), ("--resume", resume)):
         if given and not paths:
             raise click.UsageError(f"{name} is for the results of images: name some, or leave it out.")
+    if null and "-" not in paths:
+        raise click.UsageError("--null is for names on standard input: add -, or leave it out.")
     if provider == "cpu":
         _refuse_cuda_options(ctx)
     # Only now: --help and a typing mistake need none of it.
@@ -169,7 +175,7 @@ def main(
     with _progress() as watch:
         result = classify_files(
             classifier,
-            find_images(_with_standard_input(paths), recursive=recursive),
+            find_images(_with_standard_input(paths, "\0" if null else "\n"), recursive=recursive),
             output,
             style=style,
             top_k=min(top_k, len(classifier.class_names)),
@@ -222,14 +228,24 @@ def _progress() -> "Iterator[Callable[[Iterator[Prediction]], Iterator[Predictio
         yield watch
 
 
-def _with_standard_input(paths: tuple[str, ...]) -> Iterator[str]:
+def _with_standard_input(paths: tuple[str, ...], end: str) -> Iterator[str]:
     for path in paths:
-        if path != "-":
+        if path == "-":
+            yield from _read_names(end)
+        else:
             yield path
-            continue
-        for line in sys.stdin:
-            if name := line.rstrip("\r\n"):
-                yield name
+
+
+def _read_names(end: str) -> Iterator[str]:
+    if sys.stdin is None:
+        raise InputError("-: there is no standard input, it is closed")
+    # bytes that are no UTF-8 may stand in a name, and a carriage return too
+    cast(Any, sys.stdin).reconfigure(errors="surrogateescape", newline="\n")
+    rest = ""
+    while part := sys.stdin.read(1 << 16):
+        *names, rest = (rest + part).split(end)
+        yield from filter(None, (name.removesuffix("\r") if end == "\n" else name for name in names))
+    yield from filter(None, [rest])
 
 
 def _print_evaluation(evaluation: "FolderEvaluation", *, err: bool) -> None:
@@ -238,11 +254,11 @@ def _print_evaluation(evaluation: "FolderEvaluation", *, err: bool) -> None:
     print_evaluation(evaluation, sys.stderr if err else sys.stdout)
     if evaluation.unknown:
         known = ", ".join(evaluation.class_names)
-        click.echo(
+        text = (
             f"Not evaluated: {evaluation.unknown:,} images in folders that name no class of this model, the first: "
-            f"{evaluation.first_unknown} (it knows {known})",
-            err=True,
+            f"{evaluation.first_unknown} (it knows {known})"
         )
+        click.echo(printable(text), err=True)
 
 
 def _write_summary(path: Path, result: "RunSummary", evaluation: "FolderEvaluation | None") -> None:

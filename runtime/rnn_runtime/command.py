@@ -16,6 +16,7 @@ import click
 
 from rnn_runtime.errors import InputError, MissingPackageError, RnnOnnxError, TerminatedError
 
+_LONGEST_MESSAGE = 2000  # characters
 _OUT_OF_MEMORY = "out of memory; try a smaller --batch-size, or smaller images"
 
 
@@ -82,9 +83,20 @@ def _usage_failure(error: click.UsageError, command: str | None) -> click.ClickE
     return _failure(f"{error.format_message().rstrip('.')}; all options: {command} --help", 2)
 
 
+def printable(text: str) -> str:
+    """A text without line breaks, terminal codes and bytes that are no text, which a file's name may hold: escaped."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def _one_line(message: str) -> str:
+    """A message in one line, whatever a library, or a file's name, put into it; of a long one, beginning and end."""
+    text = printable(" ".join(message.split()))
+    half = _LONGEST_MESSAGE // 2
+    return text if len(text) <= _LONGEST_MESSAGE else f"{text[:half]} ... {text[-half:]}"
+
+
 def _failure(message: str, exit_code: int) -> click.ClickException:
-    # one line, whatever an underlying library put into its text
-    error = click.ClickException(" ".join(message.split()))
+    error = click.ClickException(_one_line(message))
     error.exit_code = exit_code  # type: ignore[misc]  # click reads it from the instance
     return error
 

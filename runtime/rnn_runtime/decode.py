@@ -1,5 +1,6 @@
 """From an encoded image file to the pixels that a model takes. Training and serving both go through here."""
 
+import ctypes
 import io
 import os
 import stat
@@ -8,25 +9,42 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import PIL
 from kornia_rs.io import decode_image_png_u8
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
 from rnn_runtime.errors import ImageError
+from rnn_runtime.image_limits import MAX_FILE_BYTES, TOO_MANY_PIXELS, check_size, check_work
 from rnn_runtime.model_spec import ImageSpec
 
 # The kinds that a folder is searched for; files named one by one are decoded whatever their ending.
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm"})
-MAX_PIXELS = 1 << 26  # 67 million, 8192 x 8192: a small file may claim far more than memory holds
 
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM")  # Pillow's names; it reads many more, which we don't
 _DEEP_MODES = ("I;16", "I;16B", "I;16L", "I")  # gray of 16 bits; in "I" it comes as 32-bit integers
 _SMALL_PNG = 1 << 15  # bytes
+_MOST_PACKED = 1032  # bytes that deflate makes one of at most (zlib's technical details); a PNG of more isn't whole
 _ORIENTING = (b"eXIf", b"iTXt", b"Raw profile type")  # where a PNG may say which way is up
 
 # Of damaged EXIF data, say, or more pixels than its own limit, which is above ours: an image that can't be used is an
 # error of ours, and beside one that can, a warning is noise.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+_DAMAGED = "a damaged image, or of a kind that isn't supported"
+
+
+def _silence_libtiff() -> None:
+    """Keep libtiff from writing about damaged files to stderr: its lines name no file, and the error comes anyway.
+
+    Pillow offers no way to it. Where Pillow isn't a wheel, which brings its own libtiff, the lines come.
+    """
+    for library in Path(PIL.__file__).parent.with_name("pillow.libs").glob("libtiff-*"):
+        libtiff = ctypes.CDLL(str(library))
+        libtiff.TIFFSetErrorHandler(None)
+        libtiff.TIFFSetWarningHandler(None)
+
+
+_silence_libtiff()
 
 
 def read_image(path: str | Path, spec: ImageSpec) -> NDArray[np.uint8]:
@@ -59,7 +77,7 @@ def decode_image(data: bytes, spec: ImageSpec) -> NDArray[np.uint8]:
         8 bits, transparency is dropped, EXIF rotation is applied, three channels are in RGB order.
 
     Raises:
-        ImageError: the bytes are no whole image, or one of more pixels than `MAX_PIXELS`.
+        ImageError: the bytes are no whole image, or one beyond the limits in `rnn_runtime.image_limits`.
     """
     pixels = _decode_small_png(data)
     if pixels is None:
@@ -83,7 +101,12 @@ def image_shape(data: bytes) -> tuple[int, int, int]:
     """
     with _open(data) as image:
         gray = image.mode in ("1", "L", "LA", "F", *_DEEP_MODES)
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        try:
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        except MemoryError:
+            raise
+        except Exception:  # a PNG may have it at its end, so all before is looked at
+            raise ImageError(_DAMAGED) from None
         width, height = image.size[::-1] if turned else image.size
         return height, width, 1 if gray else 3
 
@@ -105,7 +128,7 @@ def read_bytes(path: str | Path) -> bytes:
     """Read a whole file.
 
     Raises:
-        ImageError: it isn't there, is a folder, or may not be read.
+        ImageError: it isn't there, is a folder, may not be read, or has more than `MAX_FILE_BYTES`.
     """
     try:
         # The system's own calls take 40 % of the time of `open` and `read` on small files. A pipe, opened without
@@ -127,12 +150,15 @@ def read_bytes(path: str | Path) -> bytes:
 
 
 def _read_all(descriptor: int, size: int) -> bytes:
-    """All bytes of a file of about `size`: at the end of a file, fewer come than are asked for."""
-    data = part = os.read(descriptor, size + 1)
-    while len(part) > size or (part and len(data) < size):
-        part = os.read(descriptor, size + 1)
-        data += part
-    return data
+    """All bytes of a file of about `size`."""
+    if size > MAX_FILE_BYTES:
+        raise ImageError(f"the file has more than {MAX_FILE_BYTES} bytes, the most that are read")
+    data = os.read(descriptor, size + 1)
+    if len(data) == size:
+        return data
+    # It grows or shrinks, or is of those in /proc, which say that they have 0 bytes.
+    parts = [data, *iter(lambda: os.read(descriptor, 1 << 20), b"")]
+    return b"".join(parts)
 
 
 def _decode_small_png(data: bytes) -> NDArray[np.uint8] | None:
@@ -145,7 +171,7 @@ def _decode_small_png(data: bytes) -> NDArray[np.uint8] | None:
         return None
     width, height, bits, colour = struct.unpack_from(">IIBB", data, 16)
     mode = {(8, 0): "mono", (8, 2): "rgb"}.get((bits, colour))
-    if mode is None or width * height > MAX_PIXELS or any(name in data for name in _ORIENTING):
+    if mode is None or width * height > _MOST_PACKED * len(data) or any(name in data for name in _ORIENTING):
         return None
     try:
         pixels: NDArray[np.uint8] = decode_image_png_u8(data, (height, width), mode)
@@ -160,11 +186,12 @@ def _decode(data: bytes, mode: str, least_side: int) -> Image.Image:
         try:
             image.draft(mode, (least_side, least_side))
             image.load()
-            return _to_mode(ImageOps.exif_transpose(image), mode)
+            ImageOps.exif_transpose(image, in_place=True)  # a copy of the largest image would take 256 MB
+            return _to_mode(image, mode)
         except (ImageError, MemoryError):
             raise
         except Exception:  # damaged files make Pillow's decoders raise anything
-            raise ImageError("a damaged image, or of a kind that isn't supported") from None
+            raise ImageError(_DAMAGED) from None
 
 
 def _open(data: bytes) -> Image.Image:
@@ -172,15 +199,14 @@ def _open(data: bytes) -> Image.Image:
         raise ImageError("the file is empty")
     try:
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
-        pixels = image.width * image.height
-    except Image.DecompressionBombError:
-        pixels = MAX_PIXELS + 1
-    except MemoryError:
+        check_size(*image.size)
+        check_work(image, data)
+    except Image.DecompressionBombError:  # Pillow's own limit is above ours
+        raise ImageError(TOO_MANY_PIXELS) from None
+    except (ImageError, MemoryError):
         raise
     except Exception:
         raise ImageError("not an image that can be decoded, or a damaged one") from None
-    if pixels > MAX_PIXELS:
-        raise ImageError(f"the image has more than {MAX_PIXELS} pixels, the most that is decoded")
     return image
 
 
@@ -194,7 +220,7 @@ def _to_mode(image: Image.Image, mode: str) -> Image.Image:
         raise ImageError("its pixels are floating point numbers, of which nobody knows the range")
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # or Pillow warns
-    return image.convert(mode)
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _fit(image: Image.Image, spec: ImageSpec) -> NDArray[np.uint8]:

@@ -55,7 +55,7 @@ class ModelMetadata:
         return {
             "format": "rnn-onnx",
             "format_version": str(FORMAT_VERSION),
-            "model": json.dumps(self.spec.to_dict(), ensure_ascii=False),
+            "model": json.dumps(self.spec.to_dict()),
             "model_sha256": NO_SHA256,
             "checkpoint_sha256": self.checkpoint_sha256,
             "metrics": json.dumps(self.metrics),

@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 
 from rnn_runtime.benchmark import Speed
 from rnn_runtime.classifier import Classifier, Prediction
+from rnn_runtime.command import printable
 from rnn_runtime.evaluation import FolderEvaluation
 
 if TYPE_CHECKING:  # rich is imported where a table is printed: CSV and JSON Lines don't wait for it
@@ -77,7 +78,7 @@ def write_predictions(
             # a long path or error goes on in the next line; a number or label is never cut
             table.add_column(column, overflow="fold", no_wrap=column not in ("path", "error"))
         for row in rows:
-            table.add_row(*("" if value is None else _printable(str(value)) for value in _rounded(row)))
+            table.add_row(*("" if value is None else printable(str(value)) for value in _rounded(row)))
         print_table(table, file)
 
 
@@ -98,7 +99,7 @@ def print_evaluation(evaluation: FolderEvaluation, file: IO[str]) -> None:
     file.write(
         f"Accuracy: {100 * evaluation.accuracy:.2f} % ({evaluation.correct} of {evaluation.total} {images} right)\n"
     )
-    names = [_printable(name) for name in evaluation.class_names]
+    names = [printable(name) for name in evaluation.class_names]
     scores = Table(*_uncut("class", "precision", "recall", "images"), title="Per class", title_justify="left")
     support = evaluation.confusion.sum(axis=1)
     for name, precision, recall, count in zip(names, evaluation.precision, evaluation.recall, support, strict=True):
@@ -173,8 +174,3 @@ def _rounded(row: list[Value]) -> list[Value]:
 
 def _percent(share: float) -> str:
     return "-" if math.isnan(share) else f"{100 * share:.1f} %"
-
-
-def _printable(text: str) -> str:
-    """A file's name may hold line breaks, terminal codes and bytes that are no text."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

@@ -1,5 +1,6 @@
 """From the paths that a user names to the image files they mean, sorted, without holding them all."""
 
+import contextlib
 import glob
 import heapq
 import itertools
@@ -17,14 +18,15 @@ def find_images(paths: Iterable[str], *, recursive: bool = False) -> Iterator[st
         paths: Files (taken whatever their ending, even if they don't exist: reading them will tell),
             folders (their files with an image's ending, hidden ones left out) and glob patterns
             (`**` goes through folders; a folder that a pattern matches counts as a folder).
-        recursive: Go into the folders' folders too. Links to folders are not followed.
+        recursive: Go into the folders' folders too. Links to folders that lie in a folder are passed over.
 
     Returns:
         Paths in sorted order, each once, found while they are read: of a folder tree, memory holds the
-        names of one folder at a time.
+        names of one folder at a time, and of those above it. A folder in a folder that can't be listed comes
+        too, with a slash at its end: reading it will tell why.
 
     Raises:
-        InputError: a folder or pattern can't be read or matches nothing.
+        InputError: a folder can't be listed, or a folder or pattern has no images.
     """
     files, sources = set(), []
     for path in dict.fromkeys(paths):
@@ -39,7 +41,10 @@ def find_images(paths: Iterable[str], *, recursive: bool = False) -> Iterator[st
 
 
 def _search_folder(folder: str, recursive: bool) -> Iterator[str]:
-    found = _walk(folder, recursive)
+    try:
+        found = _walk(_list(folder, recursive), recursive)
+    except OSError as error:
+        raise InputError(f"{folder}: can't list this folder: {error.strerror}") from None
     first = next(found, None)
     if first is None:
         hint = "" if recursive else "; add --recursive to search its folders too"
@@ -48,11 +53,37 @@ def _search_folder(folder: str, recursive: bool) -> Iterator[str]:
 
 
 def _search_pattern(pattern: str, recursive: bool) -> Iterator[str]:
-    matches = sorted(glob.glob(pattern, recursive=True))
+    matches = sorted(set(_expand(pattern)))
     if not matches:
         raise InputError(f"{pattern}: no file matches this pattern")
-    parts = [_walk(match, recursive) if os.path.isdir(match) else iter([match]) for match in matches]
-    return heapq.merge(*parts)
+    found = (os.path.join(match, "") if os.path.isdir(match) else match for match in matches)
+    return heapq.merge(*(_walk(iter([path]), recursive) for path in found))
+
+
+def _expand(pattern: str) -> Iterator[str]:
+    """As `glob.glob`, whose own `**` follows links to folders: two that lead back to theirs would keep it forever."""
+    parts = pattern.split(os.sep)
+    if "**" not in parts:
+        yield from glob.glob(pattern)
+        return
+    at = parts.index("**")
+    before, behind = os.sep.join([*parts[:at], ""]), os.sep.join(parts[at + 1 :])
+    for root in glob.glob(before) if before else [""]:
+        for folder in _folders(root):
+            yield from _expand(glob.escape(folder) + behind) if behind else [folder or os.curdir]
+
+
+def _folders(root: str) -> Iterator[str]:
+    """A folder and all in it but hidden ones and links, as what paths in them begin with: `""` or `name/`."""
+    waiting = [root]
+    while waiting:
+        yield (folder := waiting.pop())
+        with contextlib.suppress(OSError), os.scandir(folder or os.curdir) as entries:
+            waiting += [
+                os.path.join(folder, entry.name, "")
+                for entry in entries
+                if entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".")
+            ]
 
 
 def _without_repeats(ordered: Iterable[str]) -> Iterator[str]:
@@ -60,20 +91,34 @@ def _without_repeats(ordered: Iterable[str]) -> Iterator[str]:
         yield path
 
 
-def _walk(folder: str, recursive: bool) -> Iterator[str]:
-    try:
-        with os.scandir(folder) as entries:
-            # A folder sorts as what its files' paths begin with, "name/", so that the order is that of whole paths.
-            names = sorted(
-                entry.name + os.sep if recursive and entry.is_dir(follow_symlinks=False) else entry.name
-                for entry in entries
-                if not entry.name.startswith(".")
-            )
-    except OSError as error:
-        raise InputError(f"{folder}: can't list this folder: {error.strerror}") from None
-    for name in names:
-        path = os.path.join(folder, name)
-        if name.endswith(os.sep):
-            yield from _walk(path.removesuffix(os.sep), recursive)
-        elif os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
+def _walk(paths: Iterator[str], recursive: bool) -> Iterator[str]:
+    """The files among paths, and those in the folders among them, which have a slash at their end."""
+    levels = [paths]
+    while levels:
+        path = next(levels[-1], None)
+        if path is None:
+            levels.pop()
+        elif not path.endswith(os.sep):
             yield path
+        else:
+            try:
+                levels.append(_list(path, recursive))
+            except OSError:
+                yield path
+
+
+def _list(folder: str, recursive: bool) -> Iterator[str]:
+    """The images in a folder, and with `recursive` its folders, sorted.
+
+    Folders have a slash at their end, so that they sort as their files' paths do.
+    """
+    names = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                names += [entry.name + os.sep] if recursive else []
+            elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
+                names += [] if entry.is_symlink() and os.path.isdir(entry.path) else [entry.name]
+    return (os.path.join(folder, name) for name in sorted(names))

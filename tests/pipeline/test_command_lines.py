@@ -50,6 +50,7 @@ OPTIONS: dict[str, dict[str, list[str]]] = {
         "--tf32": NONE,
         "--cuda-graph": NONE,
         "--recursive": NONE,
+        "--null": NONE,
         "--format": ["csv", "jsonl", "table"],
         "--output": NEW,
         "--resume": NONE,
@@ -178,7 +179,7 @@ def test_any_command_line_ends_with_a_code_and_a_line(
 
 def test_these_are_all_the_options(files: Path) -> None:
     for module, options in OPTIONS.items():
-        named = re.findall(r"^  (--[a-z-]+[a-z0-9]*)", invoke(module, ["--help"], files).stdout, re.MULTILINE)
+        named = re.findall(r"^  (?:-0, )?(--[a-z-]+[a-z0-9]*)", invoke(module, ["--help"], files).stdout, re.MULTILINE)
         # --benchmark takes seconds, --data-root and MNIST would download, --hidden-size and the like take any memory
         left_out = {"--benchmark", "--data-root", "--hidden-size", "--num-layers", "--plots", "--help"}
         assert set(named) - left_out == set(options) - {""}

@@ -1,13 +1,39 @@
-"""Atomic files, and packages that have to be there."""
+"""Errors in one line, atomic files, and packages that have to be there."""
 
 import os
 import stat
 from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
 
-from rnn_runtime.command import atomic_write, require_packages
-from rnn_runtime.errors import MissingPackageError
+from rnn_runtime.command import Command, atomic_write, require_packages
+from rnn_runtime.errors import InputError, MissingPackageError
+
+
+def error_of(text: str) -> str:
+    """What a command prints of an error with this text."""
+
+    @click.command(cls=Command)
+    def fail() -> None:
+        raise InputError(text)
+
+    return CliRunner().invoke(fail).output  # click 8.1 has its stderr in it only
+
+
+def test_errors_are_a_line_without_control_characters() -> None:
+    shown = error_of("a\nb: \x1b[31m\x07\x9b\u202e, class 'caf\xe9\udcff', in\tall\n")
+
+    assert shown == "Error: a b: \\x1b[31m\\x07\\x9b\\u202e, class 'caf\xe9\\udcff', in all\n"
+
+
+def test_long_errors_are_cut_in_the_middle() -> None:
+    shown = error_of("model.onnx: " + "x" * 5_000_000 + "; export it again")
+
+    assert 1500 < len(shown) < 2100
+    assert shown.startswith("Error: model.onnx: xxx")
+    assert shown.endswith("xxx; export it again\n")
 
 
 def test_file_appears_when_it_is_whole(tmp_path: Path) -> None:

@@ -2,20 +2,19 @@
 
 import contextlib
 import io
-import resource
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from rnn_runtime.decode import decode_image, image_shape, read_image, resize_image
 from rnn_runtime.errors import ImageError
 from rnn_runtime.model_spec import ImageSpec
-from tests.runtime.encoded import LOSSLESS, encode, pattern, png_chunk, png_of_claimed_size, to_image
+from tests.runtime.encoded import LOSSLESS, encode, pattern, png_chunk, to_image
 
 GRAY = ImageSpec(8, 6, 1)
 RGB = ImageSpec(8, 6, 3)
@@ -105,7 +104,6 @@ def test_header_tells_size_and_channels(shape: tuple[int, int, int], suffix: str
 @given(
     st.integers(1, 40), st.integers(1, 40), st.integers(1, 30), st.integers(1, 30), st.sampled_from([1, 3]), st.binary()
 )
-@settings(max_examples=60, deadline=None)
 def test_any_size_is_brought_to_the_models(
     height: int, width: int, to_height: int, to_width: int, channels: int, extra: bytes
 ) -> None:
@@ -216,30 +214,6 @@ def test_animation_gives_its_first_frame() -> None:
     for suffix in (".gif", ".webp", ".png"):
         data = save(frames[0], suffix, save_all=True, append_images=frames[1:])
         assert np.abs(decode_image(data, RGB).astype(int) - 10).max() <= 3
-
-
-@given(st.sampled_from([".png", ".jpg", ".bmp", ".tif", ".webp", ".gif", ".ppm"]), st.data())
-@settings(max_examples=150, deadline=None)
-def test_mutated_images_give_pixels_or_an_image_error(suffix: str, data: st.DataObject) -> None:
-    encoded = bytearray(encode(pattern(12, 10, 3), suffix))
-    for position in data.draw(st.lists(st.integers(0, len(encoded) - 1), max_size=8)):
-        encoded[position] = data.draw(st.integers(0, 255))
-
-    try:
-        pixels = decode_image(bytes(encoded), RGB)
-    except ImageError:
-        return
-    assert pixels.shape == RGB.shape
-
-
-def test_decompression_bomb_is_refused_by_its_header() -> None:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-    with pytest.raises(ImageError, match="more than 67108864 pixels"):
-        decode_image(png_of_claimed_size(50_000, 50_000), GRAY)
-
-    grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    assert grown_kib < 100_000  # its pixels would take 2.5 GB
 
 
 @pytest.mark.parametrize(

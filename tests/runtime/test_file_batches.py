@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from rnn_runtime.decode import MAX_PIXELS
 from rnn_runtime.file_batches import decode_files
+from rnn_runtime.image_limits import MAX_PIXELS
 from rnn_runtime.model_spec import ImageSpec
 from tests.runtime.encoded import encode, pattern, png_of_claimed_size
 
@@ -28,7 +28,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 @given(st.integers(0, 60), st.integers(1, 70), st.integers(1, 4))
-@settings(max_examples=40, deadline=None)
 def test_every_file_comes_once_in_order_whatever_the_batches(
     files: list[str], count: int, batch_size: int, threads: int
 ) -> None:

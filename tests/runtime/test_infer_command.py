@@ -121,14 +121,15 @@ def test_evaluation_beside_csv_on_stdout_goes_to_stderr(run: Run) -> None:
 
 
 def test_images_in_folders_that_are_no_class_are_told_and_not_evaluated(run: Run, folder: Path) -> None:
-    (folder / "images" / "3").rename(folder / "images" / "three")
+    (folder / "images" / "3").rename(folder / "images" / "\x1b[31mthree")
 
     result = run("rnn-infer", "--recursive", "--labels-from-folders", "--output", "out.csv", "images")
 
     assert result.returncode == 1
     assert "of 27 images right" in result.stdout
     assert (
-        "Not evaluated: 3 images in folders that name no class of this model, the first: images/three/" in result.stderr
+        "Not evaluated: 3 images in folders that name no class of this model, the first: images/\\x1b[31mthree/"
+        in result.stderr
     )
     rows = rows_of((folder / "out.csv").read_text())
     assert [row["true_label"] for row in rows].count("") == 3
@@ -147,7 +148,6 @@ def test_folders_within_a_class_belong_to_it(run: Run, folder: Path) -> None:
 
 def test_unreadable_images_get_rows_a_count_and_exit_code_1(run: Run, folder: Path) -> None:
     (folder / "images" / "4" / "empty.png").touch()
-    (folder / "images" / "4" / "folder.png").mkdir()
     (folder / "images" / "4" / "text.jpg").write_text("no image")
 
     result = run("rnn-infer", "--provider", "cpu", "images/4", "missing.png")
@@ -156,12 +156,11 @@ def test_unreadable_images_get_rows_a_count_and_exit_code_1(run: Run, folder: Pa
     assert result.returncode == 1
     assert errors == {
         "images/4/empty.png": "the file is empty",
-        "images/4/folder.png": "is a directory",
         "images/4/text.jpg": "not an image that can be decoded, or a damaged one",
         "missing.png": "no such file or directory",
     }
     assert sum(bool(row["label"]) for row in rows_of(result.stdout)) == 3
-    assert result.stderr.startswith("7 images, 4 unreadable, ")
+    assert result.stderr.startswith("6 images, 3 unreadable, ")
 
 
 def test_output_is_written_whole_or_not_at_all(run: Run, folder: Path) -> None:
@@ -227,6 +226,90 @@ def test_odd_names_come_out_readable(folder: Path, style: str) -> None:
     else:
         assert b"\x1b[31m" not in result.stdout
         assert b"\\x1b[31mred.png" in result.stdout
+
+
+ODD_NAMES = (b"line\nbreak.png", b"r\rn.png", b"\xff\xfe.png", b"\x1b[31mred.png", b" a b .png", b"d\xc3\xa9.png")
+
+
+@pytest.fixture
+def odd(folder: Path) -> Path:
+    """A folder of images with odd names."""
+    image = next((folder / "images" / "4").iterdir())
+    (folder / "odd").mkdir()
+    for name in ODD_NAMES:
+        (folder / "odd" / os.fsdecode(name)).hardlink_to(image)
+    return folder / "odd"
+
+
+@pytest.mark.parametrize("option", ["--null", "-0"])
+def test_any_name_can_be_given_on_standard_input_with_a_null_at_its_end(odd: Path, option: str) -> None:
+    listed = subprocess.run(
+        ["find", "odd", "-name", "*.png", "-print0"], cwd=odd.parent, capture_output=True, check=True
+    )
+
+    result = subprocess.run([INFER, option, "-"], cwd=odd.parent, input=listed.stdout, capture_output=True, check=False)
+
+    rows = csv.DictReader(result.stdout.decode("utf-8", "surrogateescape").splitlines(keepends=True))
+    assert result.returncode == 0, result.stderr
+    assert {os.fsencode(row["path"]) for row in rows} == {b"odd/" + name for name in ODD_NAMES}
+
+
+@pytest.mark.parametrize("style", ["csv", "jsonl", "table"])
+@pytest.mark.usefixtures("odd")
+def test_names_that_are_no_utf8_can_be_given_on_standard_input_a_line_each(folder: Path, style: str) -> None:
+    names = b"odd/\xff\xfe.png\r\n\nodd/r\rn.png\nodd/\x1b[31mred.png\nodd/missing \xff.png"
+
+    result = subprocess.run([INFER, "--format", style, "-"], cwd=folder, input=names, capture_output=True, check=False)
+
+    assert result.returncode == 1, result.stderr
+    assert b"4 images, 1 unreadable, " in result.stderr
+    assert b"Traceback" not in result.stderr
+    if style == "csv":
+        assert b"\nodd/\xff\xfe.png,4," in result.stdout
+        assert b"\nodd/missing \xff.png,,,no such file or directory\n" in result.stdout
+    elif style == "jsonl":
+        rows = [row for row in map(json.loads, result.stdout.splitlines()) if "run" not in row]
+        assert {os.fsencode(row["path"]): row["label"] for row in rows} == {
+            b"odd/\xff\xfe.png": "4", b"odd/r\rn.png": "4", b"odd/\x1b[31mred.png": "4", b"odd/missing \xff.png": None
+        }  # fmt: skip
+    else:
+        for shown in (rb"odd/\udcff\udcfe.png", rb"odd/r\rn.png", rb"odd/\x1b[31mred.png", rb"odd/missing \udcff.png"):
+            assert shown in result.stdout
+
+
+@pytest.mark.usefixtures("folder")
+def test_null_without_standard_input_is_refused_instead_of_ignored(run: Run) -> None:
+    result = run("rnn-infer", "-0", "images/4")
+
+    assert result.returncode == 2
+    assert "--null is for names on standard input" in result.stderr
+
+
+def test_closed_standard_input_is_told_in_a_line(folder: Path) -> None:
+    line = f"{INFER} --provider cpu - <&-"
+
+    result = subprocess.run(line, shell=True, cwd=folder, capture_output=True, text=True, check=False)
+
+    assert result.returncode == 2
+    assert result.stderr == "Error: -: there is no standard input, it is closed\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("\x1b[31m.png/*.png",),
+        ("--output", "no\x1b[31m/out.csv", "images"),
+        ("--model", "\x1b[31m.onnx", "images"),
+        ("--\x1b[31mred.png",),
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_names_in_errors_cannot_control_the_terminal(run: Run, arguments: tuple[str, ...]) -> None:
+    result = run("rnn-infer", "--provider", "cpu", *arguments)
+
+    assert result.returncode == 2
+    assert "\x1b" not in result.stderr
+    assert "\\x1b[31m" in result.stderr
 
 
 @pytest.mark.usefixtures("folder")

@@ -1,11 +1,14 @@
 """From the paths that a user names to image files."""
 
+import contextlib
+import glob
 import os
+import subprocess
 import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rnn_runtime.errors import InputError
@@ -67,6 +70,50 @@ def test_link_to_a_folder_is_not_followed_so_loops_end(tmp_path: Path) -> None:
     assert list(find_images(["in"], recursive=True)) == ["in/a.png"]
 
 
+def test_link_to_a_folder_is_passed_over_even_if_it_is_named_like_an_image(tmp_path: Path) -> None:
+    touch(tmp_path, "in/a.png", "other/b.png")
+    (tmp_path / "in" / "link.png").symlink_to(tmp_path / "other")
+
+    assert list(find_images(["in"])) == ["in/a.png"]
+    assert list(find_images(["in"], recursive=True)) == ["in/a.png"]
+
+
+def test_folder_named_like_an_image_is_searched_if_recursive_and_passed_over_else(tmp_path: Path) -> None:
+    touch(tmp_path, "in/a.png/b.png", "in/c.png")
+
+    assert list(find_images(["in"])) == ["in/c.png"]
+    assert list(find_images(["in"], recursive=True)) == ["in/a.png/b.png", "in/c.png"]
+
+
+def test_link_to_itself_is_left_to_reading(tmp_path: Path) -> None:
+    touch(tmp_path, "in/b.png")
+    (tmp_path / "in" / "a.png").symlink_to("a.png")
+
+    assert list(find_images(["in"])) == ["in/a.png", "in/b.png"]
+
+
+def test_patterns_end_where_links_lead_back(tmp_path: Path) -> None:
+    touch(tmp_path, "in/a.png", "in/x/b.png")
+    for name in ("in/one", "in/two", "in/x/three"):
+        (tmp_path / name).symlink_to(tmp_path / "in")
+
+    assert list(find_images(["**/*.png"])) == ["in/a.png", "in/x/b.png"]
+    assert list(find_images(["in/**"])) == ["in/a.png", "in/x/b.png"]
+
+
+def test_folders_may_be_as_deep_as_paths_may_be_long(tmp_path: Path) -> None:
+    deep = "in" + "/d" * 1500
+    # Python's own functions for it recurse, and give up before
+    subprocess.run(["mkdir", "-p", deep], cwd=tmp_path, check=True)
+    try:
+        (tmp_path / deep / "a.png").touch()
+
+        assert list(find_images(["in"], recursive=True)) == [f"{deep}/a.png"]
+        assert list(find_images(["in/**/*.png"])) == [f"{deep}/a.png"]
+    finally:
+        subprocess.run(["rm", "-r", "in"], cwd=tmp_path, check=True)
+
+
 def test_odd_names_are_found_as_they_are(tmp_path: Path) -> None:
     names = ["in/a b.png", "in/a\nb.png", "in/ü.png", os.fsdecode(b"in/\xff.png")]
     touch(tmp_path, *names)
@@ -95,7 +142,6 @@ trees = st.lists(st.lists(names, min_size=1, max_size=4), min_size=1, max_size=1
 
 
 @given(trees)
-@settings(max_examples=80, deadline=None)
 def test_any_tree_comes_sorted_and_complete_with_each_file_once(tree: list[list[str]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -115,6 +161,34 @@ def test_any_tree_comes_sorted_and_complete_with_each_file_once(tree: list[list[
             return
 
         assert list(find_images([folder], recursive=True)) == expected
+
+
+patterns = ["**/*.png", "**", "**/a/*", "a/**/*.png", "*/**/b*.png", "**/a/**/*.png", "a*/**", "*.png", "./**/*.png"]
+
+
+@given(trees, st.sampled_from(patterns))
+def test_patterns_give_what_those_of_glob_do_where_there_are_no_links(tree: list[list[str]], pattern: str) -> None:
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        for parts in tree:
+            with contextlib.suppress(FileExistsError, NotADirectoryError, IsADirectoryError):
+                touch(Path(), "/".join([*parts[:-1], parts[-1] + ".png"]))
+        matches = glob.glob(pattern, recursive=True)
+        files = {path for path in matches if os.path.isfile(path)}
+        expected = files | {path for match in matches if os.path.isdir(match) for path in find_images_in(match)}
+
+        try:
+            found = list(find_images([pattern]))
+        except InputError:
+            found = []
+
+        assert list(map(os.path.normpath, found)) == sorted(map(os.path.normpath, expected))
+
+
+def find_images_in(folder: str) -> list[str]:
+    try:
+        return list(find_images([folder]))
+    except InputError:
+        return []
 
 
 def test_folder_is_read_while_its_images_are_taken(tmp_path: Path) -> None:

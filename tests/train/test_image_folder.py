@@ -272,9 +272,9 @@ def test_training_sees_each_file_exactly_as_the_runtime_does(
     path = write_photo(tmp_path_factory.getbasetemp() / f"photo.{ending}", height, width, in_file)
     spec = ImageSpec(*size, in_model)
 
-    images, readable = load_images([str(path)], spec)
+    images, errors = load_images([str(path)], spec)
 
-    assert readable.tolist() == [True]
+    assert errors == {}
     assert np.array_equal(images, read_image(path, spec)[np.newaxis])
 
 
@@ -306,7 +306,8 @@ def test_what_was_left_out_is_noted(tmp_path: Path) -> None:
 
     assert notes == (
         f"{tmp_path}/val: left out, since beside train only test is looked at",
-        f"Left out 1 of 9 images that can't be decoded, the first: {tmp_path}/train/bee/broken.png",
+        f"Left out 1 of 9 images that can't be decoded, the first: {tmp_path}/train/bee/broken.png: "
+        "not an image that can be decoded, or a damaged one",
         f"{tmp_path}/test: no test images for the class 'bee'",
     )
 

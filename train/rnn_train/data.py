@@ -15,7 +15,7 @@ from rnn_runtime.decode import resize_image
 from rnn_runtime.errors import DataError, SettingsError
 from rnn_runtime.model_spec import ImageSpec
 from rnn_train.idx import read_idx
-from rnn_train.image_folder import find_image_spec, list_classes, load_images
+from rnn_train.image_folder import find_image_spec, folder_names, list_classes, load_images
 from rnn_train.settings import DATASETS, Dataset
 
 DIGITS = tuple("0123456789")
@@ -271,7 +271,7 @@ def _load_idx_part(folder: Path, prefix: str) -> LabeledImages:
 def _load_class_folders(folder: Path, source: DataSource) -> Data:
     if source.class_names is not None or source.dataset is not None:
         raise DataError(f"{folder}: no IDX files here, and a class folder's name is the class's: give --data only")
-    folders = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != ".")
+    folders = folder_names(folder)
     parts = {name: folder / name for name in _PARTS if name in folders} if "train" in folders else {"train": folder}
     extra = [name for name in folders if name not in _PARTS] if "train" in folders else []
     notes = [f"{folder / name}: left out, since beside train only test is looked at" for name in extra]
@@ -288,15 +288,17 @@ def _load_class_folders(folder: Path, source: DataSource) -> Data:
     def load(classes: Mapping[str, list[str]]) -> LabeledImages:
         labels = np.repeat(np.arange(len(class_names)), [len(classes.get(name, ())) for name in class_names])
         paths = [path for name in class_names for path in classes.get(name, ())]
-        images, readable = load_images(paths, spec, skip_unreadable=source.skip_unreadable)
-        if lost := set(labels) - set(labels[readable]):
+        images, errors = load_images(paths, spec, skip_unreadable=source.skip_unreadable)
+        kept = np.delete(labels, list(errors))
+        if lost := set(labels) - set(kept):
             raise DataError(f"{folder}: of the class {class_names[min(lost)]!r}, no image can be decoded")
-        if not readable.all():
-            first = paths[int(readable.argmin())]
+        if errors:
+            first = min(errors)
             notes.append(
-                f"Left out {(~readable).sum()} of {len(paths)} images that can't be decoded, the first: {first}"
+                f"Left out {len(errors)} of {len(paths)} images that can't be decoded, the first: "
+                f"{paths[first]}: {errors[first]}"
             )
-        return LabeledImages(images, labels[readable])
+        return LabeledImages(images, kept)
 
     train = load(files["train"])
     test = load(files["test"]) if "test" in files else None

@@ -24,10 +24,7 @@ def list_classes(folder: Path) -> dict[str, list[str]]:
     Raises:
         DataError: there is no class folder, or one without images.
     """
-    try:
-        names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
-    except OSError as error:
-        raise DataError(f"{folder}: {error.strerror}; give a folder with a folder of images for each class") from None
+    names = folder_names(folder)
     if not names:
         raise DataError(
             f"{folder}: no folders in it; it needs one for each class (train and test are parts, no classes)"
@@ -36,6 +33,20 @@ def list_classes(folder: Path) -> dict[str, list[str]]:
         return {name: list(find_images([str(folder / name)], recursive=True)) for name in names}
     except InputError as error:
         raise DataError(f"{error}; each class needs images, so fill the folder or remove it") from None
+
+
+def folder_names(folder: Path) -> list[str]:
+    """The folders in a folder, and links to folders, sorted; hidden ones are left out.
+
+    Raises:
+        DataError: it can't be listed.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            # isdir, since the entry's own is_dir doesn't stand a link that leads to itself
+            return sorted(entry.name for entry in entries if entry.name[0] != "." and os.path.isdir(entry.path))
+    except OSError as error:
+        raise DataError(f"{folder}: {error.strerror}; give a folder with a folder of images for each class") from None
 
 
 def find_image_spec(paths: Sequence[str], size: tuple[int, int] | None = None) -> ImageSpec:
@@ -76,7 +87,7 @@ def find_image_spec(paths: Sequence[str], size: tuple[int, int] | None = None) -
 
 def load_images(
     paths: Sequence[str], spec: ImageSpec, *, skip_unreadable: bool = False
-) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+) -> tuple[NDArray[np.uint8], dict[int, str]]:
     """Decode images just as the runtime does, by several threads.
 
     Args:
@@ -85,8 +96,8 @@ def load_images(
         skip_unreadable: Leave out files that can't be decoded, instead of raising.
 
     Returns:
-        The images that could be read, uint8 `(images, height, width, channels)`, and for each path
-        whether it could.
+        The images that could be read, uint8 `(images, height, width, channels)`, and what is wrong with
+        the other files, by their place in `paths`.
 
     Raises:
         DataError: a file can't be decoded.
@@ -97,19 +108,19 @@ def load_images(
         try:
             images[row] = read_image(paths[row], spec)
         except ImageError as error:
-            return f"{paths[row]}: {error}"
+            return str(error)
         return None
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        problems = list(pool.map(load, range(len(paths))))
-    readable = np.array([problem is None for problem in problems])
-    if not readable.all() and not skip_unreadable:
-        failed = [problem for problem in problems if problem]
+        problems = pool.map(load, range(len(paths)))
+        errors = {row: problem for row, problem in enumerate(problems) if problem}
+    if errors and not skip_unreadable:
+        first = min(errors)
         raise DataError(
-            f"{len(failed)} of {len(paths)} images can't be read, the first: {failed[0]}; "
+            f"{len(errors)} of {len(paths)} images can't be read, the first: {paths[first]}: {errors[first]}; "
             "mend or remove them, or add --skip-unreadable"
         )
-    return (images if readable.all() else images[readable]), readable
+    return (np.delete(images, list(errors), axis=0) if errors else images), errors
 
 
 def write_image_folder(

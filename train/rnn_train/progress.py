@@ -7,6 +7,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from rnn_runtime.command import printable
+
 LINES_EVERY = 100  # steps, as in the article
 
 
@@ -71,7 +73,7 @@ class ConsoleProgress(TrainingProgress):
             self.message(f"Epoch [{epoch}/{self._epochs}], Step [{step}/{self._steps}], Loss: {loss:.4f}")
 
     def note(self, text: str) -> None:
-        click.echo(text, err=True)
+        click.echo(printable(text), err=True)  # with names of files, which may hold terminal codes
 
     def message(self, text: str) -> None:
         if self._bar:

@@ -1,0 +1,418 @@
+"""Hostile and broken image files: each kind has one result, the same in training and in inference."""
+
+import csv
+import json
+import multiprocessing
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from rnn_runtime import Classifier
+from rnn_runtime.errors import DataError, InputError
+from rnn_runtime.image_limits import MAX_FILE_BYTES
+from rnn_runtime.paths import find_images
+from rnn_train.image_folder import list_classes, load_images
+from tests.conftest import Run
+from tests.runtime.encoded import encode, pattern, to_image
+from tests.runtime.hostile import BOMBS, DAMAGED, NOT_AN_IMAGE, save
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, which the runtime silences itself
+
+TOO_LARGE = f"the file has more than {MAX_FILE_BYTES} bytes, the most that are read"
+NOBODY = 65534
+
+PIXELS = pattern(8, 8, 1)  # of the size that the model takes, so that nothing is resized
+COLOUR = np.repeat(PIXELS, 3, axis=2)
+HALVES = np.repeat(np.uint8([[[0]], [[255]]]), 32, axis=0).reshape(8, 8, 1)
+DEEP = np.random.default_rng(1).integers(0, 1 << 16, (8, 8), np.uint16)
+TURNED = Image.Exif()
+TURNED[0x0112] = 6  # by 90 degrees clockwise to view
+
+
+@dataclass(frozen=True)
+class Readable:
+    """A file, and the pixels that it gives, which may be off by `tolerance` where the format is lossy."""
+
+    data: bytes
+    pixels: NDArray[np.uint8]
+    tolerance: int = 0
+
+
+def _with_palette(**options: Any) -> bytes:
+    image = to_image(PIXELS)
+    image.putpalette([255 - value for value in range(256) for _ in "rgb"])
+    return save(image, "PNG", **options)
+
+
+def _animated(style: str, **options: Any) -> bytes:
+    return save(to_image(PIXELS), style, save_all=True, append_images=[to_image(255 - PIXELS)], **options)
+
+
+def _turned(pixels: NDArray[np.uint8], style: str, **options: Any) -> bytes:
+    return save(to_image(np.rot90(pixels)), style, exif=TURNED, **options)
+
+
+READABLE = {
+    "gray.png": Readable(encode(PIXELS), PIXELS),
+    "no image by its name.tif": Readable(encode(PIXELS), PIXELS),
+    "16-bit.png": Readable(save(Image.fromarray(DEEP), "PNG"), np.uint8(DEEP >> 8)[:, :, np.newaxis]),
+    "16-bit.tif": Readable(save(Image.fromarray(DEEP), "TIFF"), np.uint8(DEEP >> 8)[:, :, np.newaxis]),
+    "black-and-white.png": Readable(save(to_image(HALVES).convert("1"), "PNG"), HALVES),
+    "palette.png": Readable(_with_palette(), 255 - PIXELS),
+    "palette-transparent.png": Readable(_with_palette(transparency=bytes(range(256))), 255 - PIXELS),
+    "gray-alpha.png": Readable(save(Image.merge("LA", [to_image(PIXELS), to_image(255 - PIXELS)]), "PNG"), PIXELS),
+    "alpha.png": Readable(encode(np.concatenate([COLOUR, 255 - PIXELS], axis=2)), PIXELS),
+    "alpha.webp": Readable(encode(np.concatenate([COLOUR, PIXELS | 1], axis=2), ".webp"), PIXELS),
+    "cmyk.jpg": Readable(save(to_image(HALVES).convert("CMYK"), "JPEG", quality=100), HALVES, tolerance=3),
+    "cmyk.tif": Readable(save(to_image(COLOUR).convert("CMYK"), "TIFF"), PIXELS),
+    "animated.gif": Readable(_animated("GIF"), PIXELS),
+    "animated.png": Readable(_animated("PNG"), PIXELS),
+    "animated.webp": Readable(_animated("WEBP", lossless=True), PIXELS),
+    "pages.tif": Readable(_animated("TIFF"), PIXELS),
+    "turned.png": Readable(_turned(PIXELS, "PNG"), PIXELS),
+    "turned.webp": Readable(_turned(COLOUR, "WEBP", lossless=True), PIXELS),
+    "turned.tif": Readable(_turned(PIXELS, "TIFF"), PIXELS),
+    "turned.jpg": Readable(_turned(HALVES, "JPEG", quality=100), HALVES, tolerance=3),
+    "1x1.png": Readable(encode(PIXELS[:1, :1]), np.broadcast_to(PIXELS[:1, :1], (8, 8, 1))),
+    "10000x1.png": Readable(encode(np.full((1, 10_000, 1), 77, np.uint8)), np.full((8, 8, 1), 77, np.uint8)),
+    "1x10000.png": Readable(encode(np.full((10_000, 1, 1), 77, np.uint8)), np.full((8, 8, 1), 77, np.uint8)),
+    "a b.png": Readable(encode(PIXELS), PIXELS),
+    "line\nbreak.png": Readable(encode(PIXELS), PIXELS),
+    "carriage\rreturn.png": Readable(encode(PIXELS), PIXELS),
+    "\x1b[31mred.png": Readable(encode(PIXELS), PIXELS),
+    "-x.png": Readable(encode(PIXELS), PIXELS),
+    'comma, "quotes".png': Readable(encode(PIXELS), PIXELS),
+    os.fsdecode(b"no UTF-8 \xff\xfe.png"): Readable(encode(PIXELS), PIXELS),
+}
+
+_LARGE = pattern(40, 40, 3)
+UNREADABLE: dict[str, tuple[bytes, str]] = {
+    "empty.png": (b"", "the file is empty"),
+    "text.png": (b"hello, I am a text", NOT_AN_IMAGE),
+    "zeros.jpg": (bytes(10_000), NOT_AN_IMAGE),
+    "only-a-signature.png": (b"\x89PNG\r\n\x1a\n", NOT_AN_IMAGE),
+    **{
+        f"truncated{suffix}": (encode(_LARGE, suffix)[:-1000], DAMAGED)
+        for suffix in (".png", ".jpg", ".bmp", ".gif", ".ppm", ".tif")
+    },
+    "truncated.webp": (encode(_LARGE, ".webp")[:-1000], NOT_AN_IMAGE),
+    "floats.tif": (
+        save(Image.fromarray(np.ones((8, 8), np.float32)), "TIFF"),
+        "its pixels are floating point numbers, of which nobody knows the range",
+    ),
+    "32-bit.tif": (
+        save(Image.fromarray(np.full((8, 8), 1 << 20, np.int32)), "TIFF"),
+        "its pixels have more than 16 bits",
+    ),
+    **{name: (make(), problem) for name, (make, problem) in BOMBS.items() if problem},
+}
+
+
+def _link(target: str) -> Callable[[Path], None]:
+    return lambda path: path.symlink_to(target)
+
+
+def _sparse(path: Path) -> None:
+    path.write_bytes(encode(PIXELS))
+    os.truncate(path, MAX_FILE_BYTES + 1)
+
+
+# Files that bytes alone don't make.
+SPECIAL: dict[str, tuple[Callable[[Path], None], str]] = {
+    "loop.png": (_link("loop.png"), "too many levels of symbolic links"),
+    "dangling.png": (_link("nowhere.png"), "no such file or directory"),
+    "pipe.png": (os.mkfifo, "not a regular file"),
+    "device.png": (_link("/dev/null"), "not a regular file"),
+    "of-no-size.png": (_link("/proc/self/maps"), NOT_AN_IMAGE),
+    "huge.png": (_sparse, TOO_LARGE),
+}
+
+
+@pytest.fixture(scope="module")
+def classifier(digits_model: Path) -> Classifier:
+    return Classifier(digits_model, provider="cpu")
+
+
+def assert_same_result(classifier: Classifier, path: Path, problem: str | None) -> NDArray[np.uint8]:
+    """Inference and training say the same of a file; gives the pixels that training has of it."""
+    image = classifier.metadata.spec.image
+    (prediction,) = classifier.predict([path], top_k=10)
+    pixels, errors = load_images([str(path)], image, skip_unreadable=True)
+    if problem:
+        assert prediction.error == problem
+        assert prediction.label is None
+        assert errors == {0: problem}
+        assert pixels.shape == (0, *image.shape)
+        with pytest.raises(DataError, match=f"the first: {re.escape(f'{path}: {problem}')}; .*--skip-unreadable"):
+            load_images([str(path)], image)
+    else:
+        assert prediction.error is None
+        assert errors == {}
+        assert np.array_equal(load_images([str(path)], image)[0], pixels)
+        expected = dict(zip(classifier.class_names, classifier.predict_proba(pixels)[0], strict=True))
+        assert dict(prediction.top) == pytest.approx(expected, rel=1e-6)
+    return pixels
+
+
+@pytest.mark.parametrize("name", READABLE, ids=ascii)
+def test_odd_images_give_the_same_pixels_in_training_and_inference(
+    tmp_path: Path, classifier: Classifier, name: str
+) -> None:
+    kind = READABLE[name]
+    (tmp_path / name).write_bytes(kind.data)
+
+    pixels = assert_same_result(classifier, tmp_path / name, None)
+
+    assert np.abs(pixels[0].astype(int) - kind.pixels).max() <= kind.tolerance
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_broken_images_have_the_same_reason_in_training_and_inference(
+    tmp_path: Path, classifier: Classifier, name: str
+) -> None:
+    data, problem = UNREADABLE[name]
+    (tmp_path / name).write_bytes(data)
+
+    assert_same_result(classifier, tmp_path / name, problem)
+
+
+@pytest.mark.parametrize("name", SPECIAL)
+def test_what_is_no_file_of_its_own_has_the_same_reason_in_training_and_inference(
+    tmp_path: Path, classifier: Classifier, name: str
+) -> None:
+    make, problem = SPECIAL[name]
+    make(tmp_path / name)
+
+    assert_same_result(classifier, tmp_path / name, problem)
+
+
+def test_link_to_an_image_is_that_image(tmp_path: Path, classifier: Classifier) -> None:
+    (tmp_path / "target").write_bytes(encode(PIXELS))
+    (tmp_path / "a.png").symlink_to("target")
+
+    assert np.array_equal(assert_same_result(classifier, tmp_path / "a.png", None)[0], PIXELS)
+
+
+@pytest.fixture
+def all_kinds(tmp_path: Path) -> dict[str, str | None]:
+    """A working folder with every kind, in two folders of `photos`; gives what is wrong with each by its path."""
+    for folder in ("photos/a", "photos/b/a.png", "photos/b/more"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name, kind in READABLE.items():
+        (tmp_path / "photos/a" / name).write_bytes(kind.data)
+    for name, (data, _) in UNREADABLE.items():
+        (tmp_path / "photos/b/more" / name).write_bytes(data)
+    for name, (make, _) in SPECIAL.items():
+        make(tmp_path / "photos/b" / name)
+    (tmp_path / "photos/b/a.png/good.png").write_bytes(encode(PIXELS))
+    (tmp_path / "photos/b/link.png").symlink_to(tmp_path)
+    (tmp_path / "photos/link").symlink_to("link")
+    return (
+        {f"photos/a/{name}": None for name in READABLE}
+        | {f"photos/b/more/{name}": problem for name, (_, problem) in UNREADABLE.items()}
+        | {f"photos/b/{name}": problem for name, (_, problem) in SPECIAL.items()}
+        | {"photos/b/a.png/good.png": None}
+    )
+
+
+@pytest.mark.parametrize("style", ["csv", "jsonl"])
+def test_rnn_infer_tells_of_every_file_in_a_folder(
+    run: Run, tmp_path: Path, digits_model: Path, all_kinds: dict[str, str | None], style: str
+) -> None:
+    result = run("rnn-infer", "--model", digits_model, "--recursive", "--output", f"out.{style}", "photos")
+
+    text = (tmp_path / f"out.{style}").read_bytes().decode("utf-8", "surrogateescape")
+    rows: list[dict[str, Any]]
+    if style == "csv":
+        rows = list(csv.DictReader(text.splitlines(keepends=True)))
+    else:
+        rows = [row for row in map(json.loads, text.splitlines()) if "run" not in row]
+    assert {row["path"]: row["error"] or None for row in rows} == all_kinds
+    assert [row["path"] for row in rows] == sorted(all_kinds)
+    assert all(bool(row["label"]) != bool(row["error"]) for row in rows)
+    bad = sum(map(bool, all_kinds.values()))
+    assert result.returncode == 1
+    assert f"{len(all_kinds)} images, {bad} unreadable, " in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.slow
+def test_rnn_train_leaves_out_what_rnn_infer_cannot_read(
+    run: Run, tmp_path: Path, all_kinds: dict[str, str | None]
+) -> None:
+    bad = {path: problem for path, problem in all_kinds.items() if problem}
+    line = ("rnn-train", "--data", "photos", "--image-size", "8", "--epochs", "1", "--no-plots")
+
+    refused = run(*line)
+    assert refused.returncode == 2
+    assert f"{len(bad)} of {len(all_kinds)} images can't be read, the first: photos/b/" in refused.stderr
+    assert not (tmp_path / "model.pt").exists()
+    result = run(*line, "--skip-unreadable")
+
+    first = min(bad)
+    note = f"Left out {len(bad)} of {len(all_kinds)} images that can't be decoded, the first: {first}: {bad[first]}\n"
+    assert result.returncode == 0, result.stderr
+    assert note in result.stderr
+    assert f"{len(all_kinds) - len(bad)} training images" in result.stderr
+    assert (tmp_path / "model.pt").exists()
+
+
+def test_rnn_train_finds_the_size_of_images_among_broken_ones(run: Run, tmp_path: Path) -> None:
+    broken = {
+        "empty.png": b"",
+        "text.png": b"a text",
+        "truncated.png": encode(PIXELS)[:-40],
+        "start.png": encode(PIXELS)[:20],
+    }
+    for folder in ("a", "b"):
+        (tmp_path / "photos" / folder).mkdir(parents=True)
+        for name, data in broken.items():
+            (tmp_path / "photos" / folder / name).write_bytes(data)
+        (tmp_path / "photos" / folder / "z.png").write_bytes(encode(PIXELS))
+
+    result = run("rnn-train", "--data", "photos", "--skip-unreadable", "--epochs", "1", "--no-plots")
+
+    assert result.returncode == 0, result.stderr
+    assert "2 training images of 8x8, gray" in result.stderr
+
+
+def test_folder_named_like_an_image_is_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "a/a.png").mkdir(parents=True)
+    (tmp_path / "a/a.png/inner.png").touch()
+    (tmp_path / "a/b.png").touch()
+    (tmp_path / "a/c.png").symlink_to(tmp_path)
+
+    assert list(find_images([f"{tmp_path}/a"])) == [f"{tmp_path}/a/b.png"]
+    expected = [f"{tmp_path}/a/a.png/inner.png", f"{tmp_path}/a/b.png"]
+    assert list(find_images([f"{tmp_path}/a"], recursive=True)) == expected
+    assert list_classes(tmp_path) == {"a": expected}
+
+
+def test_files_that_vanish_after_listing_are_told(tmp_path: Path, classifier: Classifier) -> None:
+    for name in ("a/1.png", "a/2.png", "b/3.png", "c/4.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(encode(PIXELS))
+    listed = [path for paths in list_classes(tmp_path).values() for path in paths]
+
+    def found() -> Iterator[str]:
+        for path in find_images([str(tmp_path)], recursive=True):
+            if path == f"{tmp_path}/a/1.png":
+                os.unlink(f"{tmp_path}/a/2.png")
+                shutil.rmtree(tmp_path / "b")
+            yield path
+
+    predictions = classifier.predict(found())
+    _, errors = load_images(listed, classifier.metadata.spec.image, skip_unreadable=True)
+
+    gone = "no such file or directory"
+    assert {prediction.path: prediction.error for prediction in predictions} == {
+        f"{tmp_path}/a/1.png": None, f"{tmp_path}/a/2.png": gone, f"{tmp_path}/b/": gone, f"{tmp_path}/c/4.png": None
+    }  # fmt: skip
+    assert {listed[row]: problem for row, problem in errors.items()} == {
+        f"{tmp_path}/a/2.png": gone, f"{tmp_path}/b/3.png": gone
+    }  # fmt: skip
+
+
+def as_an_ordinary_user(folder: Path, function: Callable[[], Any]) -> Any:
+    """What a function gives in a process that permissions hold for, as they don't for root, working in `folder`."""
+
+    def child() -> None:
+        os.chdir(folder)  # the folders above it may be closed to others
+        if os.geteuid() == 0:
+            os.seteuid(NOBODY)
+        sender.send(function())
+
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    finally:
+        process.join()
+
+
+@pytest.fixture
+def closed(tmp_path: Path) -> Iterator[Path]:
+    """A folder of two classes; in one are a file and two folders without permission, one can't be listed itself."""
+    for name in ("data/a/good.png", "data/a/secret.png", "data/a/locked/1.png", "data/a/names only/2.png", "c/3.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(encode(PIXELS))
+    shutil.copytree(tmp_path / "data/a", tmp_path / "data/b")
+    modes = {"data/a/secret.png": 0o000, "data/a/locked": 0o000, "data/a/names only": 0o444, "c": 0o000}
+    tmp_path.chmod(0o755)
+    for name, mode in modes.items():
+        (tmp_path / name).chmod(mode)
+    yield tmp_path
+    for name in modes:
+        (tmp_path / name).chmod(0o755)
+
+
+def test_no_permission_is_told_of_each_file_and_folder(closed: Path, classifier: Classifier) -> None:
+    def attempt() -> tuple[dict[str, str | None], dict[str, str]]:
+        predictions = classifier.predict(find_images(["data"], recursive=True))
+        listed = [path for paths in list_classes(Path("data")).values() for path in paths]
+        _, errors = load_images(listed, classifier.metadata.spec.image, skip_unreadable=True)
+        return {prediction.path: prediction.error for prediction in predictions}, {
+            listed[row]: problem for row, problem in errors.items()
+        }
+
+    predicted, left_out = as_an_ordinary_user(closed, attempt)
+
+    denied = {f"data/a/{name}": "permission denied" for name in ("locked/", "names only/2.png", "secret.png")}
+    good = [
+        "data/a/good.png",
+        *(f"data/b/{name}" for name in ("good.png", "locked/1.png", "names only/2.png", "secret.png")),
+    ]
+    assert predicted == denied | dict.fromkeys(good)
+    assert left_out == denied
+
+
+def test_named_folder_without_permission_is_an_error(closed: Path) -> None:
+    def attempt() -> str:
+        with pytest.raises(InputError) as error:
+            list(find_images(["c"]))
+        return str(error.value)
+
+    assert as_an_ordinary_user(closed, attempt) == "c: can't list this folder: Permission denied"
+
+
+@pytest.mark.slow
+def test_of_10000_files_every_good_one_is_predicted_and_every_broken_one_told(
+    run: Run, tmp_path: Path, digits_model: Path, digits_images: Path, classifier: Classifier
+) -> None:
+    (tmp_path / "images").mkdir()
+    digits = sorted(digits_images.glob("*/*.png"))
+    broken = sorted(UNREADABLE)[::4]
+    expected: dict[str, str] = {}
+    for i in range(10_000):
+        path = tmp_path / "images" / f"{i:05}.png"
+        if i % 100 == 42:
+            data, expected[f"images/{path.name}"] = UNREADABLE[broken[i // 100 % len(broken)]]
+            path.write_bytes(data)
+        else:
+            path.hardlink_to(digits[i % len(digits)])
+    labels = {prediction.path: prediction.label for prediction in classifier.predict(digits)}
+
+    result = run("rnn-infer", "--model", digits_model, "--output", "out.csv", "--summary", "summary.json", "images")
+
+    with (tmp_path / "out.csv").open() as file:
+        rows = {row["path"]: row for row in csv.DictReader(file)}
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert result.returncode == 1
+    assert "10,000 images, 100 unreadable, " in result.stderr
+    assert (summary["images"], summary["unreadable"]) == (10_000, 100)
+    assert sorted(rows) == [f"images/{i:05}.png" for i in range(10_000)]
+    assert {path: row["error"] for path, row in rows.items() if row["error"]} == expected
+    for i in range(10_000):
+        path = f"images/{i:05}.png"
+        assert rows[path]["label"] == ("" if path in expected else labels[str(digits[i % len(digits)])])
