@@ -120,10 +120,15 @@ def classify_files(
         summary.seconds = time.perf_counter() - start
 
     def go_on(file: BinaryIO) -> Set[str]:
-        results = list(count(read_results(file, style, result_columns(top_k, truth), part_of(str(output)))))
-        check_same_model(classifier, [result for result in results if result.label][:CHECKED_AGAIN], str(output))
-        summary.earlier = len(results)
-        return {result.path for result in results}
+        first: list[Prediction] = []
+        paths_done: set[str] = set()
+        for result in count(read_results(file, style, result_columns(top_k, truth), part_of(str(output)))):
+            paths_done.add(result.path)
+            if result.label and len(first) < CHECKED_AGAIN:
+                first.append(result)
+        check_same_model(classifier, first, str(output))
+        summary.earlier = summary.images
+        return paths_done
 
     with _telling_what_is_kept(output, style, summary):
         if output is None:
@@ -135,8 +140,13 @@ def classify_files(
             with growing_file(output, resume=resume) as binary:
                 earlier = go_on(binary) if resume else frozenset()
                 empty = binary.seek(0, os.SEEK_END) == 0  # else it has a header, if nothing more
-                with _as_text(binary) as file:
-                    classify(file, earlier, header=empty)
+                try:
+                    with _as_text(binary) as file:
+                        classify(file, earlier, header=empty)
+                except BaseException:
+                    if not summary.images:
+                        binary.truncate(0)  # a header alone is nothing to go on with
+                    raise
     return summary
 
 

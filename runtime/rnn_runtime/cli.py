@@ -172,6 +172,8 @@ def main(
     evaluation = FolderEvaluation(classifier.class_names) if labels_from_folders else None
     for file in filter(None, (output, summary)):
         check_output(file, [model, *paths])
+    if output and summary and output.resolve() == summary.resolve():
+        raise click.UsageError("--output and --summary are the same file: choose another name for one.")
     with _progress() as watch:
         result = classify_files(
             classifier,

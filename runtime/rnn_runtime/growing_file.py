@@ -24,10 +24,11 @@ def growing_file(path: str | Path, *, resume: bool = False) -> Iterator[BinaryIO
 
     Args:
         path: The final name. What is there is replaced.
-        resume: Keep what an earlier run left in `path` + `.part`; if there is none, begin with what `path` holds.
+        resume: Go on with what an earlier run left in `path` + `.part`; if there is none, with what `path` holds.
 
     Raises:
-        InputError: another process is writing it, or it isn't a regular file.
+        InputError: an earlier run left something there and it isn't to be resumed, another process is writing it, or
+            it isn't a regular file.
         OSError: the folder is missing or can't be written.
     """
     target, part = os.path.realpath(path), part_of(path)
@@ -36,9 +37,12 @@ def growing_file(path: str | Path, *, resume: bool = False) -> Iterator[BinaryIO
     with Path(part).open("a+b") as file:
         _lock(file, part)
         try:
-            if not resume:
-                file.truncate(0)
-            elif os.path.getsize(part) == 0 and os.path.exists(target):
+            if os.path.getsize(part):
+                if not resume:
+                    raise InputError(
+                        f"{part}: an unfinished run left its results there; go on with them by --resume, or remove it"
+                    )
+            elif resume and os.path.exists(target):
                 with Path(target).open("rb") as finished:
                     shutil.copyfileobj(finished, file)
             file.flush()

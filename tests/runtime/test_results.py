@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from rnn_runtime import Classifier
 from rnn_runtime.classify import classify_files
-from rnn_runtime.errors import InputError
+from rnn_runtime.errors import InputError, RunInterruptedError
 from rnn_runtime.paths import find_images
 from tests.conftest import Run
 from tests.runtime.encoded import encode
@@ -169,14 +169,44 @@ def test_nothing_left_to_do_changes_nothing(folder: Path, run: Run, style: str) 
     assert "41 images (41 from before), 1 unreadable" in result.stderr
 
 
-def test_without_resume_the_results_are_made_anew(folder: Path, run: Run) -> None:
-    (folder / "out.csv.part").write_text("path,label,probability,error\nimages/000.png,nonsense,1,\n")
+def test_without_resume_what_an_unfinished_run_left_is_not_overwritten(folder: Path, run: Run) -> None:
+    (folder / "out.csv.part").write_text("path,label,probability,error\nimages/000.png,0,1,\n")
+
+    result = run("rnn-infer", "--provider", "cpu", "--output", "out.csv", "images")
+
+    part = (folder / "out.csv.part").resolve()
+    assert result.returncode == 2
+    assert result.stderr == (
+        f"Error: {part}: an unfinished run left its results there; go on with them by --resume, or remove it\n"
+    )
+    assert part.read_text().endswith("images/000.png,0,1,\n")
+
+
+def test_without_resume_finished_results_are_made_anew(folder: Path, run: Run) -> None:
     (folder / "out.csv").write_text("old")
 
     run("rnn-infer", "--output", "out.csv", "images")
 
     assert len(read(folder / "out.csv")) == 41
-    assert "nonsense" not in (folder / "out.csv").read_text()
+
+
+def test_a_run_that_ends_before_its_first_result_leaves_nothing(folder: Path, digits_model: Path) -> None:
+    def no_paths() -> Iterator[str]:
+        raise KeyboardInterrupt
+        yield
+
+    with pytest.raises(RunInterruptedError, match=r"^interrupted$"):
+        classify_files(Classifier(digits_model, provider="cpu"), no_paths(), folder / "out.csv")
+
+    assert not list(folder.glob("out.csv*"))
+
+
+@pytest.mark.usefixtures("folder")
+def test_results_and_summary_are_not_one_file(run: Run) -> None:
+    result = run("rnn-infer", "--provider", "cpu", "--output", "out.csv", "--summary", "./out.csv", "images")
+
+    assert result.returncode == 2
+    assert "are the same file" in result.stderr
 
 
 def test_the_evaluation_of_a_resumed_run_is_that_of_all_its_images(
