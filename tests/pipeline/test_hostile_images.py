@@ -386,7 +386,6 @@ def test_named_folder_without_permission_is_an_error(closed: Path) -> None:
     assert as_an_ordinary_user(closed, attempt) == "c: can't list this folder: Permission denied"
 
 
-@pytest.mark.slow
 def test_of_10000_files_every_good_one_is_predicted_and_every_broken_one_told(
     run: Run, tmp_path: Path, digits_model: Path, digits_images: Path, classifier: Classifier
 ) -> None:
