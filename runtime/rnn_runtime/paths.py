@@ -70,7 +70,10 @@ def _expand(pattern: str) -> Iterator[str]:
     before, behind = os.sep.join([*parts[:at], ""]), os.sep.join(parts[at + 1 :])
     for root in glob.glob(before) if before else [""]:
         for folder in _folders(root):
-            yield from _expand(glob.escape(folder) + behind) if behind else [folder or os.curdir]
+            if behind:
+                yield from _expand(glob.escape(folder) + behind)
+            else:
+                yield from [folder] if folder else _list(folder, recursive=False)
 
 
 def _folders(root: str) -> Iterator[str]:
@@ -113,7 +116,7 @@ def _list(folder: str, recursive: bool) -> Iterator[str]:
     Folders have a slash at their end, so that they sort as their files' paths do.
     """
     names = []
-    with os.scandir(folder) as entries:
+    with os.scandir(folder or os.curdir) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
