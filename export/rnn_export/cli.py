@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rnn_runtime.command import Command, check_output, require_packages
+from rnn_runtime.command import Command, check_output, interruptible, require_packages
 
 if TYPE_CHECKING:
     from rnn_export.export import ExportReport
@@ -55,6 +55,7 @@ def main(checkpoint: Path, output: Path, graph: Any, precision: Any, atol: float
     require_packages(("onnxruntime",), "cpu")
     from rnn_export.export import export_onnx
 
+    interruptible()
     form = None if graph == "auto" else graph
     print_report(export_onnx(checkpoint, output, form=form, precision=precision, atol=atol, rtol=rtol))
 

@@ -160,11 +160,11 @@ class Classifier:
         Raises:
             InputError: `top_k` or `batch_size` is below 1, or `paths` is a single path.
         """
-        if isinstance(paths, str | Path):  # a text is a sequence of letters, and each would be taken for a path
+        if isinstance(paths, str | bytes | Path):  # a text is a sequence of letters, and each would be taken for a path
             raise InputError(f"paths must be a list of paths, not one: use [{str(paths)!r}]")
         if top_k < 1 or batch_size < 1:
             raise InputError(f"top_k and batch_size must be at least 1, not {top_k} and {batch_size}")
-        return self._stream((str(path) for path in paths), min(top_k, len(self.class_names)), batch_size)
+        return self._stream(map(os.fsdecode, paths), min(top_k, len(self.class_names)), batch_size)
 
     def _stream(self, paths: Iterator[str], top_k: int, batch_size: int) -> Iterator[Prediction]:
         for batch in decode_files(paths, self.metadata.spec.image, batch_size=batch_size, threads=self.threads):

@@ -119,26 +119,28 @@ def classify_files(
         file.flush()
         summary.seconds = time.perf_counter() - start
 
-    def go_on(file: BinaryIO) -> Set[str]:
+    def go_on(file: BinaryIO, name: str) -> Set[str]:
+        columns = result_columns(top_k, truth)
         first: list[Prediction] = []
         paths_done: set[str] = set()
-        for result in count(read_results(file, style, result_columns(top_k, truth), part_of(str(output)))):
+        for result in count(read_results(file, style, columns, classifier.class_names, name)):
             paths_done.add(result.path)
             if result.label and len(first) < CHECKED_AGAIN:
                 first.append(result)
-        check_same_model(classifier, first, str(output))
+        check_same_model(classifier, first, name)
         summary.earlier = summary.images
         return paths_done
 
-    with _telling_what_is_kept(output, style, summary):
+    with _telling_what_is_kept(output, style):
         if output is None:
             classify(sys.stdout)
         elif style == "table":
             with atomic_write(output, **_TEXT) as file:
                 classify(file)
         else:
+            read = part_of(output) if os.path.exists(part_of(output)) else str(output)
             with growing_file(output, resume=resume) as binary:
-                earlier = go_on(binary) if resume else frozenset()
+                earlier = go_on(binary, read) if resume else frozenset()
                 empty = binary.seek(0, os.SEEK_END) == 0  # else it has a header, if nothing more
                 try:
                     with _as_text(binary) as file:
@@ -160,20 +162,20 @@ def _as_text(binary: BinaryIO) -> Iterator[IO[str]]:
 
 
 @contextmanager
-def _telling_what_is_kept(output: str | Path | None, style: Format, summary: RunSummary) -> Iterator[None]:
+def _telling_what_is_kept(output: str | Path | None, style: Format) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as interrupt:
         number = signal.SIGTERM if isinstance(interrupt, TerminatedError) else signal.SIGINT
-        raise RunInterruptedError(f"interrupted{_kept(output, style, summary)}", number) from None
+        raise RunInterruptedError(f"interrupted{_kept(output, style)}", number) from None
     except OSError as error:
         if output is None:
             raise
         reason = error.strerror or str(error)
-        raise OutputError(f"{output}: can't be written: {reason}{_kept(output, style, summary)}") from None
+        raise OutputError(f"{output}: can't be written: {reason}{_kept(output, style)}") from None
 
 
-def _kept(output: str | Path | None, style: Format, summary: RunSummary) -> str:
+def _kept(output: str | Path | None, style: Format) -> str:
     if output is None or style == "table" or not os.path.exists(part_of(output)):
         return ""
-    return f"; {part_of(output)} holds the results of {summary.images:,} images; go on with: --resume"
+    return f"; {part_of(output)} holds the results so far; go on with: --resume"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 from click.core import ParameterSource
 
-from rnn_runtime.command import Command, atomic_write, check_output, printable
+from rnn_runtime.command import Command, atomic_write, check_output, interruptible, printable
 from rnn_runtime.errors import InputError, SettingsError
 
 if TYPE_CHECKING:
@@ -159,6 +159,7 @@ def main(
         _print_diagnosis(model, provider, cuda)
         return
     classifier = Classifier(model, provider, threads=threads, cuda=cuda)
+    interruptible()
     if classifier.notice:
         click.echo(f"Running on the CPU: {classifier.notice}", err=True)
     if check:
@@ -174,10 +175,11 @@ def main(
         check_output(file, [model, *paths])
     if output and summary and output.resolve() == summary.resolve():
         raise click.UsageError("--output and --summary are the same file: choose another name for one.")
+    names = _read_names("\0" if null else "\n") if "-" in paths else iter(())
     with _progress() as watch:
         result = classify_files(
             classifier,
-            find_images(_with_standard_input(paths, "\0" if null else "\n"), recursive=recursive),
+            find_images([path for path in paths if path != "-"], recursive=recursive, literal=names),
             output,
             style=style,
             top_k=min(top_k, len(classifier.class_names)),
@@ -186,12 +188,12 @@ def main(
             resume=resume,
             watch=watch,
         )
+    if summary is not None:
+        _write_summary(summary, result, evaluation)
     if evaluation:
         # beside a table or a file of results it goes to stdout; after CSV or JSON on stdout it would spoil them
         _print_evaluation(evaluation, err=output is None and style != "table")
     click.echo(result, err=True)
-    if summary is not None:
-        _write_summary(summary, result, evaluation)
     if result.unreadable or (evaluation and evaluation.unknown):
         raise click.exceptions.Exit(1)
 
@@ -228,14 +230,6 @@ def _progress() -> "Iterator[Callable[[Iterator[Prediction]], Iterator[Predictio
                 yield prediction
 
         yield watch
-
-
-def _with_standard_input(paths: tuple[str, ...], end: str) -> Iterator[str]:
-    for path in paths:
-        if path == "-":
-            yield from _read_names(end)
-        else:
-            yield path
 
 
 def _read_names(end: str) -> Iterator[str]:

@@ -1,13 +1,14 @@
 """What the three commands share: errors in one line, quiet pipes, atomic files."""
 
 import importlib.util
+import io
 import os
 import secrets
 import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any, cast
@@ -27,19 +28,25 @@ class Command(click.Command):
     installed or the execution provider can't run, 130 after Ctrl-C, 143 after SIGTERM.
     """
 
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run the command as a program."""
+        with _handled_signals():
+            _prepare_streams()
+            return super().main(*args, **options)
+
     def make_context(self, info_name: str | None, *args: Any, **options: Any) -> click.Context:
         """Parse the command line; a mistake in it is one line, too."""
         try:
             return super().make_context(info_name, *args, **options)
         except click.UsageError as error:
             raise _usage_failure(error, info_name) from None
+        except BrokenPipeError:
+            raise
+        except OSError as error:  # --help, to a disk that is full
+            raise _failure(str(error.strerror or error), 2) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command, turning the errors that this project raises into click's."""
-        # By default SIGTERM ends a process at once, and temporary files would stay.
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, _terminate)
-        _prepare_streams()
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
@@ -49,8 +56,8 @@ class Command(click.Command):
         except RnnOnnxError as error:
             raise _failure(str(error), error.exit_code) from None
         except BrokenPipeError:
-            # The reader, `head` say, has gone. Point stdout elsewhere, or Python complains when it flushes at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            # The reader of the results, `head` say, has gone.
+            leave_stdout()
             ctx.exit(0)
         except TerminatedError:
             raise _failure("terminated", 128 + signal.SIGTERM) from None
@@ -67,16 +74,75 @@ class Command(click.Command):
             raise _failure(_OUT_OF_MEMORY, 2) from None
 
 
+def leave_stdout() -> None:
+    """Point stdout elsewhere, once its reader has gone, or Python would complain when it flushes at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def interruptible() -> None:
+    """From here on, Ctrl-C and SIGTERM are exceptions, so that what is begun is cleaned up.
+
+    Before, while packages are imported, they end the process at once: an exception within an import may be swallowed,
+    or come out as another one. Does nothing but in a command.
+    """
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, _terminate)):
+        if signal.getsignal(number) is _end_at_once:
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _handled_signals() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN:  # as a shell wants it of what runs in the background
+            signal.signal(number, _end_at_once)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end_at_once(number: int, _frame: FrameType | None) -> None:
+    with suppress(OSError):
+        os.write(2, b"Error: interrupted\n" if number == signal.SIGINT else b"Error: terminated\n")
+    os._exit(128 + number)
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    raise TerminatedError
+
+
+class _Messages(io.RawIOBase):
+    """The process's stderr, of which nobody may read: what is said there is no reason to stop."""
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return 2
+
+    def isatty(self) -> bool:
+        return os.isatty(2)
+
+    def write(self, content: Any) -> int:
+        with suppress(OSError):
+            os.write(2, content)
+        return len(content)
+
+
 def _prepare_streams() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed, and the next file that is opened would take its place
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  # as long as the process lives
     # A file's name may be bytes that are no UTF-8; they come out as they went in.
     cast(Any, sys.stdout).reconfigure(errors="surrogateescape")
-
-
-def _terminate(_number: int, _frame: FrameType | None) -> None:
-    raise TerminatedError
+    if sys.stderr is sys.__stderr__ and isinstance(sys.stderr, io.TextIOWrapper):
+        messages = io.BufferedWriter(_Messages())
+        sys.stderr = io.TextIOWrapper(messages, sys.stderr.encoding, "backslashreplace", line_buffering=True)
 
 
 def _usage_failure(error: click.UsageError, command: str | None) -> click.ClickException:
@@ -114,13 +180,14 @@ def require_packages(modules: Sequence[str], extra: str) -> None:
 
 
 @contextmanager
-def atomic_write(path: str | Path, mode: str = "w", **options: Any) -> Iterator[IO[Any]]:
+def atomic_write(path: str | Path, mode: str = "w", *, sync: bool = True, **options: Any) -> Iterator[IO[Any]]:
     """Write a file that appears under its name when it is whole, or not at all.
 
     Args:
         path: The final name. A temporary file beside it is renamed at the end of the `with` block,
             or removed if the block raises.
         mode: `w` for text or `wb` for bytes.
+        sync: Wait until it is on the disk, so that it is whole even after a failure of the power.
         options: Passed to `open`.
 
     Raises:
@@ -133,7 +200,8 @@ def atomic_write(path: str | Path, mode: str = "w", **options: Any) -> Iterator[
         with temporary.open(mode.replace("w", "x"), **options) as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         os.replace(temporary, target)
     except BaseException as error:
         temporary.unlink(missing_ok=True)

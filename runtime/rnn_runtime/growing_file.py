@@ -34,8 +34,8 @@ def growing_file(path: str | Path, *, resume: bool = False) -> Iterator[BinaryIO
     target, part = os.path.realpath(path), part_of(path)
     if os.path.lexists(part) and (os.path.islink(part) or not os.path.isfile(part)):
         raise InputError(f"{part}: not a regular file, and in the way of results that grow there; remove it")
-    with Path(part).open("a+b") as file:
-        _lock(file, part)
+    with _open_locked(part) as file:
+        copied = 0
         try:
             if os.path.getsize(part):
                 if not resume:
@@ -45,17 +45,33 @@ def growing_file(path: str | Path, *, resume: bool = False) -> Iterator[BinaryIO
             elif resume and os.path.exists(target):
                 with Path(target).open("rb") as finished:
                     shutil.copyfileobj(finished, file)
+                copied = file.tell()
             file.flush()
             file.seek(0)
             yield file
             file.flush()
             os.fsync(file.fileno())
             os.replace(part, target)
-        finally:
+        except BaseException:
             with contextlib.suppress(OSError):  # a full disk has been told of by then
                 file.flush()
-            if os.path.exists(part) and os.path.getsize(part) == 0:
+            if os.path.getsize(part) <= copied:  # nothing that isn't in `path`
                 os.unlink(part)
+            raise
+
+
+def _open_locked(part: str) -> BinaryIO:
+    while True:
+        file = Path(part).open("a+b")  # noqa: SIM115  # left open for the caller
+        try:
+            _lock(file, part)
+            # Meanwhile, who had it may have given it its name: then this is a finished file, and not `part`.
+            if os.path.exists(part) and os.path.samestat(os.fstat(file.fileno()), os.stat(part)):
+                return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()
 
 
 def _lock(file: BinaryIO, part: str) -> None:

@@ -11,13 +11,14 @@ from rnn_runtime.decode import IMAGE_SUFFIXES
 from rnn_runtime.errors import InputError
 
 
-def find_images(paths: Iterable[str], *, recursive: bool = False) -> Iterator[str]:
+def find_images(paths: Iterable[str], *, recursive: bool = False, literal: Iterable[str] = ()) -> Iterator[str]:
     """Find the image files that files, folders and glob patterns name.
 
     Args:
         paths: Files (taken whatever their ending, even if they don't exist: reading them will tell),
             folders (their files with an image's ending, hidden ones left out) and glob patterns
             (`**` goes through folders; a folder that a pattern matches counts as a folder).
+        literal: More files and folders; what looks like a pattern in their names is a part of them.
         recursive: Go into the folders' folders too. Links to folders that lie in a folder are passed over.
 
     Returns:
@@ -29,11 +30,12 @@ def find_images(paths: Iterable[str], *, recursive: bool = False) -> Iterator[st
         InputError: a folder can't be listed, or a folder or pattern has no images.
     """
     files, sources = set(), []
-    for path in dict.fromkeys(paths):
+    patterns = frozenset(paths)
+    for path in dict.fromkeys(itertools.chain(sorted(patterns), literal)):
         if os.path.isdir(path):
             sources.append(_search_folder(path, recursive))
         # a file may be named like a pattern, so a file that exists wins
-        elif glob.has_magic(path) and not os.path.lexists(path):
+        elif path in patterns and glob.has_magic(path) and not os.path.lexists(path):
             sources.append(_search_pattern(path, recursive))
         else:
             files.add(path)

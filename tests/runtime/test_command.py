@@ -1,7 +1,11 @@
 """Errors in one line, atomic files, and packages that have to be there."""
 
 import os
+import resource
+import signal
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -85,3 +89,44 @@ def test_folder_that_an_uninstalled_package_left_is_no_package(tmp_path: Path, m
 
     with pytest.raises(MissingPackageError, match=r"left_behind is not installed. .*rnn-onnx\[cpu\]"):
         require_packages(("left_behind",), "cpu")
+
+
+COMMANDS = ["rnn-infer", "rnn-export", "rnn-train"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_to_a_full_disk_is_an_error_in_a_line(tmp_path: Path, command: str) -> None:
+    line = [str(Path(sys.executable).with_name(command)), "--help"]
+
+    with (tmp_path / "help.txt").open("wb") as file:
+        result = subprocess.run(
+            line,
+            stdout=file,
+            stderr=subprocess.PIPE,
+            check=False,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),
+        )
+
+    assert result.returncode == 2
+    assert result.stderr == b"Error: File too large\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "text"), [(signal.SIGINT, 130, b"interrupted"), (signal.SIGTERM, 143, b"terminated")]
+)
+def test_a_signal_among_imports_ends_a_command_in_a_line(number: signal.Signals, code: int, text: bytes) -> None:
+    program = (
+        "import os, signal, click\n"
+        "from rnn_runtime.command import Command\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "class Field:\n"
+        f"    def __set_name__(self, owner, name): os.kill(os.getpid(), {int(number)}); sum(range(10**6))\n"
+        "@click.command(cls=Command)\n"
+        "def main():\n"
+        "    class Imported: field = Field()\n"
+        "main()\n"
+    )
+
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+
+    assert (result.returncode, result.stdout, result.stderr) == (code, b"", b"Error: " + text + b"\n")

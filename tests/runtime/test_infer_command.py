@@ -440,3 +440,21 @@ def test_closed_streams_are_no_obstacle(folder: Path, closed: str, lines: int) -
     assert result.returncode == 0, result.stderr
     assert len(result.stdout.splitlines()) == lines
     assert b"Traceback" not in result.stderr
+
+
+@pytest.mark.usefixtures("folder")
+def test_names_on_standard_input_are_no_patterns(run: Run) -> None:
+    result = run("rnn-infer", "--provider", "cpu", "images/4", "-", input="gone[1].png\n")
+
+    assert result.returncode == 1
+    assert [row["error"] for row in rows_of(result.stdout)] == ["no such file or directory", "", "", ""]
+
+
+def test_a_reader_of_messages_that_has_gone_is_no_reason_to_stop(folder: Path) -> None:
+    line = f"{INFER} --recursive images --output out.csv --summary run.json 2>&1 | true; exit ${{PIPESTATUS[0]}}"
+
+    result = subprocess.run(["bash", "-c", line], cwd=folder, check=False)
+
+    assert result.returncode == 0
+    assert len((folder / "out.csv").read_text().splitlines()) == 31
+    assert json.loads((folder / "run.json").read_text())["images"] == 30

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import random
 import resource
 import shutil
@@ -10,10 +11,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,9 +24,11 @@ from hypothesis import strategies as st
 from rnn_runtime import Classifier
 from rnn_runtime.classify import classify_files
 from rnn_runtime.errors import InputError, RunInterruptedError
+from rnn_runtime.growing_file import growing_file
 from rnn_runtime.paths import find_images
 from tests.conftest import Run
 from tests.runtime.encoded import encode
+from tests.runtime.tampered_models import change_metadata
 
 INFER = str(Path(sys.executable).with_name("rnn-infer"))
 MANY = 20_000
@@ -122,11 +127,9 @@ def test_a_signal_keeps_what_is_there_and_says_how_to_go_on(many: Path, number: 
         assert process.stderr is not None
         errors = process.stderr.read()
 
-    count = len(read(part))
+    assert len(read(part)) > 0
     assert process.returncode == exit_code
-    assert errors == (
-        f"Error: interrupted; {part.resolve()} holds the results of {count:,} images; go on with: --resume\n"
-    )
+    assert errors == (f"Error: interrupted; {part.resolve()} holds the results so far; go on with: --resume\n")
     assert not (many / "out.csv").exists()
 
 
@@ -235,6 +238,11 @@ def test_the_evaluation_of_a_resumed_run_is_that_of_all_its_images(
         ("path,label,probability,error\nimages/000.png,0,high,\n", "not a result of rnn-infer"),
         ("path,label,probability,error\nimages/000.png,,,\n", "neither a label nor an error"),
         ("path,label,probability,error\nimages/000.png,0,0.123456,\n", "was written by another model"),
+        ("path,label,probability,error\nimages/000.png,zebra,0.9,\n", "a label that isn't this model's"),
+        ("path,label,probability,error\nimages/000.png,0,nan,\n", "no probability"),
+        ("path,label,probability,error\nimages/000.png,0,9e999,\n", "no probability"),
+        (f"path,label,probability,error\nimages/000.png,0,{10**400},\n", "not a result of rnn-infer"),
+        ('path,label,probability,error\n"' + "images/000.png,0,0.9,\n" * 50_000, "a row that doesn't end"),
     ],
 )
 def test_what_is_not_this_runs_results_is_not_gone_on_with(folder: Path, run: Run, content: str, problem: str) -> None:
@@ -246,6 +254,36 @@ def test_what_is_not_this_runs_results_is_not_gone_on_with(folder: Path, run: Ru
     assert len(result.stderr.splitlines()[-1:]) == 1
     assert problem in result.stderr.splitlines()[-1]
     assert (folder / "out.csv").read_text() == content
+    assert not (folder / "out.csv.part").exists()  # once it is mended, it is gone on with
+
+
+def test_results_of_a_model_with_its_classes_in_another_order_are_not_gone_on_with(
+    folder: Path, run: Run, digits_model: Path
+) -> None:
+    run("rnn-infer", "--output", "out.csv", "images")
+    (text,) = (prop.value for prop in onnx.load(digits_model).metadata_props if prop.key == "model")
+    names = list("1234567890")
+    change_metadata(digits_model, folder / "model.onnx", model=json.dumps(json.loads(text) | {"class_names": names}))
+
+    result = run("rnn-infer", "--output", "out.csv", "--resume", "images")
+
+    assert result.returncode == 2
+    assert "out.csv: was written by another model" in result.stderr
+
+
+def test_a_file_that_got_its_name_meanwhile_is_not_written_to(tmp_path: Path) -> None:
+    def write(_: int) -> bool:
+        try:
+            with growing_file(tmp_path / "out.csv") as file:
+                file.write(b"x" * 5000)
+                file.flush()
+            # whoever has it now, what has the name is whole
+            return os.path.getsize(tmp_path / "out.csv") == 5000
+        except InputError:
+            return True
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(write, range(400)))
 
 
 def test_two_processes_do_not_write_one_file(many: Path, run: Run) -> None:

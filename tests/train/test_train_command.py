@@ -393,3 +393,14 @@ def test_images_too_large_for_a_recurrent_net_say_how_to_shrink_them(here: Here,
     assert len(result.err.splitlines()) == 1
     assert "data" in result.err
     assert "--image-size" in result.err
+
+
+def test_a_reader_that_has_gone_is_no_reason_to_stop_training(tmp_path: Path) -> None:
+    command = Path(sys.executable).with_name("rnn-train")
+    line = f"{command} --dataset digits --epochs 5 --hidden-size 8 --no-plots 2>&1 | head -1; exit ${{PIPESTATUS[0]}}"
+
+    result = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, check=False)
+
+    assert result.returncode == 0
+    assert len(Checkpoint.load(tmp_path / "model.pt").metrics["epochs"]) == 5
+    assert (tmp_path / "metrics.csv").exists()

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from rnn_runtime.command import atomic_write
 from rnn_runtime.decode import image_shape, read_bytes, read_image, to_image
 from rnn_runtime.errors import DataError, ImageError, InputError, SettingsError
 from rnn_runtime.evaluation import class_folders
@@ -142,4 +143,5 @@ def write_image_folder(
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
         path = Path(folder) / folders[label] / f"{i:05}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        to_image(image).save(path)
+        with atomic_write(path, "wb", sync=False) as file:  # syncing thousands would take minutes
+            to_image(image).save(file, "PNG")

@@ -7,7 +7,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from rnn_runtime.command import printable
+from rnn_runtime.command import interruptible, leave_stdout, printable
 
 LINES_EVERY = 100  # steps, as in the article
 
@@ -50,6 +50,7 @@ class ConsoleProgress(TrainingProgress):
             self._bar.stop()
 
     def start(self, epochs: int, steps: int, done: int) -> None:
+        interruptible()
         self._epochs, self._steps = epochs, steps
         if self._console.is_terminal:
             columns = (
@@ -78,5 +79,8 @@ class ConsoleProgress(TrainingProgress):
     def message(self, text: str) -> None:
         if self._bar:
             self._console.print(text)
-        else:
+            return
+        try:
             click.echo(text)
+        except BrokenPipeError:  # nobody reads the lines any more: no reason to stop training
+            leave_stdout()

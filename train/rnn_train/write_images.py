@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from rnn_runtime.command import Command, require_packages
+from rnn_runtime.command import Command, interruptible, require_packages
 from rnn_runtime.errors import DataError
 from rnn_train.settings import DATASETS
 
@@ -23,6 +23,7 @@ def main(dataset: Any, data: str | None, data_root: str, part: str, limit: int |
     from rnn_train.data import DataSource, load_data
     from rnn_train.image_folder import write_image_folder
 
+    interruptible()
     if output.is_dir() and any(output.iterdir()):
         raise DataError(f"{output}: this folder isn't empty; choose a new one, so that images of two sets don't mix")
     loaded = load_data(DataSource(dataset=dataset, data=data, data_root=data_root))
