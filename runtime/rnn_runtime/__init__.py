@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from rnn_runtime.classifier import Classifier, Prediction
     from rnn_runtime.session import CudaOptions
 
+__version__ = "0.1.0"  # as in pyproject.toml; to ask the installed package takes 30 ms
+
 __all__ = ["Classifier", "CudaOptions", "Prediction"]
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import importlib.metadata
 import io
 import os
 import sys
@@ -41,6 +40,8 @@ def import_onnxruntime() -> ModuleType:
 
 def installed_packages() -> dict[str, str]:
     """The packages that bring the module `onnxruntime`, and their versions: both of them install into one folder."""
+    import importlib.metadata  # 20 ms, and where all is well nobody asks
+
     found = {}
     for name in ("onnxruntime", "onnxruntime-gpu"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

@@ -6,9 +6,10 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, fields
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import IO, TYPE_CHECKING, Any, Literal
 
+import rnn_runtime
 from rnn_runtime.benchmark import Speed
 from rnn_runtime.classifier import Classifier, Prediction
 from rnn_runtime.command import printable
@@ -27,7 +28,7 @@ Value = str | float | None
 def describe_run(classifier: Classifier) -> dict[str, Any]:
     """What makes results: the model, its checkpoint, the execution provider that really runs, versions."""
     return {
-        "rnn_onnx": metadata.version("rnn-onnx"),
+        "rnn_onnx": rnn_runtime.__version__,
         "onnxruntime": import_module("onnxruntime").__version__,
         "model": classifier.path,
         "checkpoint_sha256": classifier.metadata.checkpoint_sha256,

@@ -9,6 +9,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+import rnn_runtime
+
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
@@ -44,3 +46,7 @@ def test_every_direct_dependency_is_pinned_within_its_bounds(dependency: str) ->
 def test_pins_accept_builds_for_cpu_and_gpu_alike() -> None:
     # ==2.14.1 accepts 2.14.1+cpu, but not the other way round
     assert not [package for package, version in read_pins("pinned.txt").items() if version.local]
+
+
+def test_the_version_in_the_code_is_the_packages() -> None:
+    assert rnn_runtime.__version__ == PROJECT["version"]
