@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import onnxruntime
 
 BATCH_SIZE = 256
+_LARGEST_BATCH = 1 << 24
+_MOST_THREADS = 4096
 _UINT8 = np.dtype(np.uint8)
 _SMALLEST_PART, _LARGEST_PART = 16, 64  # images of a batch that a thread takes at once, on the CPU (docs/design.md)
 
@@ -79,8 +81,8 @@ class Classifier:
         threads: int | None = None,
         cuda: CudaOptions = CUDA_DEFAULTS,
     ) -> None:
-        if threads is not None and threads < 1:
-            raise InputError(f"threads must be at least 1, not {threads}")
+        if threads is not None and not 1 <= threads <= _MOST_THREADS:
+            raise InputError(f"threads must be from 1 to {_MOST_THREADS}, not {threads}")
         self.path, self._cuda = str(model), cuda
         self.threads = threads or usable_cores()
         self._pool: ThreadPoolExecutor | None = None
@@ -158,12 +160,15 @@ class Classifier:
             One prediction a path, in the order of `paths`.
 
         Raises:
-            InputError: `top_k` or `batch_size` is below 1, or `paths` is a single path.
+            InputError: `top_k` or `batch_size` is out of range, or `paths` is a single path.
         """
         if isinstance(paths, str | bytes | Path):  # a text is a sequence of letters, and each would be taken for a path
             raise InputError(f"paths must be a list of paths, not one: use [{str(paths)!r}]")
-        if top_k < 1 or batch_size < 1:
-            raise InputError(f"top_k and batch_size must be at least 1, not {top_k} and {batch_size}")
+        if top_k < 1 or not 1 <= batch_size <= _LARGEST_BATCH:
+            raise InputError(
+                f"top_k and batch_size must be at least 1, and batch_size at most {_LARGEST_BATCH}, not {top_k} and "
+                f"{batch_size}"
+            )
         return self._stream(map(os.fsdecode, paths), min(top_k, len(self.class_names)), batch_size)
 
     def _stream(self, paths: Iterator[str], top_k: int, batch_size: int) -> Iterator[Prediction]:

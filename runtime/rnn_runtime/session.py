@@ -48,10 +48,12 @@ class CudaOptions:
     graph: bool = False
 
     def __post_init__(self) -> None:
-        if self.device_id < 0:
-            raise SettingsError(f"the CUDA device id must be 0 or more, not {self.device_id}")
-        if self.memory_limit is not None and self.memory_limit < 1:
-            raise SettingsError(f"the CUDA memory limit must be 1 byte or more, not {self.memory_limit}")
+        if not 0 <= self.device_id < 1 << 31:
+            raise SettingsError(f"the CUDA device id must be 0 or more, and below 2^31, not {self.device_id}")
+        if self.memory_limit is not None and not 1 <= self.memory_limit < 1 << 63:
+            raise SettingsError(
+                f"the CUDA memory limit must be 1 byte or more, and below 2^63 bytes, not {self.memory_limit}"
+            )
 
     def to_provider_options(self) -> dict[str, str]:
         """Under the names, and as the texts, that onnxruntime takes."""

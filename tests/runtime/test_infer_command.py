@@ -458,3 +458,14 @@ def test_a_reader_of_messages_that_has_gone_is_no_reason_to_stop(folder: Path) -
     assert result.returncode == 0
     assert len((folder / "out.csv").read_text().splitlines()) == 31
     assert json.loads((folder / "run.json").read_text())["images"] == 30
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("option", ["--batch-size", "--threads", "--device-id", "--gpu-memory-limit"])
+def test_numbers_beyond_all_bounds_are_told_in_a_line(run: Run, option: str) -> None:
+    result = run("rnn-infer", option, "9" * 400, "images/4")
+
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.splitlines()[-1].startswith("Error: ")
+    assert "Traceback" not in result.stderr

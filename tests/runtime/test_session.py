@@ -121,7 +121,7 @@ def test_weights_outside_of_the_file_are_not_read(tmp_path: Path, digits_model: 
 
 @pytest.mark.parametrize("options", [{"device_id": -1}, {"memory_limit": 0}])
 def test_cuda_options_out_of_range_are_refused(options: dict[str, int]) -> None:
-    with pytest.raises(SettingsError, match="or more, not"):
+    with pytest.raises(SettingsError, match="or more, and below"):
         CudaOptions(**options)  # type: ignore[arg-type]
 
 
