@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rnn_export.graph import OPSET, GraphForm, Precision, build_model, choose_form, describe_form
 from rnn_export.parity import ParityReport, measure_parity
 from rnn_runtime.classifier import Classifier
+from rnn_runtime.command import atomic_write
 from rnn_runtime.errors import CheckpointError, DataError, OutputError, ParityError
 from rnn_runtime.metadata import GoldenSamples, ModelMetadata
 from rnn_runtime.model_file import seal_model
@@ -168,10 +169,8 @@ def _write(path: Path, proto: onnx.ModelProto, metadata: ModelMetadata, output: 
     onnx.helper.set_model_props(proto, metadata.to_props())
     content = seal_model(proto.SerializeToString(deterministic=True))
     try:
-        with path.open("wb") as file:
+        with atomic_write(path, "wb") as file:  # which waits until it is on the disk
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
     except OSError as error:
         raise OutputError(f"{output}: can't be written: {error.strerror or error}") from None
 

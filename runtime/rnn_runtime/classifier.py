@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rnn_runtime.device_buffers import DeviceBuffers, error_text
+from rnn_runtime.device_buffers import DeviceBuffers, run_failure
 from rnn_runtime.errors import InputError, ModelError, ProviderError
 from rnn_runtime.file_batches import FileBatch, decode_files
 from rnn_runtime.metadata import ModelMetadata
@@ -252,10 +252,7 @@ def _run_session(
     try:
         return session.run([output], {"images": images})[0]  # type: ignore[no-any-return]
     except Exception as error:  # onnxruntime's exceptions share no base class below this one
-        raise ProviderError(
-            f"a run of {len(images)} images failed on the CPU: {error_text(error)}. If memory is short, take smaller "
-            "batches"
-        ) from None
+        raise run_failure(len(images), "the CPU", error) from None
 
 
 def _open(path: str, provider: Provider, threads: int, cuda: CudaOptions) -> Classifier:

@@ -73,10 +73,7 @@ class DeviceBuffers:
             with self._lock:
                 return self._run(output, images)
         except Exception as error:  # onnxruntime's exceptions share no base class below this one
-            raise ProviderError(
-                f"a run of {len(images)} images failed on the device {self._device}:{self._device_id}: "
-                f"{error_text(error)}. If memory is short, take smaller batches"
-            ) from None
+            raise run_failure(len(images), f"the device {self._device}:{self._device_id}", error) from None
 
     def _run(self, output: str, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         buffers = self._buffers.get(len(images))
@@ -117,6 +114,13 @@ def run_options(graph: str) -> "onnxruntime.RunOptions":
     options.log_severity_level = 4
     options.add_run_config_entry("gpu_graph_id", graph)
     return options
+
+
+def run_failure(images: int, place: str, error: Exception) -> ProviderError:
+    """The error for a run of so many images that failed in onnxruntime."""
+    return ProviderError(
+        f"a run of {images} images failed on {place}: {error_text(error)}. If memory is short, take smaller batches"
+    )
 
 
 def error_text(error: Exception) -> str:

@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, fields
-from importlib import import_module
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 import rnn_runtime
@@ -14,6 +13,7 @@ from rnn_runtime.benchmark import Speed
 from rnn_runtime.classifier import Classifier, Prediction
 from rnn_runtime.command import printable
 from rnn_runtime.evaluation import FolderEvaluation
+from rnn_runtime.installation import import_onnxruntime
 
 if TYPE_CHECKING:  # rich is imported where a table is printed: CSV and JSON Lines don't wait for it
     from rich.table import Column, Table
@@ -29,7 +29,7 @@ def describe_run(classifier: Classifier) -> dict[str, Any]:
     """What makes results: the model, its checkpoint, the execution provider that really runs, versions."""
     return {
         "rnn_onnx": rnn_runtime.__version__,
-        "onnxruntime": import_module("onnxruntime").__version__,
+        "onnxruntime": import_onnxruntime().__version__,
         "model": classifier.path,
         "checkpoint_sha256": classifier.metadata.checkpoint_sha256,
         "provider": classifier.provider,
