@@ -40,7 +40,7 @@ _MOST_LABELS_SHOWN = 10
 @click.option(
     "--rtol", type=click.FloatRange(0), help="Relative tolerance of a logit.  [fp32: 0.0001, fp16: 0.01, int8: 0.1]"
 )
-@click.version_option(package_name="rnn-onnx")
+@click.version_option(package_name="rnn-onnx", prog_name="rnn-export")
 def main(checkpoint: Path, output: Path, graph: Any, precision: Any, atol: float | None, rtol: float | None) -> None:
     """Export CHECKPOINT to an ONNX model at OUTPUT, and verify it.
 

@@ -95,7 +95,7 @@ if TYPE_CHECKING:
 @click.option("--doctor", is_flag=True, help="Print what a bug report needs, and the next thing to do; no images.")
 @click.option("--atol", type=click.FloatRange(0), help="For --self-check.  [default: that of rnn-export]")
 @click.option("--rtol", type=click.FloatRange(0), help="For --self-check.  [default: that of rnn-export]")
-@click.version_option(package_name="rnn-onnx")
+@click.version_option(package_name="rnn-onnx", prog_name="rnn-infer")
 @click.pass_context
 def main(
     ctx: click.Context,

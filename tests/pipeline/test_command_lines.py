@@ -136,10 +136,11 @@ def files(tmp_path_factory: pytest.TempPathFactory, digits_images: Path) -> Path
     return folder
 
 
-def invoke(module: str, arguments: list[str], folder: Path) -> Result:
+def invoke(module: str, arguments: list[str], folder: Path, **options: str) -> Result:
     """Run a command in this process: starting one takes seconds with torch, and these are thousands."""
     with contextlib.chdir(folder):
-        return CliRunner(**SEPARATE_STREAMS).invoke(import_module(module).main, arguments, input="images/0.png\n")
+        runner = CliRunner(**SEPARATE_STREAMS)
+        return runner.invoke(import_module(module).main, arguments, input="images/0.png\n", **options)
 
 
 @st.composite
@@ -154,6 +155,18 @@ def command_lines(draw: st.DrawFn, module: str) -> list[str]:
         elif draw(st.integers(0, 20)) == 0:
             arguments.append(draw(st.sampled_from(JUNK)))
     return arguments
+
+
+@pytest.mark.parametrize(
+    ("module", "command"),
+    [("rnn_train.cli", "rnn-train"), ("rnn_export.cli", "rnn-export"), ("rnn_runtime.cli", "rnn-infer")],
+)
+@pytest.mark.parametrize("called", ["-c", "python -m something"])
+def test_version_is_told_with_the_commands_own_name(module: str, command: str, called: str, tmp_path: Path) -> None:
+    result = invoke(module, ["--version"], tmp_path, prog_name=called)
+
+    assert result.exit_code == 0
+    assert re.fullmatch(rf"{command}, version \d+\.\d+\.\d+\n", result.stdout)
 
 
 @pytest.mark.parametrize("module", sorted(OPTIONS))

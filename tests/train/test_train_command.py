@@ -375,13 +375,6 @@ def test_a_run_repeats_bit_for_bit(here: Here, tmp_path: Path) -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_version_is_told(here: Here) -> None:
-    result = here("--version")
-
-    assert result.code == 0
-    assert re.fullmatch(r"rnn-train, version \d+\.\d+\.\d+\n", result.out)
-
-
 def test_images_too_large_for_a_recurrent_net_say_how_to_shrink_them(here: Here, tmp_path: Path) -> None:
     write_idx_folder(tmp_path / "data")
     for prefix, count in (("train", 40), ("t10k", 20)):

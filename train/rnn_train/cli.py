@@ -121,7 +121,7 @@ def _setting(name: str, kind: Any, text: str) -> Callable[[Decorated], Decorated
     help="The checkpoint to write.  [default: model.pt, or the one resumed]",
 )
 @click.option("--plots/--no-plots", default=True, show_default=True, help="Draw curves, confusion matrix and examples.")
-@click.version_option(package_name="rnn-onnx")
+@click.version_option(package_name="rnn-onnx", prog_name="rnn-train")
 @click.pass_context
 def main(
     ctx: click.Context,
