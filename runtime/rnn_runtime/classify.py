@@ -22,6 +22,8 @@ from rnn_runtime.output import Format, describe_run, result_columns, write_predi
 # A file's name may be bytes that are no UTF-8; they come out as they went in.
 _TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
 
+Watch = Callable[[Iterator[Prediction]], Iterator[Prediction]]
+
 
 @dataclass(slots=True)
 class RunSummary:
@@ -74,7 +76,7 @@ def classify_files(
     batch_size: int = BATCH_SIZE,
     evaluation: FolderEvaluation | None = None,
     resume: bool = False,
-    watch: Callable[[Iterator[Prediction]], Iterator[Prediction]] = iter,
+    watch: Watch = iter,
 ) -> RunSummary:
     """Classify image files, and write the results as they come.
 
@@ -89,7 +91,7 @@ def classify_files(
         evaluation: Told of every result; a column with the true label is added.
         resume: Go on with what an earlier run left in `output` + `.part`, or else in `output`. Images that have a
             result there, be it an error, are passed over. Takes some 100 MB a million of them.
-        watch: Passes on the results that it is given, to show how far they are.
+        watch: Passes on the results that it is given, to show how far they are; with `resume`, first the earlier ones.
 
     Returns:
         Counts, time, and what ran.
@@ -123,7 +125,7 @@ def classify_files(
         columns = result_columns(top_k, truth)
         first: list[Prediction] = []
         paths_done: set[str] = set()
-        for result in count(read_results(file, style, columns, classifier.class_names, name)):
+        for result in count(watch(read_results(file, style, columns, classifier.class_names, name))):
             paths_done.add(result.path)
             if result.label and len(first) < CHECKED_AGAIN:
                 first.append(result)

@@ -16,8 +16,8 @@ from rnn_runtime.errors import InputError, SettingsError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rnn_runtime.classifier import Classifier, Prediction
-    from rnn_runtime.classify import RunSummary
+    from rnn_runtime.classifier import Classifier
+    from rnn_runtime.classify import RunSummary, Watch
     from rnn_runtime.evaluation import FolderEvaluation
     from rnn_runtime.output import Format
     from rnn_runtime.session import CudaOptions
@@ -175,11 +175,15 @@ def main(
         check_output(file, [model, *paths])
     if output and summary and output.resolve() == summary.resolve():
         raise click.UsageError("--output and --summary are the same file: choose another name for one.")
-    names = _read_names("\0" if null else "\n") if "-" in paths else iter(())
-    with _progress() as watch:
+    names = list(_read_names("\0" if null else "\n")) if "-" in paths else []
+
+    def find() -> Iterator[str]:
+        return find_images([path for path in paths if path != "-"], recursive=recursive, literal=names)
+
+    with _progress(find, output, style) as watch:
         result = classify_files(
             classifier,
-            find_images([path for path in paths if path != "-"], recursive=recursive, literal=names),
+            find(),
             output,
             style=style,
             top_k=min(top_k, len(classifier.class_names)),
@@ -211,25 +215,16 @@ def _choose_format(output: Path | None) -> "Format":
     return "table" if sys.stdout.isatty() else "csv"
 
 
-@contextlib.contextmanager
-def _progress() -> "Iterator[Callable[[Iterator[Prediction]], Iterator[Prediction]]]":
+def _progress(
+    find: "Callable[[], Iterator[str]]", output: Path | None, style: "Format"
+) -> "contextlib.AbstractContextManager[Watch]":
     # A bar below results that scroll by on the same terminal would only be torn apart.
-    if not sys.stderr.isatty():
-        yield iter
-        return
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    scrolling = output is None and style != "table" and sys.stdout.isatty()
+    if scrolling or not sys.stderr.isatty():
+        return contextlib.nullcontext(iter)
+    from rnn_runtime.progress import progress_bar
 
-    columns = (SpinnerColumn(), TextColumn("{task.completed:,.0f} images"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=None)
-
-        def watch(predictions: "Iterator[Prediction]") -> "Iterator[Prediction]":
-            for prediction in predictions:
-                progress.advance(task)
-                yield prediction
-
-        yield watch
+    return progress_bar(find)
 
 
 def _read_names(end: str) -> Iterator[str]:

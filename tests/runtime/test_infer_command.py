@@ -1,5 +1,6 @@
 """`rnn-infer`, as a process."""
 
+import contextlib
 import csv
 import json
 import os
@@ -8,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -84,20 +86,57 @@ def test_table_shows_a_row_an_image(run: Run, folder: Path) -> None:
         assert f"images/4/{path.name}" in result.stdout
 
 
-def test_terminal_gets_a_table(folder: Path) -> None:
+def at_a_terminal(*arguments: object, folder: Path, **streams: Any) -> str:
+    """What a terminal shows that is a command's stdout and stderr, but for those that are given."""
     leader, follower = pty.openpty()
-    subprocess.run([INFER, "images/4"], cwd=folder, stdout=follower, stderr=subprocess.PIPE, check=True)
-    os.close(follower)
+    streams = {"stdin": subprocess.DEVNULL, "stdout": follower, "stderr": follower} | streams
     shown = b""
-    try:
-        while piece := os.read(leader, 65536):
-            shown += piece
-    except OSError:  # the terminal's other end is closed
-        pass
+    with subprocess.Popen([INFER, *map(str, arguments)], cwd=folder, **streams) as process:
+        os.close(follower)
+        with contextlib.suppress(OSError):  # the terminal's other end is closed
+            while piece := os.read(leader, 65536):
+                shown += piece
     os.close(leader)
+    assert process.returncode == 0
+    return shown.decode()
 
-    assert "┏━━" in shown.decode()
-    assert shown.count(b"images/4/") == 3
+
+def test_terminal_gets_a_table(folder: Path) -> None:
+    shown = at_a_terminal("images/4", folder=folder, stderr=subprocess.DEVNULL)
+
+    assert "┏━━" in shown
+    assert shown.count("images/4/") == 3
+
+
+@pytest.mark.parametrize("style", ["csv", "jsonl", "table"])
+def test_results_sent_elsewhere_from_a_terminal_are_those_of_a_pipe_and_the_terminal_gets_a_bar(
+    run: Run, folder: Path, digits_images: Path, style: str
+) -> None:
+    arguments = ("--recursive", "--batch-size", 1, "--format", style, digits_images)
+    with (folder / "results").open("w") as results:
+        shown = at_a_terminal(*arguments, folder=folder, stdout=results)
+
+    assert (folder / "results").read_text() == run("rnn-infer", *arguments).stdout
+    assert str(digits_images / "4") in (folder / "results").read_text()
+    assert str(digits_images / "4") not in shown
+    assert "Classifying" in shown
+    assert "360/360" in shown
+
+
+def test_bar_counts_earlier_results_too(folder: Path, digits_images: Path) -> None:
+    at_a_terminal("--output", "out.csv", digits_images / "4", folder=folder)
+
+    arguments = ("--recursive", "--batch-size", 1, "--output", "out.csv", "--resume", digits_images)
+    shown = at_a_terminal(*arguments, folder=folder)
+
+    assert "360/360" in shown
+
+
+def test_results_that_scroll_by_on_the_terminal_have_no_bar_among_them(folder: Path) -> None:
+    shown = at_a_terminal("--format", "csv", "images/4", folder=folder)
+
+    assert shown.count("images/4/") == 3
+    assert "Classifying" not in shown
 
 
 def test_labels_from_folders_prints_the_evaluation(run: Run, folder: Path) -> None:
