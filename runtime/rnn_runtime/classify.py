@@ -2,7 +2,6 @@
 
 import io
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Set
@@ -14,7 +13,7 @@ from typing import IO, Any, BinaryIO
 from rnn_runtime.classifier import BATCH_SIZE, Classifier, Prediction
 from rnn_runtime.command import atomic_write
 from rnn_runtime.earlier_results import CHECKED_AGAIN, check_same_model, read_results
-from rnn_runtime.errors import InputError, OutputError, RunInterruptedError, TerminatedError
+from rnn_runtime.errors import InputError, OutputError, RunInterruptedError
 from rnn_runtime.evaluation import FolderEvaluation
 from rnn_runtime.growing_file import growing_file, part_of
 from rnn_runtime.output import Format, describe_run, result_columns, write_predictions
@@ -168,8 +167,7 @@ def _telling_what_is_kept(output: str | Path | None, style: Format) -> Iterator[
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        number = signal.SIGTERM if isinstance(interrupt, TerminatedError) else signal.SIGINT
-        raise RunInterruptedError(f"interrupted{_kept(output, style)}", number) from None
+        raise RunInterruptedError(f"interrupted{_kept(output, style)}", interrupt) from None
     except OSError as error:
         if output is None:
             raise

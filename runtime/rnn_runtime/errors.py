@@ -1,5 +1,7 @@
 """The errors that this project raises on purpose: each text says what is wrong, where, and the way out."""
 
+import signal
+
 
 class RnnOnnxError(Exception):
     """Base of all of them. A command prints its text in one line and exits with `exit_code`."""
@@ -60,6 +62,6 @@ class TerminatedError(KeyboardInterrupt):
 class RunInterruptedError(KeyboardInterrupt, RnnOnnxError):
     """Ctrl-C or SIGTERM; the text says what is kept and how to go on."""
 
-    def __init__(self, text: str, signal_number: int) -> None:
+    def __init__(self, text: str, interrupt: KeyboardInterrupt) -> None:
         super().__init__(text)
-        self.exit_code = 128 + signal_number
+        self.exit_code = 128 + (signal.SIGTERM if isinstance(interrupt, TerminatedError) else signal.SIGINT)

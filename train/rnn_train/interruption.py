@@ -5,6 +5,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from rnn_runtime.errors import TerminatedError
+
 
 class StopRequest:
     """Takes note of the first Ctrl-C or SIGTERM, instead of letting it interrupt what is going on.
@@ -13,11 +15,11 @@ class StopRequest:
     Signals reach the main thread of a process only; elsewhere this never takes note of any.
 
     Attributes:
-        signal: The signal that came, or None.
+        interrupt: What the signal that came would have raised, or None.
     """
 
     def __init__(self) -> None:
-        self.signal: signal.Signals | None = None
+        self.interrupt: KeyboardInterrupt | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -34,7 +36,7 @@ class StopRequest:
         self._restore()
 
     def _take_note(self, number: int, _frame: FrameType | None) -> None:
-        self.signal = signal.Signals(number)
+        self.interrupt = TerminatedError() if number == signal.SIGTERM else KeyboardInterrupt()
         self._restore()
 
     def _restore(self) -> None:

@@ -1,7 +1,6 @@
 """Training: the loop, what it keeps, and resuming it."""
 
 import copy
-import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rnn_runtime.errors import DataError, OutputError, RunInterruptedError, SettingsError, TerminatedError
+from rnn_runtime.errors import DataError, OutputError, RunInterruptedError, SettingsError
 from rnn_train.augment import augment
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.data import DataSource, LabeledImages
@@ -207,14 +206,12 @@ def _run(
     for text in (f"{run.source.name}: {run.data.describe()}", *run.data.notes, *notes):
         progress.note(text)
     progress.start(run.settings.epochs, run.steps, run.steps_done)
-    stop = StopRequest()
     try:
-        with stop:
+        with StopRequest() as stop:
             _train(run, saving, progress, stop)
         return _finish(run, saving, progress, plots)
     except KeyboardInterrupt as interrupt:
-        number = stop.signal or (signal.SIGTERM if isinstance(interrupt, TerminatedError) else signal.SIGINT)
-        raise RunInterruptedError(f"interrupted; {saving.how_to_go_on()}", number) from None
+        raise RunInterruptedError(f"interrupted; {saving.how_to_go_on()}", interrupt) from None
 
 
 def _train(run: TrainingState, saving: _Saving, progress: TrainingProgress, stop: StopRequest) -> None:
@@ -222,14 +219,14 @@ def _train(run: TrainingState, saving: _Saving, progress: TrainingProgress, stop
     labels = torch.from_numpy(run.data.train.labels).to(run.device)
     while run.epoch < run.settings.epochs:
         for _ in _train_epoch(run, images, labels, progress):
-            if stop.signal or saving.is_due:
+            if stop.interrupt or saving.is_due:
                 saving.save()
-            if stop.signal:
-                raise KeyboardInterrupt
+            if stop.interrupt:
+                raise stop.interrupt
         _end_epoch(run, progress)
         saving.save()
-    if stop.signal:
-        raise KeyboardInterrupt
+    if stop.interrupt:
+        raise stop.interrupt
 
 
 def _train_epoch(run: TrainingState, images: Tensor, labels: Tensor, progress: TrainingProgress) -> Iterator[None]:
