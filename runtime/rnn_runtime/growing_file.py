@@ -65,9 +65,10 @@ def _open_locked(part: str) -> BinaryIO:
         file = Path(part).open("a+b")  # noqa: SIM115  # left open for the caller
         try:
             _lock(file, part)
-            # Meanwhile, who had it may have given it its name: then this is a finished file, and not `part`.
-            if os.path.exists(part) and os.path.samestat(os.fstat(file.fileno()), os.stat(part)):
-                return file
+            # Meanwhile, who had it may have given it its name, or removed it: then this is not `part` any more.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), os.stat(part)):
+                    return file
         except BaseException:
             file.close()
             raise

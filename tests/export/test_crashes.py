@@ -1,42 +1,20 @@
 """`rnn-export` killed, stopped or out of disk: under the final name is a whole model, or what was there before."""
 
 import random
-import resource
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from rnn_runtime import Classifier
 from tests.conftest import Run
-
-EXPORT = str(Path(sys.executable).with_name("rnn-export"))
-
-
-def start(folder: Path, checkpoint: Path, *, largest_file: int | None = None) -> "subprocess.Popen[str]":
-    def prepare() -> None:
-        # a shell that runs the tests in the background has it ignored, and children inherit that
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        if largest_file is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-
-    return subprocess.Popen(
-        [EXPORT, str(checkpoint), "model.onnx"],
-        cwd=folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=prepare,
-    )
+from tests.processes import started, wait_until
 
 
-def wait_for_temporary_file(folder: Path, process: "subprocess.Popen[str]") -> None:
-    while process.poll() is None and not list(folder.glob(".model.onnx.*/model.onnx")):
-        time.sleep(0.002)
-    assert process.poll() is None
+def began_to_write(folder: Path) -> Callable[[], bool]:
+    return lambda: any(folder.glob(".model.onnx.*/model.onnx"))
 
 
 @pytest.mark.slow
@@ -50,10 +28,9 @@ def test_killed_at_any_moment_it_leaves_the_old_model_or_the_new_one(
     found = []
     for _ in range(10):
         (tmp_path / "model.onnx").write_bytes(old)
-        with start(tmp_path, digits_checkpoint) as process:
-            wait_for_temporary_file(tmp_path, process)
+        with started("rnn-export", digits_checkpoint, "model.onnx", folder=tmp_path) as process:
+            wait_until(began_to_write(tmp_path), process)
             time.sleep(moments.uniform(0, 0.4))
-            process.kill()
         for left in tmp_path.glob(".model.onnx.*"):
             for file in left.iterdir():
                 file.unlink()
@@ -68,11 +45,10 @@ def test_killed_at_any_moment_it_leaves_the_old_model_or_the_new_one(
 def test_a_signal_ends_it_in_a_line_and_leaves_nothing(
     tmp_path: Path, digits_checkpoint: Path, number: signal.Signals, code: int
 ) -> None:
-    with start(tmp_path, digits_checkpoint) as process:
-        wait_for_temporary_file(tmp_path, process)
+    with started("rnn-export", digits_checkpoint, "model.onnx", folder=tmp_path) as process:
+        wait_until(began_to_write(tmp_path), process)
         process.send_signal(number)
-        assert process.stderr is not None
-        errors = process.stderr.read()
+        _, errors = process.communicate(timeout=60)
 
     assert process.returncode == code
     assert errors == ("Error: interrupted\n" if number == signal.SIGINT else "Error: terminated\n")
@@ -85,9 +61,8 @@ def test_a_full_disk_ends_it_in_a_line_and_leaves_the_old_model(
     old = digits_model.read_bytes()
     (tmp_path / "model.onnx").write_bytes(old)
 
-    with start(tmp_path, digits_checkpoint, largest_file=len(old) // 2) as process:
-        assert process.stderr is not None
-        errors = process.stderr.read()
+    with started("rnn-export", digits_checkpoint, "model.onnx", folder=tmp_path, largest_file=len(old) // 2) as process:
+        _, errors = process.communicate(timeout=60)
 
     assert process.returncode == 2
     assert errors == "Error: model.onnx: can't be written: File too large\n"

@@ -4,11 +4,8 @@ import csv
 import json
 import os
 import random
-import resource
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,10 +24,10 @@ from rnn_runtime.errors import InputError, RunInterruptedError
 from rnn_runtime.growing_file import growing_file
 from rnn_runtime.paths import find_images
 from tests.conftest import Run
+from tests.processes import size, started, wait_until
 from tests.runtime.encoded import encode
 from tests.runtime.tampered_models import change_metadata
 
-INFER = str(Path(sys.executable).with_name("rnn-infer"))
 MANY = 20_000
 
 
@@ -70,26 +67,6 @@ def assert_same_results(found: list[dict[str, Any]], expected: list[dict[str, An
     np.testing.assert_allclose(left, right, atol=1e-5)
 
 
-def start(folder: Path, *arguments: str, largest_file: int | None = None) -> "subprocess.Popen[str]":
-    def prepare() -> None:
-        # a shell that runs the tests in the background has it ignored, and children inherit that
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        if largest_file is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-
-    command = [INFER, "--provider", "cpu", *arguments]
-    return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, preexec_fn=prepare)
-
-
-def wait_for_more(path: Path, process: "subprocess.Popen[str]") -> None:
-    """Until the file has grown."""
-    before = path.stat().st_size if path.exists() else 0
-    deadline = time.monotonic() + 60
-    while process.poll() is None and (path.stat().st_size if path.exists() else 0) <= before:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("style", ["csv", "jsonl"])
 def test_a_run_killed_again_and_again_loses_nothing_and_repeats_nothing(many: Path, run: Run, style: str) -> None:
@@ -99,11 +76,13 @@ def test_a_run_killed_again_and_again_loses_nothing_and_repeats_nothing(many: Pa
     moments = random.Random(0)
     sizes = []
     for _ in range(4):
-        with start(many, "--output", output.name, "--resume", "many") as process:
-            wait_for_more(part, process)
+        with started(
+            "rnn-infer", "--provider", "cpu", "--output", output.name, "--resume", "many", folder=many
+        ) as process:
+            before = size(part)
+            wait_until(lambda before=before: size(part) > before, process)
             time.sleep(moments.uniform(0, 0.1))
             assert process.poll() is None, "it was done before it could be killed"
-            process.kill()
         assert not output.exists()
         sizes.append(part.stat().st_size)
 
@@ -122,11 +101,10 @@ def test_a_run_killed_again_and_again_loses_nothing_and_repeats_nothing(many: Pa
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_keeps_what_is_there_and_says_how_to_go_on(many: Path, number: signal.Signals, exit_code: int) -> None:
     part = many / "out.csv.part"
-    with start(many, "--output", "out.csv", "many") as process:
-        wait_for_more(part, process)
+    with started("rnn-infer", "--provider", "cpu", "--output", "out.csv", "many", folder=many) as process:
+        wait_until(lambda: size(part) > 0, process)
         process.send_signal(number)
-        assert process.stderr is not None
-        errors = process.stderr.read()
+        _, errors = process.communicate(timeout=60)
 
     assert len(read(part)) > 0
     assert process.returncode == exit_code
@@ -135,9 +113,10 @@ def test_a_signal_keeps_what_is_there_and_says_how_to_go_on(many: Path, number: 
 
 
 def test_a_full_disk_keeps_what_is_there_and_says_how_to_go_on(many: Path, run: Run) -> None:
-    with start(many, "--output", "out.csv", "many", largest_file=100_000) as process:
-        assert process.stderr is not None
-        errors = process.stderr.read()
+    with started(
+        "rnn-infer", "--provider", "cpu", "--output", "out.csv", "many", folder=many, largest_file=100_000
+    ) as process:
+        _, errors = process.communicate(timeout=60)
 
     assert process.returncode == 2
     assert errors.startswith("Error: out.csv: can't be written: File too large; ")
@@ -288,11 +267,10 @@ def test_a_file_that_got_its_name_meanwhile_is_not_written_to(tmp_path: Path) ->
 
 
 def test_two_processes_do_not_write_one_file(many: Path, run: Run) -> None:
-    with start(many, "--output", "out.csv", "many") as process:
-        wait_for_more(many / "out.csv.part", process)
+    with started("rnn-infer", "--provider", "cpu", "--output", "out.csv", "many", folder=many) as process:
+        wait_until((many / "out.csv.part").exists, process)
         process.send_signal(signal.SIGSTOP)  # or it may have finished before the second has started
         second = run("rnn-infer", "--output", "out.csv", "images")
-        process.kill()
 
     assert second.returncode == 2
     assert "out.csv.part: another process is writing it" in second.stderr

@@ -1,13 +1,8 @@
 """What is left of a training run that is killed, stopped or out of disk, and that it goes on as if nothing had been."""
 
-import contextlib
 import random
-import resource
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,44 +12,16 @@ from rnn_runtime.errors import RunInterruptedError
 from rnn_train import DataSource, TrainSettings, resume, train
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.progress import TrainingProgress
+from tests.processes import started, wait_until
 from tests.train.test_resume import assert_same_run
 
 SETTINGS = TrainSettings(cell="gru", hidden_size=16, dropout=0.1, batch_size=32, epochs=20)
 OPTIONS = ("--dataset", "digits", "--cell", "gru", "--hidden-size", "16", "--dropout", "0.1", "--batch-size", "32")
 
 
-def start(folder: Path, *arguments: str, largest_file: int | None = None) -> "subprocess.Popen[str]":
-    """Start `rnn-train` as a process of its own."""
-
-    def prepare() -> None:
-        # a shell that runs the tests in the background has it ignored, and children inherit that
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        if largest_file is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-
-    return subprocess.Popen(
-        [str(Path(sys.executable).with_name("rnn-train")), *arguments],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=prepare,
-    )
-
-
-@contextlib.contextmanager
-def killed_at_the_end(process: "subprocess.Popen[str]") -> Iterator["subprocess.Popen[str]"]:
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def wait_for_change(path: Path, process: "subprocess.Popen[str]") -> None:
-    before = path.stat().st_mtime_ns if path.exists() else 0
-    while process.poll() is None and (path.stat().st_mtime_ns if path.exists() else 0) == before:
-        time.sleep(0.01)
+def changed(path: Path) -> int:
+    """When a file was last written, in nanoseconds; 0 of none."""
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 @pytest.fixture(scope="module")
@@ -73,22 +40,22 @@ def test_a_run_killed_twenty_times_ends_as_one_that_was_not(tmp_path: Path) -> N
     arguments: tuple[str, ...] = (*OPTIONS, "--epochs", "40")
     while kills < 20:
         arguments = ("--resume", "model.pt") if path.exists() else arguments
-        with killed_at_the_end(start(tmp_path, *arguments, "--checkpoint-every", "1", "--no-plots")) as process:
+        with started("rnn-train", *arguments, "--checkpoint-every", 1, "--no-plots", folder=tmp_path) as process:
             if kills % 4 == 3:  # perhaps before it trains at all
                 time.sleep(moments.uniform(0, 3))
             else:
-                wait_for_change(path, process)
+                before = changed(path)
+                wait_until(lambda before=before: changed(path) != before, process)
                 time.sleep(moments.uniform(0, 0.1))
                 in_training += 1
             assert process.poll() is None, process.communicate()
-            process.kill()
             kills += 1
         if path.exists():
             Checkpoint.load(path)  # whole
 
     assert in_training == 15
     assert Checkpoint.load(path).progress["epoch"] < 40, "nothing was left to do after the last kill"
-    with killed_at_the_end(start(tmp_path, "--resume", "model.pt", "--no-plots")) as process:
+    with started("rnn-train", "--resume", "model.pt", "--no-plots", folder=tmp_path) as process:
         output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert "Accuracy of the network" in output
@@ -101,7 +68,7 @@ def test_a_run_killed_twenty_times_ends_as_one_that_was_not(tmp_path: Path) -> N
 def test_a_signal_lets_the_step_finish_and_says_how_to_go_on(
     tmp_path: Path, uninterrupted: Checkpoint, number: signal.Signals, code: int
 ) -> None:
-    with killed_at_the_end(start(tmp_path, *OPTIONS, "--epochs", "20")) as process:
+    with started("rnn-train", *OPTIONS, "--epochs", 20, folder=tmp_path) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("Epoch [3/"):
@@ -169,7 +136,9 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_says_how_to_go_on(
     before = (tmp_path / "model.pt").read_bytes()
 
     # Files larger than this can't be written: it fails as a full disk does, in the middle of a file.
-    with killed_at_the_end(start(tmp_path, "--resume", "model.pt", largest_file=int(share * len(before)))) as process:
+    with started(
+        "rnn-train", "--resume", "model.pt", folder=tmp_path, largest_file=int(share * len(before))
+    ) as process:
         _, errors = process.communicate(timeout=120)
 
     assert process.returncode == 2
@@ -187,10 +156,8 @@ def test_a_run_that_diverges_leaves_the_last_good_checkpoint(tmp_path: Path) -> 
     settings = ("--epochs", "3", "--cell", "rnn", "--nonlinearity", "relu", "--hidden-size", "8")
     path = tmp_path / "model.pt"
 
-    command = start(
-        tmp_path, "--dataset", "digits", *settings, "--learning-rate", "1e30", "--checkpoint-every", "1", "--no-plots"
-    )
-    with killed_at_the_end(command) as process:
+    options = ("--dataset", "digits", *settings, "--learning-rate", "1e30", "--checkpoint-every", 1, "--no-plots")
+    with started("rnn-train", *options, folder=tmp_path) as process:
         _, errors = process.communicate(timeout=120)
 
     assert process.returncode == 2
