@@ -4,7 +4,6 @@ import ctypes
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from rnn_runtime.installation import import_onnxruntime
+from tests.processes import installed
 
 # Several workers with as many threads each as there are cores would wait for one another most of the time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -32,7 +32,7 @@ def run(tmp_path: Path) -> Run:
     """Run an installed command, `run("rnn-infer", "a.png", input="...")`, in `tmp_path`."""
 
     def run_command(command: str, *arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
-        line = [str(Path(sys.executable).with_name(command)), *map(str, arguments)]
+        line = [installed(command), *map(str, arguments)]
         settings = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 600} | options
         return subprocess.run(line, check=False, **settings)  # type: ignore[call-overload, no-any-return]
 

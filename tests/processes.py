@@ -1,18 +1,21 @@
 """Commands as processes that a test stops, kills, or runs out of disk."""
 
+import contextlib
+import os
+import pty
 import resource
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 Process = subprocess.Popen[str]
 
 
-@contextmanager
+@contextlib.contextmanager
 def started(command: str, *arguments: object, folder: Path, largest_file: int | None = None) -> Iterator[Process]:
     """A command that runs in a folder, its stdout and stderr in pipes; killed at the end of the block if it runs on.
 
@@ -29,7 +32,7 @@ def started(command: str, *arguments: object, folder: Path, largest_file: int | 
         if largest_file is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
 
-    line = [str(Path(sys.executable).with_name(command)), *map(str, arguments)]
+    line = [installed(command), *map(str, arguments)]
     pipe = subprocess.PIPE
     process = subprocess.Popen(line, cwd=folder, stdout=pipe, stderr=pipe, text=True, preexec_fn=prepare)
     try:
@@ -37,6 +40,26 @@ def started(command: str, *arguments: object, folder: Path, largest_file: int | 
     finally:
         process.kill()
         process.communicate()
+
+
+def at_a_terminal(command: str, *arguments: object, folder: Path, **streams: Any) -> str:
+    """What a terminal of 80 columns shows that is a command's stdout and stderr, but for those that are given."""
+    leader, follower = pty.openpty()
+    streams = {"stdin": subprocess.DEVNULL, "stdout": follower, "stderr": follower} | streams
+    shown = b""
+    with subprocess.Popen([installed(command), *map(str, arguments)], cwd=folder, **streams) as process:
+        os.close(follower)
+        with contextlib.suppress(OSError):  # the terminal's other end is closed
+            while piece := os.read(leader, 65536):
+                shown += piece
+    os.close(leader)
+    assert process.returncode == 0
+    return shown.decode()
+
+
+def installed(command: str) -> str:
+    """The path of a command, or of `python`, in the environment that runs the tests."""
+    return str(Path(sys.executable).with_name(command))
 
 
 def wait_until(condition: Callable[[], bool], process: Process) -> None:

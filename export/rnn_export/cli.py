@@ -85,15 +85,17 @@ def print_report(report: "ExportReport") -> None:
 
     parity = report.parity
     sizes = ", ".join(map(str, parity.batch_sizes))
-    table = Table(title=f"Parity of logits at batch sizes {sizes}: largest difference, absolute (relative)")
-    table.title_justify = "left"
-    for column in ("images", "onnxruntime - PyTorch", "onnxruntime - float64", "PyTorch - float64"):
-        table.add_column(column)
-        if column != "images":
-            table.add_column("equal labels")
+    table = Table(title=f"Parity of logits at batch sizes {sizes}: the largest differences", title_justify="left")
+    for column in ("images", "compared", "absolute", "relative", "equal labels"):
+        table.add_column(column, no_wrap=column != "images")  # a cut number would be none
     for row in parity.rows:
-        pairs = (_difference(pair) for pair in (row.pytorch, row.float64, row.pytorch_float64))
-        table.add_row(f"{row.count} {row.images}", *(cell for pair in pairs for cell in pair))
+        table.add_section()
+        for images, pair, found in (
+            (f"{row.count} {row.images}", "onnxruntime - PyTorch", row.pytorch),
+            ("", "onnxruntime - float64", row.float64),
+            ("", "PyTorch - float64", row.pytorch_float64),
+        ):
+            table.add_row(images, pair, *_describe_difference(found))
     print_table(table, sys.stdout)
     for row in parity.rows:
         for line in _label_differences(row, spec.class_names):
@@ -101,8 +103,8 @@ def print_report(report: "ExportReport") -> None:
     click.echo(f"Within tolerance (atol {parity.atol:g}, rtol {parity.rtol:g})")
 
 
-def _difference(pair: "Difference") -> tuple[str, str]:
-    return f"{pair.max_absolute:.1e} ({pair.max_relative:.1e})", f"{100 * pair.equal_labels:.2f} %"
+def _describe_difference(found: "Difference") -> tuple[str, str, str]:
+    return f"{found.max_absolute:.1e}", f"{found.max_relative:.1e}", f"{100 * found.equal_labels:.2f} %"
 
 
 def _label_differences(row: "ParityRow", class_names: Sequence[str]) -> Iterator[str]:

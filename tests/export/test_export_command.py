@@ -1,6 +1,7 @@
 """`rnn-export`, and what it leaves behind when it fails."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from rnn_runtime.model_spec import ImageSpec, ModelSpec
 from rnn_train.checkpoint import Checkpoint, file_sha256
 from tests.conftest import Run
 from tests.export.checkpoints import random_checkpoint
+from tests.processes import at_a_terminal
 
 
 def test_export_prints_what_it_wrote_and_how_well_it_agrees(run: Run, tmp_path: Path, digits_checkpoint: Path) -> None:
@@ -24,6 +26,16 @@ def test_export_prints_what_it_wrote_and_how_well_it_agrees(run: Run, tmp_path: 
     assert "onnxruntime - PyTorch" in result.stdout
     assert "Within tolerance (atol 1e-05, rtol 0.0001)" in result.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_no_number_is_cut_at_a_terminal_of_80_columns(tmp_path: Path) -> None:
+    random_checkpoint(ModelSpec(ImageSpec(28, 28, 1), tuple("0123456789"))).save(tmp_path / "model.pt")
+
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", at_a_terminal("rnn-export", "model.pt", "model.onnx", folder=tmp_path))
+
+    assert len(re.findall(r" \d\.\de-\d\d +│ +\d\.\de-\d\d +│ +\d+\.\d\d % ", shown)) == 12
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "…" not in shown
 
 
 def test_metadata_carries_what_a_deployment_wants_to_know(digits_checkpoint: Path, digits_model: Path) -> None:

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from rnn_runtime.command import Command, atomic_write, require_packages
 from rnn_runtime.errors import InputError, MissingPackageError
+from tests.processes import installed
 
 
 def error_of(text: str) -> str:
@@ -96,7 +97,7 @@ COMMANDS = ["rnn-infer", "rnn-export", "rnn-train"]
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_to_a_full_disk_is_an_error_in_a_line(tmp_path: Path, command: str) -> None:
-    line = [str(Path(sys.executable).with_name(command)), "--help"]
+    line = [installed(command), "--help"]
 
     with (tmp_path / "help.txt").open("wb") as file:
         result = subprocess.run(

@@ -1,22 +1,20 @@
 """`rnn-infer`, as a process."""
 
-import contextlib
 import csv
 import json
 import os
-import pty
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.conftest import Run
+from tests.processes import at_a_terminal, installed
 from tests.runtime.encoded import encode, pattern
 
-INFER = str(Path(sys.executable).with_name("rnn-infer"))
+INFER = installed("rnn-infer")
 
 
 @pytest.fixture
@@ -86,23 +84,8 @@ def test_table_shows_a_row_an_image(run: Run, folder: Path) -> None:
         assert f"images/4/{path.name}" in result.stdout
 
 
-def at_a_terminal(*arguments: object, folder: Path, **streams: Any) -> str:
-    """What a terminal shows that is a command's stdout and stderr, but for those that are given."""
-    leader, follower = pty.openpty()
-    streams = {"stdin": subprocess.DEVNULL, "stdout": follower, "stderr": follower} | streams
-    shown = b""
-    with subprocess.Popen([INFER, *map(str, arguments)], cwd=folder, **streams) as process:
-        os.close(follower)
-        with contextlib.suppress(OSError):  # the terminal's other end is closed
-            while piece := os.read(leader, 65536):
-                shown += piece
-    os.close(leader)
-    assert process.returncode == 0
-    return shown.decode()
-
-
 def test_terminal_gets_a_table(folder: Path) -> None:
-    shown = at_a_terminal("images/4", folder=folder, stderr=subprocess.DEVNULL)
+    shown = at_a_terminal("rnn-infer", "images/4", folder=folder, stderr=subprocess.DEVNULL)
 
     assert "┏━━" in shown
     assert shown.count("images/4/") == 3
@@ -114,7 +97,7 @@ def test_results_sent_elsewhere_from_a_terminal_are_those_of_a_pipe_and_the_term
 ) -> None:
     arguments = ("--recursive", "--batch-size", 1, "--format", style, digits_images)
     with (folder / "results").open("w") as results:
-        shown = at_a_terminal(*arguments, folder=folder, stdout=results)
+        shown = at_a_terminal("rnn-infer", *arguments, folder=folder, stdout=results)
 
     assert (folder / "results").read_text() == run("rnn-infer", *arguments).stdout
     assert str(digits_images / "4") in (folder / "results").read_text()
@@ -124,16 +107,16 @@ def test_results_sent_elsewhere_from_a_terminal_are_those_of_a_pipe_and_the_term
 
 
 def test_bar_counts_earlier_results_too(folder: Path, digits_images: Path) -> None:
-    at_a_terminal("--output", "out.csv", digits_images / "4", folder=folder)
+    at_a_terminal("rnn-infer", "--output", "out.csv", digits_images / "4", folder=folder)
 
     arguments = ("--recursive", "--batch-size", 1, "--output", "out.csv", "--resume", digits_images)
-    shown = at_a_terminal(*arguments, folder=folder)
+    shown = at_a_terminal("rnn-infer", *arguments, folder=folder)
 
     assert "360/360" in shown
 
 
 def test_results_that_scroll_by_on_the_terminal_have_no_bar_among_them(folder: Path) -> None:
-    shown = at_a_terminal("--format", "csv", "images/4", folder=folder)
+    shown = at_a_terminal("rnn-infer", "--format", "csv", "images/4", folder=folder)
 
     assert shown.count("images/4/") == 3
     assert "Classifying" not in shown

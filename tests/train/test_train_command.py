@@ -19,6 +19,7 @@ from rnn_train.cli import main
 from rnn_train.data import DataSource
 from rnn_train.settings import TrainSettings, preset_settings
 from tests.conftest import Run
+from tests.processes import installed
 from tests.train.idx_files import idx_bytes, write_idx_folder
 from tests.train.test_image_folder import write_classes
 
@@ -389,7 +390,7 @@ def test_images_too_large_for_a_recurrent_net_say_how_to_shrink_them(here: Here,
 
 
 def test_a_reader_that_has_gone_is_no_reason_to_stop_training(tmp_path: Path) -> None:
-    command = Path(sys.executable).with_name("rnn-train")
+    command = installed("rnn-train")
     line = f"{command} --dataset digits --epochs 5 --hidden-size 8 --no-plots 2>&1 | head -1; exit ${{PIPESTATUS[0]}}"
 
     result = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, check=False)
