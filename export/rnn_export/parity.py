@@ -126,56 +126,67 @@ def measure_parity(
         ALL_0: np.zeros(shape, np.uint8),
         ALL_255: np.full(shape, 255, np.uint8),
     }
-    exact = copy.deepcopy(model).double()
-    session = open_session(Path(classifier.path).read_bytes(), "cpu").session
+    networks = _Networks(classifier, model, batch_sizes)
     rows = []
     for name, kind in images.items():
-        ends = [*np.cumsum(batch_sizes), *range(total + max(batch_sizes), len(kind), max(batch_sizes))]
-        batches = [batch for batch in np.split(kind, ends) if len(batch)]
-        # The classifier divides batches among threads; the graph itself is to take every size as it is, too.
-        whole = np.concatenate([session.run(["logits"], {"images": batch})[0] for batch in batches])
-        onnx_logits = np.concatenate([whole, classifier.predict_logits(kind)])
-        torch_logits = np.tile(np.concatenate([predict_logits(model, batch) for batch in batches]), (2, 1))
-        exact_logits = np.tile(predict_logits(exact, kind), (2, 1))
-
-        def compare(left: NDArray[np.floating], right: NDArray[np.floating]) -> Difference:
-            return Difference.between(left, right, atol=atol, rtol=rtol)
-
-        rounding = compare(torch_logits, exact_logits)
-        real = name in real_images
-        count = len(real_images[name]) if real else total
-        rows.append(
-            ParityRow(
-                name,
-                count,
-                compare(onnx_logits, torch_logits),
-                compare(onnx_logits, exact_logits),
-                rounding,
-                _find_label_differences(onnx_logits, torch_logits, exact_logits, len(kind), count, rounding)
-                if real
-                else (),
-            )
-        )
+        real = real_images.get(name)
+        count = total if real is None else len(real)
+        rows.append(_compare(name, count, networks.run(kind), real is not None, atol, rtol))
     return ParityReport(tuple(rows), tuple(batch_sizes), atol, rtol, least_equal_labels)
 
 
-def _find_label_differences(
-    onnx_logits: NDArray[np.floating],
-    torch_logits: NDArray[np.floating],
-    exact_logits: NDArray[np.floating],
-    rows: int,
-    count: int,
-    rounding: Difference,
-) -> tuple[LabelDifference, ...]:
-    """Each image once, of `count` that are repeated to `rows`, and these twice."""
+@dataclass(frozen=True, slots=True)
+class _Logits:
+    """Of the same images, in one order: each twice, since the exported model runs them in two ways."""
+
+    onnxruntime: NDArray[np.floating]
+    pytorch: NDArray[np.floating]
+    float64: NDArray[np.floating]
+
+
+class _Networks:
+    """The exported model, and the network it came from in float32 and float64."""
+
+    def __init__(self, classifier: Classifier, model: ImageRNN, batch_sizes: Sequence[int]) -> None:
+        self._classifier, self._model, self._batch_sizes = classifier, model, batch_sizes
+        self._session = open_session(Path(classifier.path).read_bytes(), "cpu").session
+        self._exact = copy.deepcopy(model).double()
+
+    def run(self, images: NDArray[np.uint8]) -> _Logits:
+        largest = max(self._batch_sizes)
+        ends = [*np.cumsum(self._batch_sizes), *range(sum(self._batch_sizes) + largest, len(images), largest)]
+        batches = [batch for batch in np.split(images, ends) if len(batch)]
+        # The classifier divides batches among threads; the graph itself is to take every size as it is, too.
+        whole = np.concatenate([self._session.run(["logits"], {"images": batch})[0] for batch in batches])
+        pytorch = np.concatenate([predict_logits(self._model, batch) for batch in batches])
+        return _Logits(
+            np.concatenate([whole, self._classifier.predict_logits(images)]),
+            np.tile(pytorch, (2, 1)),
+            np.tile(predict_logits(self._exact, images), (2, 1)),
+        )
+
+
+def _compare(name: str, count: int, logits: _Logits, real: bool, atol: float, rtol: float) -> ParityRow:
+    def between(left: NDArray[np.floating], right: NDArray[np.floating]) -> Difference:
+        return Difference.between(left, right, atol=atol, rtol=rtol)
+
+    rounding = between(logits.pytorch, logits.float64)
+    return ParityRow(
+        name,
+        count,
+        between(logits.onnxruntime, logits.pytorch),
+        between(logits.onnxruntime, logits.float64),
+        rounding,
+        _find_label_differences(logits, count, rounding.max_absolute) if real else (),
+    )
+
+
+def _find_label_differences(logits: _Logits, count: int, rounding: float) -> tuple[LabelDifference, ...]:
+    """Each image once, of `count` that were repeated to fill the batches, and each of these twice."""
     found = {}
-    labels, expected = onnx_logits.argmax(axis=1), torch_logits.argmax(axis=1)
+    labels, expected = logits.onnxruntime.argmax(axis=1), logits.pytorch.argmax(axis=1)
     for row in np.flatnonzero(labels != expected):
-        image, margin = (
-            int(row % rows % count),
-            abs(float(exact_logits[row, labels[row]] - exact_logits[row, expected[row]])),
-        )
-        found[image] = LabelDifference(
-            image, int(expected[row]), int(labels[row]), margin, margin <= 4 * rounding.max_absolute
-        )
+        image = int(row % (len(labels) // 2) % count)
+        margin = abs(float(logits.float64[row, labels[row]] - logits.float64[row, expected[row]]))
+        found[image] = LabelDifference(image, int(expected[row]), int(labels[row]), margin, margin <= 4 * rounding)
     return tuple(found[image] for image in sorted(found))

@@ -73,12 +73,7 @@ class ModelMetadata:
         """
         if props.get("format") != "rnn-onnx":
             raise ModelError("not a model that rnn-export wrote: its metadata has no format 'rnn-onnx'")
-        version = props.get("format_version", "")
-        if version != str(FORMAT_VERSION):
-            raise ModelError(
-                f"its metadata has format version {version!r}, and this program reads {FORMAT_VERSION}; "
-                "install the rnn-onnx that wrote it, or export it again"
-            )
+        check_format_version(props.get("format_version", ""))
         try:
             spec = ModelSpec.from_dict(json.loads(props["model"]))
             plain = {name: _json_object(props[name]) for name in ("metrics", "export", "parity")}
@@ -91,6 +86,19 @@ class ModelMetadata:
             raise ModelError(f"its metadata lacks {error}; export it again") from None
         except (SettingsError, ValueError, RecursionError) as error:
             raise ModelError(f"its metadata is damaged: {error}") from None
+
+
+def check_format_version(version: str) -> None:
+    """Check that this program reads metadata of a version.
+
+    Raises:
+        ModelError: it reads another one only; the text doesn't name the file.
+    """
+    if version != str(FORMAT_VERSION):
+        raise ModelError(
+            f"its metadata has format version {version!r}, and this program reads {FORMAT_VERSION}; "
+            "install the rnn-onnx that wrote it, or export it again"
+        )
 
 
 def _json_object(text: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import stat
 from pathlib import Path
 
 from rnn_runtime.errors import ModelError
-from rnn_runtime.metadata import FORMAT_VERSION, NO_SHA256
+from rnn_runtime.metadata import NO_SHA256, check_format_version
 
 MAX_MODEL_BYTES = 1 << 30
 
@@ -61,11 +61,8 @@ def check_model(data: bytes) -> None:
     if data[:2] == b"PK":  # a ZIP archive, as torch.save writes
         raise ModelError("a checkpoint, it seems, and not a model; export it first: rnn-export model.pt model.onnx")
     version = _FORMAT_VERSION.search(data)
-    if version and version[1] != str(FORMAT_VERSION).encode():
-        raise ModelError(
-            f"its metadata has format version {version[1].decode()}, and this program reads {FORMAT_VERSION}; "
-            "install the rnn-onnx that wrote it, or export it again"
-        )
+    if version:
+        check_format_version(version[1].decode())
     if _EXTERNAL_DATA.search(data):
         raise ModelError("it keeps weights in other files, which are never read; a model is one file: export it again")
     found = _SHA256.search(data)

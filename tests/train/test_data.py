@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 from rnn_runtime.decode import resize_image
 from rnn_runtime.errors import DataError, SettingsError
 from rnn_runtime.model_spec import ImageSpec
-from rnn_train.data import Data, DataSource, LabeledImages, load_data
+from rnn_train.data import load_data
+from rnn_train.data_source import DataSource
 from rnn_train.idx import read_idx
+from rnn_train.labeled_images import Data, LabeledImages
 from tests.train.idx_files import idx_bytes, write_idx_folder
 
 

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from rnn_runtime.decode import read_image
 from rnn_runtime.errors import DataError, InputError, SettingsError
 from rnn_runtime.model_spec import ImageSpec
-from rnn_train.data import Data, DataSource, load_data
+from rnn_train.data import load_data
+from rnn_train.data_source import DataSource
 from rnn_train.image_folder import list_classes, load_images, write_image_folder
+from rnn_train.labeled_images import Data
 from tests.runtime.encoded import pattern, to_image
 
 

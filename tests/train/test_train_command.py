@@ -16,7 +16,7 @@ import torchvision
 from rnn_train import write_images
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.cli import main
-from rnn_train.data import DataSource
+from rnn_train.data_source import DataSource
 from rnn_train.settings import TrainSettings, preset_settings
 from tests.conftest import Run
 from tests.processes import installed

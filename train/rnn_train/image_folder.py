@@ -1,4 +1,4 @@
-"""Images on disk in a folder a class: reading a data set, and writing one."""
+"""The image files of a folder a class: finding, decoding and writing them."""
 
 import os
 from collections.abc import Sequence

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from rnn_runtime.errors import DataError, OutputError, RunInterruptedError, SettingsError
 from rnn_train.augment import augment
 from rnn_train.checkpoint import Checkpoint
-from rnn_train.data import DataSource, LabeledImages
+from rnn_train.data_source import DataSource
 from rnn_train.interruption import StopRequest
+from rnn_train.labeled_images import LabeledImages
 from rnn_train.model import ImageRNN
 from rnn_train.progress import TrainingProgress
 from rnn_train.reports import write_reports

@@ -20,7 +20,8 @@ from rnn_train.settings import DATASETS
 def main(dataset: Any, data: str | None, data_root: str, part: str, limit: int | None, output: Path) -> None:
     """Write images into OUTPUT/<class>/<number>.png, for rnn-infer --labels-from-folders."""
     require_packages(("torch", "torchvision", "sklearn"), "train")
-    from rnn_train.data import DataSource, load_data
+    from rnn_train.data import load_data
+    from rnn_train.data_source import DataSource
     from rnn_train.image_folder import write_image_folder
 
     interruptible()
