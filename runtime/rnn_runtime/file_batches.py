@@ -57,7 +57,8 @@ def decode_files(paths: Iterable[str], spec: ImageSpec, *, batch_size: int, thre
                         break  # how to go on is known once it is done
                 if not waiting:
                     return
-                batch, seconds = waiting.popleft().wait()
+                batch, seconds = waiting[0].wait()  # and stays among those that are cancelled meanwhile
+                waiting.popleft()
                 size, quick = batch_size, seconds < _QUICK * len(batch.paths)
                 yield batch
         finally:
@@ -71,6 +72,7 @@ class _Pending:
     def __init__(self, paths: list[str], spec: ImageSpec, pool: ThreadPoolExecutor, per_task: int) -> None:
         self._batch = FileBatch(paths, np.empty((len(paths), *spec.shape), np.uint8), {})
         self._spec = spec
+        self._cancelled = False
         count = len(paths)
         self._tasks: list[Future[float]] = [
             pool.submit(self._decode, range(start, min(start + per_task, count))) for start in range(0, count, per_task)
@@ -81,12 +83,16 @@ class _Pending:
         return self._batch, sum(task.result() for task in self._tasks)
 
     def cancel(self) -> None:
+        """Don't begin with further files: after Ctrl-C, only those under way are waited for."""
+        self._cancelled = True
         for task in self._tasks:
             task.cancel()
 
     def _decode(self, rows: range) -> float:
         start, batch = time.perf_counter(), self._batch
         for row in rows:
+            if self._cancelled:
+                break
             try:
                 batch.images[row] = read_image(batch.paths[row], self._spec)
             except ImageError as error:

@@ -68,6 +68,28 @@ def test_threads_are_gone_when_a_reader_stops_early(files: list[str]) -> None:
     assert threading.active_count() == before
 
 
+def test_an_interruption_waits_for_the_files_under_way_only(tmp_path: Path) -> None:
+    (tmp_path / "large.jpg").write_bytes(encode(pattern(1000, 1000, 1), ".jpg"))
+    begun = set()
+
+    class Interrupting:
+        """A path whose 20th reading is interrupted, as if Ctrl-C came while the batch is waited for."""
+
+        def __fspath__(self) -> str:
+            begun.add(self)
+            if len(begun) == 20:
+                raise KeyboardInterrupt
+            return str(tmp_path / "large.jpg")
+
+    paths = [Interrupting() for _ in range(1000)]
+    batches = decode_files(paths, SPEC, batch_size=1000, threads=2)  # type: ignore[arg-type]
+    next(batches)
+    with pytest.raises(KeyboardInterrupt):
+        next(batches)
+
+    assert len(begun) < 500
+
+
 def test_a_bomb_among_the_files_is_one_error(tmp_path: Path, files: list[str]) -> None:
     bomb = tmp_path / "bomb.png"
     bomb.write_bytes(png_of_claimed_size(50_000, 50_000))
