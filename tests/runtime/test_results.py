@@ -268,7 +268,7 @@ def test_a_file_that_got_its_name_meanwhile_is_not_written_to(tmp_path: Path) ->
 
 def test_two_processes_do_not_write_one_file(many: Path, run: Run) -> None:
     with started("rnn-infer", "--provider", "cpu", "--output", "out.csv", "many", folder=many) as process:
-        wait_until((many / "out.csv.part").exists, process)
+        wait_until(lambda: size(many / "out.csv.part") > 0, process)
         process.send_signal(signal.SIGSTOP)  # or it may have finished before the second has started
         second = run("rnn-infer", "--output", "out.csv", "images")
 

@@ -125,9 +125,8 @@ def test_a_signal_in_the_last_step_leaves_what_resuming_finishes(tmp_path: Path)
     assert_same_run(Checkpoint.load(tmp_path / "model.pt"), Checkpoint.load(tmp_path / "whole.pt"))
 
 
-@pytest.mark.parametrize(
-    "share", [pytest.param(0.1, marks=pytest.mark.slow), 0.5, pytest.param(0.75, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.75])
 def test_a_full_disk_leaves_the_last_checkpoint_and_says_how_to_go_on(
     tmp_path: Path, uninterrupted: Checkpoint, share: float
 ) -> None:
