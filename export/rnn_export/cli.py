@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rnn_runtime.command import Command, check_output, interruptible, require_packages
+from rnn_runtime.errors import OutputError
 
 if TYPE_CHECKING:
     from rnn_export.export import ExportReport
@@ -57,7 +58,13 @@ def main(checkpoint: Path, output: Path, graph: Any, precision: Any, atol: float
 
     interruptible()
     form = None if graph == "auto" else graph
-    print_report(export_onnx(checkpoint, output, form=form, precision=precision, atol=atol, rtol=rtol))
+    report = export_onnx(checkpoint, output, form=form, precision=precision, atol=atol, rtol=rtol)
+    try:
+        print_report(report)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"{output} is written and whole, but the report can't be printed: {error.strerror}") from None
 
 
 def print_report(report: "ExportReport") -> None:

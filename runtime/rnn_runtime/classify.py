@@ -100,8 +100,12 @@ def classify_files(
         OutputError: the file can't be written; the text says what is kept.
         RunInterruptedError: Ctrl-C or SIGTERM; the text says what is kept.
     """
-    if resume and (output is None or style == "table"):
-        raise InputError("--resume goes on with results in a file, as CSV or JSON Lines: give it --output, too")
+    if resume and output is None:
+        raise InputError("--resume goes on with results in a file: give it --output, too")
+    if resume and style == "table":
+        raise InputError(
+            "--resume goes on with results as CSV or JSON Lines, and not with a table: choose another --format"
+        )
     summary = RunSummary(describe_run(classifier))
     truth = evaluation.true_label if evaluation else None
 

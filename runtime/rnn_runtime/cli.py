@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from rnn_runtime.classify import RunSummary, Watch
     from rnn_runtime.evaluation import FolderEvaluation
     from rnn_runtime.output import Format
-    from rnn_runtime.session import CudaOptions
+    from rnn_runtime.session import CudaOptions, Provider
 
 
 @click.command(cls=Command)
-@click.argument("paths", nargs=-1, type=click.Path())
+@click.argument("paths", nargs=-1, type=click.Path(readable=False))  # who may read it is asked when it is read
 @click.option(
     "--model",
     type=click.Path(path_type=Path),
@@ -83,7 +83,9 @@ if TYPE_CHECKING:
     help="Write counts, speed, model and execution provider to this file, as JSON.",
 )
 @click.option("--top-k", type=click.IntRange(1), default=1, show_default=True, help="Classes to show an image.")
-@click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Images a run of the model.")
+@click.option(
+    "--batch-size", type=click.IntRange(1, 1 << 24), default=256, show_default=True, help="Images a run of the model."
+)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads. Default: one a core.")
 @click.option(
     "--labels-from-folders",
@@ -234,6 +236,8 @@ def _read_names(end: str) -> Iterator[str]:
     cast(Any, sys.stdin).reconfigure(errors="surrogateescape", newline="\n")
     rest = ""
     while part := sys.stdin.read(1 << 16):
+        if end != "\0" and "\0" in part:
+            raise InputError("-: the names end with null characters, as find -print0 writes them: add --null")
         *names, rest = (rest + part).split(end)
         yield from filter(None, (name.removesuffix("\r") if end == "\n" else name for name in names))
     yield from filter(None, [rest])
@@ -282,10 +286,10 @@ def _print_benchmark(classifier: "Classifier", style: "Format | None", batch_siz
     write_speeds(speeds, sys.stdout, style or ("table" if sys.stdout.isatty() else "csv"))
 
 
-def _print_diagnosis(model: Path, provider: str, cuda: "CudaOptions") -> None:
+def _print_diagnosis(model: Path, provider: "Provider", cuda: "CudaOptions") -> None:
     from rnn_runtime.doctor import examine, print_diagnosis
 
-    diagnosis = examine(model, cuda=cuda)
+    diagnosis = examine(model, provider, cuda=cuda)
     print_diagnosis(diagnosis, sys.stdout)
     if not diagnosis.providers or provider not in ("auto", *diagnosis.providers):
         raise click.exceptions.Exit(3)

@@ -1,5 +1,6 @@
 """What the three commands share: errors in one line, quiet pipes, atomic files."""
 
+import errno
 import importlib.util
 import io
 import os
@@ -28,8 +29,14 @@ class Command(click.Command):
     installed or the execution provider can't run, 130 after Ctrl-C, 143 after SIGTERM.
     """
 
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """Run the command as the program that this process is: signals are told in a line until it has ended."""
+        if threading.current_thread() is threading.main_thread():
+            _end_at_signals()  # also once `main` has put back what was before: at its end, Python waits for threads
+        return super().__call__(*args, **options)
+
     def main(self, *args: Any, **options: Any) -> Any:
-        """Run the command as a program."""
+        """Run the command."""
         with _handled_signals():
             _prepare_streams()
             return super().main(*args, **options)
@@ -43,7 +50,7 @@ class Command(click.Command):
         except BrokenPipeError:
             raise
         except OSError as error:  # --help, to a disk that is full
-            raise _failure(str(error.strerror or error), 2) from None
+            raise _failure(f"standard output: {error.strerror or error}", 2) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command, turning the errors that this project raises into click's."""
@@ -64,8 +71,10 @@ class Command(click.Command):
         except KeyboardInterrupt:
             raise _failure("interrupted", 128 + signal.SIGINT) from None
         except OSError as error:
-            place = f"{error.filename}: " if error.filename else ""
-            raise _failure(f"{place}{error.strerror or error}", 2) from None
+            # a file that can't be written is named by who writes it; what is left is where results are printed
+            full = error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+            place = error.filename or ("standard output" if full else "")
+            raise _failure(f"{place}: {error.strerror or error}".removeprefix(": "), 2) from None
         except MemoryError:
             raise _failure(_OUT_OF_MEMORY, 2) from None
         except RuntimeError as error:
@@ -96,14 +105,18 @@ def _handled_signals() -> Iterator[None]:
         yield
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number, handler in before.items():
-        if handler != signal.SIG_IGN:  # as a shell wants it of what runs in the background
-            signal.signal(number, _end_at_once)
+    _end_at_signals()
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _end_at_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as a shell wants it of what runs in the background
+            signal.signal(number, _end_at_once)
 
 
 def _end_at_once(number: int, _frame: FrameType | None) -> None:

@@ -15,7 +15,7 @@ from rnn_runtime.cuda_driver import LIBRARY, Driver, find_driver
 from rnn_runtime.errors import MissingPackageError, ModelError
 from rnn_runtime.installation import cuda_major, import_onnxruntime, installed_packages, load_library, preload_cuda
 from rnn_runtime.metadata import ModelMetadata
-from rnn_runtime.session import CUDA_DEFAULTS, CudaOptions, open_session
+from rnn_runtime.session import CUDA_DEFAULTS, CudaOptions, Provider, open_session
 
 _NOTHING = "Nothing to mend."
 
@@ -43,11 +43,12 @@ class Diagnosis:
     next_step: str
 
 
-def examine(model: Path | None = None, *, cuda: CudaOptions = CUDA_DEFAULTS) -> Diagnosis:
+def examine(model: Path | None = None, provider: Provider = "auto", *, cuda: CudaOptions = CUDA_DEFAULTS) -> Diagnosis:
     """Look at the installation, the providers and a model file, without reading images.
 
     Args:
         model: A file that `rnn-export` wrote; None, a missing or a damaged one leave providers to a built-in model.
+        provider: The one that is wanted: whether it is something to mend that CUDA doesn't start.
         cuda: How to start CUDA.
     """
     driver = find_driver()
@@ -69,8 +70,9 @@ def examine(model: Path | None = None, *, cuda: CudaOptions = CUDA_DEFAULTS) -> 
         ("CPU provider", "starts"),
         *model_facts,
     ]
-    # Without a driver, it is no fault that CUDA doesn't start.
-    cuda_remedy = opened.remedy if driver is not None or len(installed_packages()) > 1 else None
+    # Without a driver, it is no fault that CUDA doesn't start, unless it was asked for.
+    wanted = provider == "cuda" or driver is not None or len(installed_packages()) > 1
+    cuda_remedy = opened.remedy if wanted else None
     providers = ("cuda", "cpu") if opened.provider == "cuda" else ("cpu",)
     return Diagnosis(tuple(facts), providers, cuda_remedy or model_remedy or _NOTHING)
 

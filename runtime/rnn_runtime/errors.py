@@ -22,7 +22,7 @@ class ModelError(RnnOnnxError):
 
 
 class ProviderError(RnnOnnxError):
-    """The execution provider that was asked for can't run here."""
+    """The execution provider, or in training the device, that was asked for can't run here."""
 
     exit_code = 3
 

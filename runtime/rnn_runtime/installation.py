@@ -4,13 +4,15 @@ import contextlib
 import ctypes
 import io
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import cast
 
-from rnn_runtime.errors import MissingPackageError
+from rnn_runtime.errors import MissingPackageError, TerminatedError
+from rnn_runtime.interruption import StopRequest
 
 UNINSTALL = "pip uninstall --yes onnxruntime onnxruntime-gpu"
 _INSTALL = "pip install 'rnn-onnx[cpu]', or with an NVIDIA GPU 'rnn-onnx[cuda]'"
@@ -95,10 +97,13 @@ def _silent_stderr() -> Iterator[None]:
     except OSError:  # closed: there is nothing to keep quiet
         yield
         return
-    try:
-        with Path(os.devnull).open("wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+    with StopRequest() as stop:
+        try:
+            with Path(os.devnull).open("wb") as nowhere:
+                os.dup2(nowhere.fileno(), 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+    if stop.interrupt:  # now that what is said of it gets to stderr
+        signal.raise_signal(signal.SIGTERM if isinstance(stop.interrupt, TerminatedError) else signal.SIGINT)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,6 +37,21 @@ def test_no_number_is_cut_at_a_terminal_of_80_columns(tmp_path: Path) -> None:
     assert len(re.findall(r" \d\.\de-\d\d +│ +\d\.\de-\d\d +│ +\d+\.\d\d % ", shown)) == 12
     assert max(map(len, shown.splitlines())) <= 80
     assert "…" not in shown
+
+
+def test_a_report_that_cannot_be_printed_says_that_the_model_is_there(
+    run: Run, tmp_path: Path, digits_checkpoint: Path
+) -> None:
+    with Path("/dev/full").open("w") as full:
+        result = run(
+            "rnn-export", digits_checkpoint, "model.onnx", capture_output=False, stdout=full, stderr=subprocess.PIPE
+        )
+
+    assert result.returncode == 2
+    assert result.stderr == (
+        "Error: model.onnx is written and whole, but the report can't be printed: No space left on device\n"
+    )
+    assert Classifier(tmp_path / "model.onnx", provider="cpu")
 
 
 def test_metadata_carries_what_a_deployment_wants_to_know(digits_checkpoint: Path, digits_model: Path) -> None:

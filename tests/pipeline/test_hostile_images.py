@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image
 
 from rnn_runtime import Classifier
+from rnn_runtime.cli import main
 from rnn_runtime.errors import DataError, InputError
 from rnn_runtime.image_limits import MAX_FILE_BYTES
 from rnn_runtime.paths import find_images
@@ -355,6 +357,21 @@ def closed(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path
     for name in modes:
         (tmp_path / name).chmod(0o755)
+
+
+def test_a_file_named_on_the_command_line_without_permission_gets_its_row(closed: Path, digits_model: Path) -> None:
+    def attempt() -> tuple[int, str]:
+        arguments = ["--provider", "cpu", "--model", "model.onnx", "data/a/secret.png", "data/a/good.png"]
+        result = CliRunner().invoke(main, arguments)
+        return result.exit_code, result.stdout
+
+    shutil.copy(digits_model, closed / "model.onnx")
+
+    code, printed = as_an_ordinary_user(closed, attempt)
+
+    assert code == 1
+    assert "data/a/secret.png,,,permission denied\n" in printed
+    assert re.search(r"data/a/good\.png,\d,", printed)
 
 
 def test_no_permission_is_told_of_each_file_and_folder(closed: Path, classifier: Classifier) -> None:

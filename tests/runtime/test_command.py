@@ -109,7 +109,7 @@ def test_help_to_a_full_disk_is_an_error_in_a_line(tmp_path: Path, command: str)
         )
 
     assert result.returncode == 2
-    assert result.stderr == b"Error: File too large\n"
+    assert result.stderr == b"Error: standard output: File too large\n"
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,16 @@ def facts_of(text: str) -> dict[str, str]:
 
 
 @cpu_build
+def test_where_cuda_is_asked_for_and_cannot_start_that_is_what_to_mend(run: Run) -> None:
+    result = run("rnn-infer", "--doctor", "--provider", "cuda")
+
+    assert result.returncode == 3
+    assert result.stdout.splitlines()[-1] == (
+        "Next: Replace it with: pip uninstall --yes onnxruntime && pip install 'rnn-onnx[cuda]'"
+    )
+
+
+@cpu_build
 def test_doctor_tells_versions_providers_and_the_model(run: Run, digits_model: Path, digits_checkpoint: Path) -> None:
     result = run("rnn-infer", "--doctor", "--model", digits_model)
 

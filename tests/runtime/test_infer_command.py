@@ -307,6 +307,14 @@ def test_null_without_standard_input_is_refused_instead_of_ignored(run: Run) -> 
     assert "--null is for names on standard input" in result.stderr
 
 
+@pytest.mark.usefixtures("folder")
+def test_names_that_end_with_null_characters_unasked_say_which_option_is_missing(run: Run) -> None:
+    result = run("rnn-infer", "-", input="images/1/a.png\0images/1/b.png\0")
+
+    assert result.returncode == 2
+    assert result.stderr.endswith("add --null\n")
+
+
 def test_closed_standard_input_is_told_in_a_line(folder: Path) -> None:
     line = f"{INFER} --provider cpu - <&-"
 

@@ -112,6 +112,20 @@ def test_a_signal_keeps_what_is_there_and_says_how_to_go_on(many: Path, number: 
     assert not (many / "out.csv").exists()
 
 
+def test_whoever_presses_ctrl_c_again_and_again_gets_lines_and_no_traceback(many: Path) -> None:
+    with started("rnn-infer", "--provider", "cpu", "--output", "out.csv", "many", folder=many) as process:
+        wait_until(lambda: size(many / "out.csv.part") > 0, process)
+        while process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.002)
+        _, errors = process.communicate(timeout=60)
+
+    assert process.returncode == 130
+    assert errors
+    assert all(line.startswith("Error: interrupted") for line in errors.splitlines()), errors
+    assert not (many / "out.csv").exists()
+
+
 def test_a_full_disk_keeps_what_is_there_and_says_how_to_go_on(many: Path, run: Run) -> None:
     with started(
         "rnn-infer", "--provider", "cpu", "--output", "out.csv", "many", folder=many, largest_file=100_000
@@ -277,14 +291,18 @@ def test_two_processes_do_not_write_one_file(many: Path, run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--resume", "images"), ("--resume", "--output", "out.txt", "--format", "table", "images")]
+    ("arguments", "way_out"),
+    [
+        (("images",), "--resume goes on with results in a file: give it --output, too"),
+        (("--output", "out.txt", "--format", "table", "images"), "and not with a table: choose another --format"),
+    ],
 )
 @pytest.mark.usefixtures("folder")
-def test_only_results_in_a_file_can_be_gone_on_with(run: Run, arguments: tuple[str, ...]) -> None:
-    result = run("rnn-infer", "--provider", "cpu", *arguments)
+def test_only_results_in_a_file_can_be_gone_on_with(run: Run, arguments: tuple[str, ...], way_out: str) -> None:
+    result = run("rnn-infer", "--provider", "cpu", "--resume", *arguments)
 
     assert result.returncode == 2
-    assert "--resume goes on with results in a file" in result.stderr
+    assert result.stderr.endswith(f"{way_out}\n")
 
 
 def test_summary_and_first_line_of_json_lines_tell_what_ran(folder: Path, run: Run) -> None:

@@ -145,6 +145,20 @@ def test_cuda_options_with_the_cpu_provider_are_refused_instead_of_ignored(digit
         Classifier(digits_model, provider="cpu", cuda=CudaOptions(device_id=1))
 
 
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_while_onnxruntime_is_imported_is_told_in_a_line(
+    run: Run, tmp_path: Path, digits_model: Path, name: str, code: int
+) -> None:
+    (tmp_path / "onnxruntime.py").write_text(
+        f"import os, signal\nos.kill(os.getpid(), signal.{name})\nInferenceSession = None\n"
+    )
+
+    result = run("rnn-infer", "--model", digits_model, "a.png", env=with_modules(tmp_path))
+
+    assert result.returncode == code
+    assert result.stderr == ("Error: interrupted\n" if code == 130 else "Error: terminated\n")
+
+
 CUDA_ARGUMENTS = [("--device-id", "0"), ("--gpu-memory-limit", "512"), ("--tf32",), ("--no-tf32",), ("--cuda-graph",)]
 
 

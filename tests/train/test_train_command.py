@@ -346,7 +346,7 @@ def test_images_written_to_a_folder_do_not_mix_with_others(tmp_path: Path, capsy
     (tmp_path / "images" / "other.png").touch()
 
     with pytest.raises(SystemExit) as ended:
-        write_images.main(["--data", str(tmp_path / "data"), str(tmp_path / "images")])
+        write_images.main.main(["--data", str(tmp_path / "data"), str(tmp_path / "images")])
 
     assert ended.value.code == 2
     assert "isn't empty" in capsys.readouterr().err
@@ -387,6 +387,27 @@ def test_images_too_large_for_a_recurrent_net_say_how_to_shrink_them(here: Here,
     assert len(result.err.splitlines()) == 1
     assert "data" in result.err
     assert "--image-size" in result.err
+
+
+def test_a_log_on_a_full_disk_is_no_reason_to_stop_training(run: Run, tmp_path: Path) -> None:
+    options = ("--dataset", "digits", "--epochs", 2, "--hidden-size", 8, "--no-plots")
+    with Path("/dev/full").open("w") as full:
+        result = run("rnn-train", *options, capture_output=False, stdout=full, stderr=subprocess.PIPE)
+
+    assert result.returncode == 0
+    assert result.stderr.splitlines()[1:] == [
+        "Nothing more is printed, since standard output can't be written: No space left on device",
+        "Wrote model.pt",
+    ]
+    assert len(Checkpoint.load(tmp_path / "model.pt").metrics["epochs"]) == 2
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_where_there_is_none_is_exit_code_3(here: Here) -> None:
+    result = here("--dataset", "digits", "--device", "cuda")
+
+    assert result.code == 3
+    assert result.err.startswith("Error: torch finds no CUDA device here")
 
 
 def test_a_reader_that_has_gone_is_no_reason_to_stop_training(tmp_path: Path) -> None:

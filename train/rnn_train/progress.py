@@ -84,3 +84,6 @@ class ConsoleProgress(TrainingProgress):
             click.echo(text)
         except BrokenPipeError:  # nobody reads the lines any more: no reason to stop training
             leave_stdout()
+        except OSError as error:  # nor is a full disk below a log
+            leave_stdout()
+            click.echo(f"Nothing more is printed, since standard output can't be written: {error.strerror}", err=True)

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rnn_runtime.errors import DataError, OutputError, RunInterruptedError, SettingsError
+from rnn_runtime.interruption import StopRequest
 from rnn_train.augment import augment
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.data_source import DataSource
-from rnn_train.interruption import StopRequest
 from rnn_train.labeled_images import LabeledImages
 from rnn_train.model import ImageRNN
 from rnn_train.progress import TrainingProgress
@@ -62,7 +62,8 @@ def train(
 
     Raises:
         DataError: the data can't be had.
-        SettingsError: the settings are out of range, or CUDA was asked for and isn't there.
+        SettingsError: the settings are out of range, or contradict each other.
+        ProviderError: CUDA was asked for and isn't there.
         OutputError: a checkpoint can't be written; the one before is whole.
         RunInterruptedError: Ctrl-C or SIGTERM; the text says what the checkpoint holds.
     """
@@ -100,6 +101,7 @@ def resume(
     Raises:
         CheckpointError: it can't be read, or what it holds for resuming is damaged.
         DataError: the data can't be had, or isn't what the checkpoint was trained on.
+        ProviderError: CUDA was asked for and isn't there.
         SettingsError: `epochs` doesn't fit what was done already or how the learning rate was laid out.
         OutputError, RunInterruptedError: as for `train`.
     """

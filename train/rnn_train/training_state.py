@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-from rnn_runtime.errors import CheckpointError, SettingsError
+from rnn_runtime.errors import CheckpointError, ProviderError, SettingsError
 from rnn_runtime.model_spec import ModelSpec
 from rnn_train.checkpoint import Checkpoint, check_weights, is_like
 from rnn_train.data import load_data
@@ -99,7 +99,8 @@ class TrainingState:
 
         Raises:
             DataError: the data can't be had.
-            SettingsError: the settings don't fit the data, or CUDA was asked for and isn't there.
+            SettingsError: the settings don't fit the data.
+            ProviderError: CUDA was asked for and isn't there.
         """
         target = _find_device(device)
         data = load_data(source)
@@ -229,7 +230,7 @@ def _make_schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, st
 
 def _find_device(device: Device) -> torch.device:
     if device == "cuda" and not torch.cuda.is_available():
-        raise SettingsError("torch finds no CUDA device here; use --device cpu, or install a torch built for your CUDA")
+        raise ProviderError("torch finds no CUDA device here; use --device cpu, or install a torch built for your CUDA")
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(device)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during training: the step under way is finished first."""
+"""Ctrl-C and SIGTERM that wait until what is under way is finished."""
 
 import signal
 import threading
