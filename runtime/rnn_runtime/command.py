@@ -1,5 +1,6 @@
 """What the three commands share: errors in one line, quiet pipes, atomic files."""
 
+import atexit
 import errno
 import importlib.util
 import io
@@ -33,6 +34,7 @@ class Command(click.Command):
         """Run the command as the program that this process is: signals are told in a line until it has ended."""
         if threading.current_thread() is threading.main_thread():
             _end_at_signals()  # also once `main` has put back what was before: at its end, Python waits for threads
+            atexit.register(_ignore_signals)
         return super().__call__(*args, **options)
 
     def main(self, *args: Any, **options: Any) -> Any:
@@ -94,9 +96,9 @@ def interruptible() -> None:
     Before, while packages are imported, they end the process at once: an exception within an import may be swallowed,
     or come out as another one. Does nothing but in a command.
     """
-    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, _terminate)):
+    for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is _end_at_once:
-            signal.signal(number, handler)
+            signal.signal(number, _interrupt)
 
 
 @contextmanager
@@ -119,14 +121,21 @@ def _end_at_signals() -> None:
             signal.signal(number, _end_at_once)
 
 
+def _ignore_signals() -> None:
+    # The last thing a process does: then Python puts the system's handlers back, which would change its exit code.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _end_at_once(number: int, _frame: FrameType | None) -> None:
     with suppress(OSError):
         os.write(2, b"Error: interrupted\n" if number == signal.SIGINT else b"Error: terminated\n")
     os._exit(128 + number)
 
 
-def _terminate(_number: int, _frame: FrameType | None) -> None:
-    raise TerminatedError
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    _end_at_signals()  # a second one doesn't wait for what the first has begun to clean up
+    raise TerminatedError if number == signal.SIGTERM else KeyboardInterrupt
 
 
 class _Messages(io.RawIOBase):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from rnn_runtime.errors import SettingsError
+from rnn_runtime.errors import ProviderError, SettingsError
 from rnn_runtime.model_spec import ImageSpec, ModelSpec
 from rnn_train import DataSource, TrainSettings, train
 from rnn_train.checkpoint import Checkpoint
@@ -293,7 +293,7 @@ def test_a_shift_that_no_image_outlives_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_cuda_without_cuda_is_refused_and_not_replaced_by_the_cpu(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="CUDA"):
+    with pytest.raises(ProviderError, match="CUDA"):
         train(DIGITS, SMALL, tmp_path / "model.pt", device="cuda")
 
     assert list(tmp_path.iterdir()) == []
