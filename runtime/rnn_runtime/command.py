@@ -17,8 +17,9 @@ from typing import IO, Any, cast
 
 import click
 
-from rnn_runtime.errors import InputError, MissingPackageError, RnnOnnxError, TerminatedError
+from rnn_runtime.errors import InputError, MissingPackageError, RnnOnnxError, TerminatedError, signal_of
 
+_SIGNALS: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 _LONGEST_MESSAGE = 2000  # characters
 _OUT_OF_MEMORY = "out of memory; try a smaller --batch-size, or smaller images"
 
@@ -68,10 +69,9 @@ class Command(click.Command):
             # The reader of the results, `head` say, has gone.
             leave_stdout()
             ctx.exit(0)
-        except TerminatedError:
-            raise _failure("terminated", 128 + signal.SIGTERM) from None
-        except KeyboardInterrupt:
-            raise _failure("interrupted", 128 + signal.SIGINT) from None
+        except KeyboardInterrupt as interrupt:
+            number = signal_of(interrupt)
+            raise _failure(_SIGNALS[number], 128 + number) from None
         except OSError as error:
             # a file that can't be written is named by who writes it; what is left is where results are printed
             full = error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
@@ -129,7 +129,7 @@ def _ignore_signals() -> None:
 
 def _end_at_once(number: int, _frame: FrameType | None) -> None:
     with suppress(OSError):
-        os.write(2, b"Error: interrupted\n" if number == signal.SIGINT else b"Error: terminated\n")
+        os.write(2, f"Error: {_SIGNALS[number]}\n".encode())
     os._exit(128 + number)
 
 

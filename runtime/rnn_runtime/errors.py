@@ -64,4 +64,9 @@ class RunInterruptedError(KeyboardInterrupt, RnnOnnxError):
 
     def __init__(self, text: str, interrupt: KeyboardInterrupt) -> None:
         super().__init__(text)
-        self.exit_code = 128 + (signal.SIGTERM if isinstance(interrupt, TerminatedError) else signal.SIGINT)
+        self.exit_code = 128 + signal_of(interrupt)
+
+
+def signal_of(interrupt: KeyboardInterrupt) -> signal.Signals:
+    """The signal that an interruption came from: SIGTERM or SIGINT."""
+    return signal.SIGTERM if isinstance(interrupt, TerminatedError) else signal.SIGINT

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import cast
 
-from rnn_runtime.errors import MissingPackageError, TerminatedError
+from rnn_runtime.errors import MissingPackageError, signal_of
 from rnn_runtime.interruption import StopRequest
 
 UNINSTALL = "pip uninstall --yes onnxruntime onnxruntime-gpu"
@@ -106,4 +106,4 @@ def _silent_stderr() -> Iterator[None]:
             os.dup2(kept, 2)
             os.close(kept)
     if stop.interrupt:  # now that what is said of it gets to stderr
-        signal.raise_signal(signal.SIGTERM if isinstance(stop.interrupt, TerminatedError) else signal.SIGINT)
+        signal.raise_signal(signal_of(stop.interrupt))
