@@ -1,6 +1,5 @@
 """A whole run: image files in, results written as they come, and a summary."""
 
-import io
 import os
 import sys
 import time
@@ -148,22 +147,14 @@ def classify_files(
                 earlier = go_on(binary, read) if resume else frozenset()
                 empty = binary.seek(0, os.SEEK_END) == 0  # else it has a header, if nothing more
                 try:
-                    with _as_text(binary) as file:
+                    # a descriptor of its own: wherever an interruption comes, closing this leaves `binary` open
+                    with os.fdopen(os.dup(binary.fileno()), "a", **_TEXT) as file:
                         classify(file, earlier, header=empty)
                 except BaseException:
                     if not summary.images:
                         binary.truncate(0)  # a header alone is nothing to go on with
                     raise
     return summary
-
-
-@contextmanager
-def _as_text(binary: BinaryIO) -> Iterator[IO[str]]:
-    file = io.TextIOWrapper(binary, **_TEXT)
-    try:
-        yield file
-    finally:
-        file.detach()  # with all that was written, but without closing it
 
 
 @contextmanager
