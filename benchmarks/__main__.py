@@ -16,7 +16,7 @@ from rich.table import Table
 
 from benchmarks import models, processes, training
 from benchmarks.measure import Row
-from rnn_runtime.command import atomic_write
+from rnn_runtime.files.atomic import atomic_write
 
 GROUPS: dict[str, Callable[[], Iterator[Row]]] = {
     "models": models.run,

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from benchmarks.measure import Row, compare, race_once, race_throughput
 from benchmarks.peers.networks import ArticleNetwork, export_dynamo, export_legacy, open_session, run_session
 from rnn_export import export_onnx
-from rnn_export.graph import build_model
+from rnn_export.graph.build import build_model
 from rnn_runtime import Classifier
-from rnn_runtime.model_spec import ImageSpec, ModelSpec
-from rnn_runtime.session import open_session as open_ours
+from rnn_runtime.engine.session import open_session as open_ours
+from rnn_runtime.model.spec import ImageSpec, ModelSpec
 from rnn_train.checkpoint import Checkpoint
-from rnn_train.data_source import DataSource
+from rnn_train.data.source import DataSource
 from rnn_train.model import ImageRNN
 from rnn_train.settings import TrainSettings
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from benchmarks.measure import Row, compare, race_once
 from benchmarks.models import make_peers
-from rnn_runtime.model_spec import ImageSpec
+from rnn_runtime.model.spec import ImageSpec
 
 ROOT = Path(__file__).parents[1]
 INFER = str(Path(sys.executable).with_name("rnn-infer"))

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from rnn_runtime.installation import import_onnxruntime
-from tests.processes import installed
+from rnn_runtime.engine.installation import import_onnxruntime
+from tests.support.processes import installed
 
 # Several workers with as many threads each as there are cores would wait for one another most of the time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -67,9 +67,9 @@ def digits_model(digits_checkpoint: Path) -> Path:
 @pytest.fixture(scope="session")
 def digits_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The 360 test digits as PNG files, in a folder a class."""
-    from rnn_train.data import load_data
-    from rnn_train.data_source import DataSource
-    from rnn_train.image_folder import write_image_folder
+    from rnn_train.data.image_folder import write_image_folder
+    from rnn_train.data.load import load_data
+    from rnn_train.data.source import DataSource
 
     folder = tmp_path_factory.mktemp("digits_images")
     data = load_data(DataSource(dataset="digits"))

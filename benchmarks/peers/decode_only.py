@@ -4,8 +4,8 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-from rnn_runtime.decode import read_image
-from rnn_runtime.model_spec import ImageSpec
+from rnn_runtime.images.decode import read_image
+from rnn_runtime.model.spec import ImageSpec
 
 SPEC = ImageSpec(28, 28, 1)
 

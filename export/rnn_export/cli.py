@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rnn_runtime.command import Command, check_output, interruptible, require_packages
+from rnn_runtime.command.command import Command, interruptible, require_packages
 from rnn_runtime.errors import OutputError
+from rnn_runtime.files.atomic import check_output
 
 if TYPE_CHECKING:
     from rnn_export.export import ExportReport
     from rnn_export.parity import ParityRow
-    from rnn_runtime.self_check import Difference
+    from rnn_runtime.model.difference import Difference
 
 _MOST_LABELS_SHOWN = 10
 
@@ -73,7 +74,7 @@ def print_report(report: "ExportReport") -> None:
 
     from rich.table import Table
 
-    from rnn_runtime.output import print_table
+    from rnn_runtime.text import print_table
 
     spec = report.spec
     facts = Table(show_header=False, title=f"Wrote {report.output}", title_justify="left")

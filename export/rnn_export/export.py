@@ -11,17 +11,17 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from rnn_export.graph import OPSET, GraphForm, Precision, build_model, choose_form, describe_form
+from rnn_export.graph.build import OPSET, GraphForm, Precision, build_model, choose_form, describe_form
 from rnn_export.parity import ParityReport, measure_parity
 from rnn_runtime.classifier import Classifier
-from rnn_runtime.command import atomic_write
 from rnn_runtime.errors import CheckpointError, DataError, OutputError, ParityError
-from rnn_runtime.metadata import GoldenSamples, ModelMetadata
-from rnn_runtime.model_file import seal_model
-from rnn_runtime.model_spec import ModelSpec
-from rnn_runtime.self_check import ATOL, RTOL
+from rnn_runtime.files.atomic import atomic_write
+from rnn_runtime.model.difference import ATOL, RTOL
+from rnn_runtime.model.file import seal_model
+from rnn_runtime.model.metadata import GoldenSamples, ModelMetadata
+from rnn_runtime.model.spec import ModelSpec
 from rnn_train.checkpoint import Checkpoint, file_sha256
-from rnn_train.data import load_data
+from rnn_train.data.load import load_data
 from rnn_train.model import ImageRNN
 from rnn_train.training import predict_logits
 

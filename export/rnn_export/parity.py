@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rnn_runtime.classifier import Classifier
-from rnn_runtime.self_check import ATOL, RTOL, Difference
-from rnn_runtime.session import open_session
+from rnn_runtime.engine.session import open_session
+from rnn_runtime.model.difference import ATOL, RTOL, Difference
 from rnn_train.model import ImageRNN
 from rnn_train.training import predict_logits
 

@@ -17,7 +17,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from rnn_runtime.classifier import Classifier, Prediction
-    from rnn_runtime.session import CudaOptions
+    from rnn_runtime.engine.session import CudaOptions
 
 __version__ = "0.1.0"  # as in pyproject.toml; to ask the installed package takes 30 ms
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rnn_runtime.device_buffers import DeviceBuffers, run_failure
+from rnn_runtime.engine.device_buffers import DeviceBuffers, run_failure
+from rnn_runtime.engine.session import CUDA_DEFAULTS, CudaOptions, Provider, open_session
 from rnn_runtime.errors import InputError, ModelError, ProviderError
-from rnn_runtime.file_batches import FileBatch, decode_files
-from rnn_runtime.metadata import ModelMetadata
-from rnn_runtime.model_file import read_model
-from rnn_runtime.session import CUDA_DEFAULTS, CudaOptions, Provider, open_session
+from rnn_runtime.images.batches import FileBatch, decode_files
+from rnn_runtime.model.file import read_model
+from rnn_runtime.model.metadata import ModelMetadata
 
 if TYPE_CHECKING:
     import onnxruntime

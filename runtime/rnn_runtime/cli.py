@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 from click.core import ParameterSource
 
-from rnn_runtime.command import Command, atomic_write, check_output, interruptible, printable
+from rnn_runtime.command.command import Command, interruptible
 from rnn_runtime.errors import InputError, SettingsError
+from rnn_runtime.files.atomic import atomic_write, check_output
+from rnn_runtime.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rnn_runtime.classifier import Classifier
-    from rnn_runtime.classify import RunSummary, Watch
-    from rnn_runtime.evaluation import FolderEvaluation
-    from rnn_runtime.output import Format
-    from rnn_runtime.session import CudaOptions, Provider
+    from rnn_runtime.engine.session import CudaOptions, Provider
+    from rnn_runtime.results.evaluation import FolderEvaluation
+    from rnn_runtime.results.run import RunSummary, Watch
+    from rnn_runtime.results.write import Format
 
 
 @click.command(cls=Command)
@@ -150,10 +152,10 @@ def main(
         _refuse_cuda_options(ctx)
     # Only now: --help and a typing mistake need none of it.
     from rnn_runtime.classifier import Classifier
-    from rnn_runtime.classify import classify_files
-    from rnn_runtime.evaluation import FolderEvaluation
-    from rnn_runtime.paths import find_images
-    from rnn_runtime.session import CudaOptions
+    from rnn_runtime.engine.session import CudaOptions
+    from rnn_runtime.images.find import find_images
+    from rnn_runtime.results.evaluation import FolderEvaluation
+    from rnn_runtime.results.run import classify_files
 
     memory_limit = None if gpu_memory_limit is None else gpu_memory_limit << 20
     cuda = CudaOptions(device_id, memory_limit, tf32, cuda_graph)
@@ -224,7 +226,7 @@ def _progress(
     scrolling = output is None and style != "table" and sys.stdout.isatty()
     if scrolling or not sys.stderr.isatty():
         return contextlib.nullcontext(iter)
-    from rnn_runtime.progress import progress_bar
+    from rnn_runtime.command.progress import progress_bar
 
     return progress_bar(find)
 
@@ -244,7 +246,7 @@ def _read_names(end: str) -> Iterator[str]:
 
 
 def _print_evaluation(evaluation: "FolderEvaluation", *, err: bool) -> None:
-    from rnn_runtime.output import print_evaluation
+    from rnn_runtime.results.write import print_evaluation
 
     print_evaluation(evaluation, sys.stderr if err else sys.stdout)
     if evaluation.unknown:
@@ -266,7 +268,7 @@ def _write_summary(path: Path, result: "RunSummary", evaluation: "FolderEvaluati
 
 
 def _print_self_check(classifier: "Classifier", atol: float | None, rtol: float | None, *, err: bool) -> None:
-    from rnn_runtime.self_check import self_check
+    from rnn_runtime.checks.self_check import self_check
 
     difference = self_check(classifier, atol=atol, rtol=rtol)
     count = len(classifier.metadata.golden.images)
@@ -279,15 +281,15 @@ def _print_self_check(classifier: "Classifier", atol: float | None, rtol: float 
 
 
 def _print_benchmark(classifier: "Classifier", style: "Format | None", batch_sizes: list[int] | None) -> None:
-    from rnn_runtime.benchmark import BATCH_SIZES, measure_speed
-    from rnn_runtime.output import write_speeds
+    from rnn_runtime.checks.benchmark import BATCH_SIZES, measure_speed
+    from rnn_runtime.results.write import write_speeds
 
     speeds = measure_speed(classifier, batch_sizes=batch_sizes or BATCH_SIZES)
     write_speeds(speeds, sys.stdout, style or ("table" if sys.stdout.isatty() else "csv"))
 
 
 def _print_diagnosis(model: Path, provider: "Provider", cuda: "CudaOptions") -> None:
-    from rnn_runtime.doctor import examine, print_diagnosis
+    from rnn_runtime.checks.doctor import examine, print_diagnosis
 
     diagnosis = examine(model, provider, cuda=cuda)
     print_diagnosis(diagnosis, sys.stdout)

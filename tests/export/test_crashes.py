@@ -10,7 +10,7 @@ import pytest
 
 from rnn_runtime import Classifier
 from tests.conftest import Run
-from tests.processes import started, wait_until
+from tests.support.processes import started, wait_until
 
 
 def began_to_write(folder: Path) -> Callable[[], bool]:

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from rnn_runtime import Classifier
-from rnn_runtime.model_spec import ImageSpec, ModelSpec
+from rnn_runtime.model.spec import ImageSpec, ModelSpec
 from rnn_train.checkpoint import Checkpoint, file_sha256
 from tests.conftest import Run
-from tests.export.checkpoints import random_checkpoint
-from tests.processes import at_a_terminal
+from tests.support.checkpoints import random_checkpoint
+from tests.support.processes import at_a_terminal
 
 
 def test_export_prints_what_it_wrote_and_how_well_it_agrees(run: Run, tmp_path: Path, digits_checkpoint: Path) -> None:

@@ -9,13 +9,13 @@ import pytest
 
 from rnn_export import export_onnx
 from rnn_export.export import TOLERANCES
-from rnn_export.graph import GRAPH_FORMS, GraphForm
+from rnn_export.graph.build import GRAPH_FORMS, GraphForm
 from rnn_runtime import Classifier
+from rnn_runtime.checks.self_check import self_check
 from rnn_runtime.errors import SettingsError
-from rnn_runtime.model_spec import Cell, ImageSpec, ModelSpec, Nonlinearity
-from rnn_runtime.self_check import self_check
+from rnn_runtime.model.spec import Cell, ImageSpec, ModelSpec, Nonlinearity
 from rnn_train import DataSource, TrainSettings, train
-from tests.export.checkpoints import random_checkpoint
+from tests.support.checkpoints import random_checkpoint
 
 
 @pytest.fixture(params=["rnn", "gru", "lstm"])

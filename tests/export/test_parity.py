@@ -10,11 +10,11 @@ import torch
 
 from rnn_export import export_onnx
 from rnn_runtime import Classifier
-from rnn_runtime.model_spec import ImageSpec, ModelSpec
-from rnn_runtime.self_check import Difference
+from rnn_runtime.model.difference import Difference
+from rnn_runtime.model.spec import ImageSpec, ModelSpec
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.training import predict_logits
-from tests.export.checkpoints import random_checkpoint
+from tests.support.checkpoints import random_checkpoint
 
 CELLS = [("rnn", "tanh"), ("rnn", "relu"), ("gru", "tanh"), ("lstm", "tanh")]
 BATCH_SIZES = (1, 2, 3, 5, 7, 16, 31, 64, 100, 256, 257)

@@ -12,10 +12,10 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rnn_runtime.model_spec import ImageSpec, ModelSpec
+from rnn_runtime.model.spec import ImageSpec, ModelSpec
 from rnn_train import DataSource, TrainSettings, train
-from tests.export.checkpoints import random_checkpoint
-from tests.train.idx_files import write_idx_folder
+from tests.support.checkpoints import random_checkpoint
+from tests.support.idx_files import write_idx_folder
 
 JUNK = [
     "",

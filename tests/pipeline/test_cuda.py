@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 
 from rnn_export import export_onnx
-from rnn_export.graph import GraphForm, Precision
+from rnn_export.graph.build import GraphForm, Precision
 from rnn_runtime import Classifier, CudaOptions
+from rnn_runtime.checks.self_check import self_check
+from rnn_runtime.engine.session import open_session
 from rnn_runtime.errors import ProviderError
-from rnn_runtime.model_spec import Cell, ImageSpec, ModelSpec
-from rnn_runtime.self_check import Difference, self_check
-from rnn_runtime.session import open_session
+from rnn_runtime.model.difference import Difference
+from rnn_runtime.model.spec import Cell, ImageSpec, ModelSpec
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.training import predict_logits
 from tests.conftest import Run
-from tests.export.checkpoints import random_checkpoint
+from tests.support.checkpoints import random_checkpoint
 
 pytestmark = pytest.mark.gpu
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.runtime.hostile import BOMBS, SIDE
+from tests.support.hostile_images import BOMBS, SIDE
 
 # The memory that a process has used at most; other than ru_maxrss it doesn't begin with that of its parent.
 MEASURE = """
@@ -22,9 +22,9 @@ def peak():
 
 """
 DECODE = """
-from rnn_runtime.decode import decode_image, image_shape
+from rnn_runtime.images.decode import decode_image, image_shape
 from rnn_runtime.errors import ImageError
-from rnn_runtime.model_spec import ImageSpec
+from rnn_runtime.model.spec import ImageSpec
 
 data = Path(sys.argv[1]).read_bytes()
 before, said = peak(), []

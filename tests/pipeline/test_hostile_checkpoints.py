@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rnn_export import export_onnx
 from rnn_runtime.errors import RnnOnnxError
 from rnn_train import DataSource, TrainSettings, resume, train
-from tests.train.idx_files import write_idx_folder
+from tests.support.idx_files import write_idx_folder
 
 PLAIN = (
     st.none()

@@ -20,12 +20,12 @@ from PIL import Image
 from rnn_runtime import Classifier
 from rnn_runtime.cli import main
 from rnn_runtime.errors import DataError, InputError
-from rnn_runtime.image_limits import MAX_FILE_BYTES
-from rnn_runtime.paths import find_images
-from rnn_train.image_folder import list_classes, load_images
+from rnn_runtime.images.find import find_images
+from rnn_runtime.images.limits import MAX_FILE_BYTES
+from rnn_train.data.image_folder import list_classes, load_images
 from tests.conftest import Run
-from tests.runtime.encoded import encode, pattern, to_image
-from tests.runtime.hostile import BOMBS, DAMAGED, NOT_AN_IMAGE, save
+from tests.support.encoded_images import encode, pattern, to_image
+from tests.support.hostile_images import BOMBS, DAMAGED, NOT_AN_IMAGE, save
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, which the runtime silences itself
 

@@ -15,16 +15,16 @@ import torch
 from numpy.typing import NDArray
 
 from rnn_export import export_onnx
-from rnn_export.graph import GraphForm, Precision
+from rnn_export.graph.build import GraphForm, Precision
 from rnn_runtime import Classifier
-from rnn_runtime.model_spec import Cell, ImageSpec, ModelSpec
+from rnn_runtime.model.spec import Cell, ImageSpec, ModelSpec
 from rnn_train import DataSource, TrainSettings, train
 from rnn_train.checkpoint import Checkpoint
-from rnn_train.data import load_data
+from rnn_train.data.load import load_data
 from rnn_train.training import predict_logits
 from tests.conftest import Run
-from tests.export.checkpoints import random_checkpoint
-from tests.pipeline.idx_files import copy_first
+from tests.support.checkpoints import random_checkpoint
+from tests.support.idx_subsets import copy_first
 
 SPEC = ModelSpec(ImageSpec(28, 28, 1), tuple("0123456789"))
 # onnxruntime's kernels for x86-64 add up each number in the same order, however many rows there are.

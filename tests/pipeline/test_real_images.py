@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import Run
-from tests.pipeline.idx_files import copy_first
+from tests.support.idx_subsets import copy_first
 
 # Two epochs of 60 steps are few: seeds 0 to 4 gave 63.8, 51.1, 55.0, 61.6 and 61.4 %; guessing gives 10 %.
 ARTICLE_ACCURACY_ON_6000 = 0.45

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from rnn_export import export_onnx
 from rnn_runtime import Classifier, Prediction
 from rnn_runtime.errors import InputError, ModelError
-from rnn_runtime.model_spec import Cell, ImageSpec, ModelSpec
+from rnn_runtime.model.spec import Cell, ImageSpec, ModelSpec
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.training import predict_logits
-from tests.export.checkpoints import random_checkpoint
-from tests.runtime.encoded import encode, pattern
-from tests.runtime.tampered_models import change_metadata, change_weight, seal_again
+from tests.support.checkpoints import random_checkpoint
+from tests.support.encoded_images import encode, pattern
+from tests.support.tampered_models import change_metadata, change_weight, seal_again
 
 
 @pytest.fixture(scope="module")

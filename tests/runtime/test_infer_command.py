@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Run
-from tests.processes import at_a_terminal, installed
-from tests.runtime.encoded import encode, pattern
+from tests.support.encoded_images import encode, pattern
+from tests.support.processes import at_a_terminal, installed
 
 INFER = installed("rnn-infer")
 

@@ -17,11 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rnn_runtime.errors import CheckpointError
-from rnn_runtime.model_spec import ImageSpec, ModelSpec
+from rnn_runtime.model.spec import ImageSpec, ModelSpec
 from rnn_train.checkpoint import Checkpoint, file_sha256
-from rnn_train.data_source import DataSource
+from rnn_train.data.source import DataSource
 from rnn_train.settings import TrainSettings
-from tests.export.checkpoints import random_checkpoint
+from tests.support.checkpoints import random_checkpoint
 
 SPEC = ModelSpec(ImageSpec(5, 4, 3), ("ant", "bee"), "gru", hidden_size=4, mean=(0.1, 0.2, 0.3), std=(0.5, 0.5, 0.5))
 

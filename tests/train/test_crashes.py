@@ -10,9 +10,9 @@ import pytest
 
 from rnn_runtime.errors import RunInterruptedError
 from rnn_train import DataSource, TrainSettings, resume, train
+from rnn_train.callbacks import TrainingProgress
 from rnn_train.checkpoint import Checkpoint
-from rnn_train.progress import TrainingProgress
-from tests.processes import started, wait_until
+from tests.support.processes import started, wait_until
 from tests.train.test_resume import assert_same_run
 
 SETTINGS = TrainSettings(cell="gru", hidden_size=16, dropout=0.1, batch_size=32, epochs=20)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rnn_runtime.model_spec import ImageSpec, ModelSpec
+from rnn_runtime.model.spec import ImageSpec, ModelSpec
 from rnn_train.model import ImageRNN
 
 CELLS = ("rnn", "gru", "lstm")

@@ -10,9 +10,9 @@ import torch
 
 from rnn_runtime.errors import CheckpointError, DataError, SettingsError
 from rnn_train import DataSource, TrainSettings, resume, train
+from rnn_train.callbacks import TrainingProgress
 from rnn_train.checkpoint import Checkpoint
-from rnn_train.progress import TrainingProgress
-from tests.train.idx_files import write_idx_folder
+from tests.support.idx_files import write_idx_folder
 
 SMALL = TrainSettings(hidden_size=8, learning_rate=0.01, epochs=4, batch_size=16)
 

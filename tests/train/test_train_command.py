@@ -16,12 +16,12 @@ import torchvision
 from rnn_train import write_images
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.cli import main
-from rnn_train.data_source import DataSource
+from rnn_train.data.source import DataSource
 from rnn_train.settings import TrainSettings, preset_settings
 from tests.conftest import Run
-from tests.processes import installed
-from tests.train.idx_files import idx_bytes, write_idx_folder
-from tests.train.test_image_folder import write_classes
+from tests.support.idx_files import idx_bytes, write_idx_folder
+from tests.support.processes import installed
+from tests.train.data.test_image_folder import write_classes
 
 REPORTS = {"metrics.csv", "curves.png", "confusion_matrix.png", "examples.png"}
 QUICK = ("--epochs", "1", "--hidden-size", "8", "--no-plots")

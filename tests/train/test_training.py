@@ -10,16 +10,16 @@ import torch
 from numpy.typing import NDArray
 
 from rnn_runtime.errors import ProviderError, SettingsError
-from rnn_runtime.model_spec import ImageSpec, ModelSpec
+from rnn_runtime.model.spec import ImageSpec, ModelSpec
 from rnn_train import DataSource, TrainSettings, train
+from rnn_train.callbacks import TrainingProgress
 from rnn_train.checkpoint import Checkpoint
-from rnn_train.data import load_data
+from rnn_train.data.load import load_data
 from rnn_train.model import ImageRNN
-from rnn_train.progress import TrainingProgress
 from rnn_train.settings import preset_settings
 from rnn_train.training import TrainResult, predict_logits
-from tests.train.idx_files import write_idx_folder
-from tests.train.test_image_folder import write_classes
+from tests.support.idx_files import write_idx_folder
+from tests.train.data.test_image_folder import write_classes
 
 DIGITS = DataSource(dataset="digits")
 SMALL = TrainSettings(hidden_size=8, learning_rate=0.01)

@@ -19,10 +19,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from rnn_runtime.command import atomic_write
 from rnn_runtime.errors import CheckpointError, SettingsError
-from rnn_runtime.model_spec import ModelSpec
-from rnn_train.data_source import DataSource
+from rnn_runtime.files.atomic import atomic_write
+from rnn_runtime.model.spec import ModelSpec
+from rnn_train.data.source import DataSource
 from rnn_train.model import ImageRNN
 from rnn_train.settings import TrainSettings
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from rnn_runtime.command import Command, require_packages
+from rnn_runtime.command.command import Command, require_packages
 from rnn_runtime.errors import SettingsError
-from rnn_runtime.model_spec import CELLS, NONLINEARITIES
+from rnn_runtime.model.spec import CELLS, NONLINEARITIES
 from rnn_train.settings import DATASETS, PRESETS, SCHEDULES, TrainSettings, preset_settings
 
 if TYPE_CHECKING:
-    from rnn_train.data_source import DataSource
+    from rnn_train.data.source import DataSource
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -150,7 +150,7 @@ def main(
         _check_resume_options(ctx)
     require_packages(("torch", "torchvision", "sklearn", "matplotlib"), "train")
     from rnn_train import training
-    from rnn_train.progress import ConsoleProgress
+    from rnn_train.callbacks import ConsoleProgress
 
     with ConsoleProgress() as progress:
         if resume:
@@ -184,7 +184,7 @@ def _settings(preset: Any, options: dict[str, Any]) -> TrainSettings:
 
 
 def _source(options: dict[str, Any]) -> "DataSource":
-    from rnn_train.data_source import DataSource
+    from rnn_train.data.source import DataSource
 
     names, channels = options["class_names"], options["channels"]
     given = {name: options[name] for name in _DATA_OPTIONS} | {

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rnn_runtime.model_spec import ModelSpec
+from rnn_runtime.model.spec import ModelSpec
 
 
 class ImageRNN(nn.Module):

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rnn_runtime.command import atomic_write
-from rnn_train.labeled_images import LabeledImages
+from rnn_runtime.files.atomic import atomic_write
+from rnn_train.data.labeled_images import LabeledImages
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
 
 from rnn_runtime.errors import SettingsError
-from rnn_runtime.model_spec import Cell, Nonlinearity
+from rnn_runtime.model.spec import Cell, Nonlinearity
 
 Dataset = Literal["mnist", "fashion-mnist", "kmnist", "digits"]
 DATASETS: tuple[Dataset, ...] = ("mnist", "fashion-mnist", "kmnist", "digits")

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from rnn_runtime.errors import DataError, OutputError, RunInterruptedError, SettingsError
 from rnn_runtime.interruption import StopRequest
 from rnn_train.augment import augment
+from rnn_train.callbacks import TrainingProgress
 from rnn_train.checkpoint import Checkpoint
-from rnn_train.data_source import DataSource
-from rnn_train.labeled_images import LabeledImages
+from rnn_train.data.labeled_images import LabeledImages
+from rnn_train.data.source import DataSource
 from rnn_train.model import ImageRNN
-from rnn_train.progress import TrainingProgress
 from rnn_train.reports import write_reports
 from rnn_train.settings import TrainSettings
 from rnn_train.training_state import Device, EpochState, TrainingState

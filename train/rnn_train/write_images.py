@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from rnn_runtime.command import Command, interruptible, require_packages
+from rnn_runtime.command.command import Command, interruptible, require_packages
 from rnn_runtime.errors import DataError
 from rnn_train.settings import DATASETS
 
@@ -20,9 +20,9 @@ from rnn_train.settings import DATASETS
 def main(dataset: Any, data: str | None, data_root: str, part: str, limit: int | None, output: Path) -> None:
     """Write images into OUTPUT/<class>/<number>.png, for rnn-infer --labels-from-folders."""
     require_packages(("torch", "torchvision", "sklearn"), "train")
-    from rnn_train.data import load_data
-    from rnn_train.data_source import DataSource
-    from rnn_train.image_folder import write_image_folder
+    from rnn_train.data.image_folder import write_image_folder
+    from rnn_train.data.load import load_data
+    from rnn_train.data.source import DataSource
 
     interruptible()
     if output.is_dir() and any(output.iterdir()):

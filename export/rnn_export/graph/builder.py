@@ -1,0 +1,79 @@
+"""What the three forms of graph are made with: nodes, constants, and PyTorch's weights as `Gemm` takes them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from rnn_runtime.errors import SettingsError
+from rnn_runtime.model.spec import ModelSpec
+
+Weights = Mapping[str, NDArray[np.float32]]
+ACTIVATIONS = {"tanh": "Tanh", "relu": "Relu"}
+
+
+class GraphBuilder:
+    """Nodes and constants in the making. A node is named for its first output.
+
+    Attributes:
+        float: The type that the net computes in: `np.float32` or `np.float16`.
+        nodes: In the order in which they were added, which is one that they can run in.
+        initializers: The constants, weights among them.
+    """
+
+    def __init__(self, float_: type[np.generic]) -> None:
+        self.float = float_
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+
+    def node(self, operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        """Add a node with one output, and give that output's name."""
+        self.nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
+        return output
+
+    def nodes_out(self, operator: str, inputs: Sequence[str], outputs: list[str], **attributes: Any) -> list[str]:
+        """Add a node with several outputs, of which empty names are left out, and give their names."""
+        name = next(filter(None, outputs))
+        self.nodes.append(helper.make_node(operator, inputs, outputs, name=name, **attributes))
+        return outputs
+
+    @property
+    def float_type(self) -> int:
+        """ONNX's number for the type that the net computes in."""
+        return helper.np_dtype_to_tensor_dtype(np.dtype(self.float))
+
+    def constant(self, name: str, value: object, dtype: type[np.generic] | None = None) -> str:
+        """Add a constant, of the type that the net computes in or another, and give its name.
+
+        Raises:
+            SettingsError: a value is too large for float16.
+        """
+        with np.errstate(over="ignore"):  # looked at below
+            array = np.ascontiguousarray(value, dtype or self.float)
+        if self.float is np.float16 and not np.isfinite(array).all():
+            raise SettingsError(f"{name} has a value beyond float16's largest, 65504; export it with --precision fp32")
+        self.initializers.append(numpy_helper.from_array(array, name))
+        return name
+
+
+def directions_of(spec: ModelSpec, layer: int) -> list[tuple[str, str]]:
+    """Of a layer's directions, the name in the graph and how the names of PyTorch's weights end."""
+    both = [(f"rnn.{layer}", f"_l{layer}"), (f"rnn.{layer}.reverse", f"_l{layer}_reverse")]
+    return both[: spec.num_directions]
+
+
+def gemm_weights(graph: GraphBuilder, weights: Weights, name: str, suffix: str) -> tuple[str, str, str]:
+    """Weight, recurrent weight and bias (the sum of PyTorch's two) of one direction, as `Gemm` takes them."""
+    return (
+        graph.constant(f"{name}.weight_input", weights[f"rnn.weight_ih{suffix}"].T),
+        graph.constant(f"{name}.weight_hidden", weights[f"rnn.weight_hh{suffix}"].T),
+        graph.constant(f"{name}.bias", weights[f"rnn.bias_ih{suffix}"] + weights[f"rnn.bias_hh{suffix}"]),
+    )
+
+
+def concatenate(graph: GraphBuilder, directions: list[str], name: str, axis: int = 1) -> str:
+    """Both directions side by side; of one direction, itself."""
+    return directions[0] if len(directions) == 1 else graph.node("Concat", directions, name, axis=axis)

@@ -1,0 +1,63 @@
+"""A vanilla RNN as a loop over the rows of the image."""
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from rnn_export.graph.builder import ACTIVATIONS, GraphBuilder, Weights, concatenate, directions_of, gemm_weights
+from rnn_runtime.model.spec import ModelSpec
+
+
+def add_scanned_rnn(graph: GraphBuilder, spec: ModelSpec, weights: Weights, pixels: str) -> str:
+    """A vanilla RNN as one `Scan` a layer, whose body is a step of each direction, in the same two `Gemm` and `f`."""
+    graph.node("Shape", ["images"], "rnn.batch", start=0, end=1)
+    graph.constant("rnn.hidden_size", [spec.hidden_size], np.int64)
+    graph.node("Concat", ["rnn.batch", "rnn.hidden_size"], "rnn.state_shape", axis=0)
+    zero = numpy_helper.from_array(np.zeros(1, graph.float))
+    graph.node("ConstantOfShape", ["rnn.state_shape"], "rnn.zero", value=zero)
+    sequence, features = pixels, spec.input_size
+    for layer in range(spec.num_layers):
+        last = layer == spec.num_layers - 1
+        names = [name for name, _ in directions_of(spec, layer)]
+        body = _scan_body(graph, spec, weights, layer, features, last)
+        upwards = [int(suffix.endswith("reverse")) for _, suffix in directions_of(spec, layer)]
+        states = [f"{name}.last_hidden" for name in names]
+        outputs = [] if last else [f"{name}.hidden" for name in names]
+        graph.nodes_out(
+            "Scan",
+            [*["rnn.zero"] * len(names), *[sequence] * len(names)],
+            [*states, *outputs],
+            body=body,
+            num_scan_inputs=len(names),
+            scan_input_directions=upwards,
+            **({} if last else {"scan_output_directions": upwards}),
+        )
+        if last:
+            return concatenate(graph, states, "rnn.hidden")
+        sequence = concatenate(graph, outputs, f"rnn.{layer}.both", axis=2)
+        features = spec.hidden_size * spec.num_directions
+    raise AssertionError("a net has at least one layer")
+
+
+def _scan_body(
+    graph: GraphBuilder, spec: ModelSpec, weights: Weights, layer: int, features: int, last: bool
+) -> onnx.GraphProto:
+    def value(name: str, size: int) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, graph.float_type, ["batch", size])
+
+    nodes, states, rows, hidden, copies = [], [], [], [], []
+    for name, suffix in directions_of(spec, layer):
+        weight, recurrence, bias = gemm_weights(graph, weights, name, suffix)
+        for operator, inputs, output in (
+            ("Gemm", [f"{name}.row", weight, bias], f"{name}.step.input"),
+            ("Gemm", [f"{name}.previous", recurrence, f"{name}.step.input"], f"{name}.step.sum"),
+            (ACTIVATIONS[spec.nonlinearity], [f"{name}.step.sum"], f"{name}.step.hidden"),
+            # a state and an output of a step need names of their own
+            *([] if last else [("Identity", [f"{name}.step.hidden"], f"{name}.step.output")]),
+        ):
+            nodes.append(helper.make_node(operator, inputs, [output], name=output))
+        states.append(value(f"{name}.previous", spec.hidden_size))
+        rows.append(value(f"{name}.row", features))
+        hidden.append(value(f"{name}.step.hidden", spec.hidden_size))
+        copies.append(value(f"{name}.step.output", spec.hidden_size))
+    return helper.make_graph(nodes, f"rnn.{layer}.step", [*states, *rows], [*hidden, *([] if last else copies)])

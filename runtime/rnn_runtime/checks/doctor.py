@@ -1,0 +1,164 @@
+"""What a bug report needs: versions, providers, CUDA's libraries, the model file, and the one next thing to do."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TextIO
+
+from rnn_runtime.classifier import Classifier, usable_cores
+from rnn_runtime.engine.driver import LIBRARY, Driver, find_driver
+from rnn_runtime.engine.installation import (
+    cuda_major,
+    import_onnxruntime,
+    installed_packages,
+    load_library,
+    preload_cuda,
+)
+from rnn_runtime.engine.session import CUDA_DEFAULTS, CudaOptions, Provider, open_session
+from rnn_runtime.errors import MissingPackageError, ModelError
+from rnn_runtime.model.metadata import ModelMetadata
+
+_NOTHING = "Nothing to mend."
+
+# One operator, `Identity`, of uint8 [n, 1, 1, 1], for where there is no model to start providers with. Made with
+# onnx.helper: x, y = (make_tensor_value_info(name, TensorProto.UINT8, ["n", 1, 1, 1]) for name in "xy"), and
+# make_model(make_graph([make_node("Identity", ["x"], ["y"])], "g", [x], [y]), ir_version=8,
+# opset_imports=[make_opsetid("", 17)]).SerializeToString().
+BUILT_IN_MODEL = (
+    b'\x08\x08:Q\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x1c\n\x01x\x12\x17\n\x15\x08\x02\x12\x11\n\x03\x12\x01n'
+    b"\n\x02\x08\x01\n\x02\x08\x01\n\x02\x08\x01b\x1c\n\x01y\x12\x17\n\x15\x08\x02\x12\x11\n\x03\x12\x01n"
+    b"\n\x02\x08\x01\n\x02\x08\x01\n\x02\x08\x01B\x04\n\x00\x10\x11"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What `examine` found.
+
+    `facts` are names and what was found, `providers` those that start, and `next_step` is the one thing to do next, or
+    says that there is nothing to mend.
+    """
+
+    facts: tuple[tuple[str, str], ...]
+    providers: tuple[str, ...]
+    next_step: str
+
+
+def examine(model: Path | None = None, provider: Provider = "auto", *, cuda: CudaOptions = CUDA_DEFAULTS) -> Diagnosis:
+    """Look at the installation, the providers and a model file, without reading images.
+
+    Args:
+        model: A file that `rnn-export` wrote; None, a missing or a damaged one leave providers to a built-in model.
+        provider: The one that is wanted: whether it is something to mend that CUDA doesn't start.
+        cuda: How to start CUDA.
+    """
+    driver = find_driver()
+    facts = [*_machine(), *_packages(), *_driver_facts(driver)]
+    try:
+        ort = import_onnxruntime()
+        content, model_facts, model_remedy = _examine_model(model)
+        opened = open_session(content, "auto", cuda=cuda)
+    except MissingPackageError as error:
+        if model is not None:
+            facts.append(("model", f"{model}: {'not read' if os.path.exists(model) else 'not found'}"))
+        return Diagnosis(tuple(facts), (), str(error))
+    cuda_state = "starts" if opened.provider == "cuda" else f"doesn't start: {opened.notice}"
+    facts += [
+        ("onnxruntime", f"{ort.__version__}, in {Path(str(ort.__file__)).parent}"),
+        ("compiled in", ", ".join(ort.get_available_providers())),
+        *_cuda_facts(ort),
+        ("CUDA provider", cuda_state),
+        ("CPU provider", "starts"),
+        *model_facts,
+    ]
+    # Without a driver, it is no fault that CUDA doesn't start, unless it was asked for.
+    wanted = provider == "cuda" or driver is not None or len(installed_packages()) > 1
+    cuda_remedy = opened.remedy if wanted else None
+    providers = ("cuda", "cpu") if opened.provider == "cuda" else ("cpu",)
+    return Diagnosis(tuple(facts), providers, cuda_remedy or model_remedy or _NOTHING)
+
+
+def print_diagnosis(diagnosis: Diagnosis, file: TextIO) -> None:
+    """Print a line a fact, and the next step as the last one."""
+    width = max(len(name) for name, _ in diagnosis.facts) + 2
+    for name, found in diagnosis.facts:
+        file.write(f"{name:<{width}}{' '.join(found.split())}\n")
+    file.write(f"Next: {diagnosis.next_step}\n")
+
+
+def _machine() -> list[tuple[str, str]]:
+    cores = usable_cores()
+    return [
+        ("rnn-onnx", _version("rnn-onnx")),
+        ("Python", f"{platform.python_version()}, {sys.executable}"),
+        ("system", f"{platform.platform()}"),
+        ("cores", f"{cores} of {os.cpu_count()} usable; as many threads, unless --threads says otherwise"),
+    ]
+
+
+def _packages() -> list[tuple[str, str]]:
+    # of torch, only whether it is there: importing it takes seconds, and nothing here uses it
+    names = ("numpy", "Pillow", "kornia-rs", "click", "torch")
+    packages = ", ".join(f"{name} {version}" for name, version in installed_packages().items())
+    return [*((name, _version(name)) for name in names), ("onnxruntime from", packages or "no package")]
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _driver_facts(driver: Driver | None) -> list[tuple[str, str]]:
+    if driver is None:
+        return [("NVIDIA driver", f"not found ({LIBRARY})")]
+    if driver.cuda_version is None:
+        return [("NVIDIA driver", f"{LIBRARY} is there, but isn't NVIDIA's")]
+    version = "runs CUDA up to {}.{}".format(*driver.cuda_version)
+    if driver.problem:
+        return [("NVIDIA driver", f"{version}, but could not start: {driver.problem}")]
+    devices = [(f"CUDA device {number}", name) for number, name in enumerate(driver.devices or ())]
+    return [("NVIDIA driver", version), *(devices or [("CUDA devices", "none")])]
+
+
+def _cuda_facts(ort: ModuleType) -> list[tuple[str, str]]:
+    major = cuda_major(ort)
+    if major is None:
+        return [("built for CUDA", "no")]
+    preload_cuda(ort)
+    libraries = (f"libcudart.so.{major}", f"libcublasLt.so.{major}", f"libcublas.so.{major}", "libcurand.so.10")
+    found = {name: "found" if load_library(name) else "not found" for name in (*libraries, "libcudnn.so.9")}
+    return [("built for CUDA", f"{ort.cuda_version}, and cuDNN 9"), *found.items()]
+
+
+def _examine_model(model: Path | None) -> tuple[bytes, list[tuple[str, str]], str | None]:
+    """The model to start providers with, what there is to tell of the file, and what to do about it."""
+    if model is None:
+        return BUILT_IN_MODEL, [], None
+    try:
+        metadata = Classifier(model, "cpu", threads=1).metadata
+        content = model.read_bytes()
+        return content, [("model", f"{model}, {len(content):,} bytes"), *_model_facts(metadata)], None
+    except (ModelError, OSError) as error:
+        remedy = "Write a model with: rnn-export model.pt model.onnx"
+        if os.path.exists(model):
+            remedy = f"Copy {model} again, or write it with: rnn-export model.pt {model}"
+        return BUILT_IN_MODEL, [("model", str(error))], remedy
+
+
+def _model_facts(metadata: ModelMetadata) -> list[tuple[str, str]]:
+    spec = metadata.spec
+    directions = ", bidirectional" if spec.bidirectional else ""
+    image = spec.image
+    return [
+        ("network", f"{spec.cell}, {spec.num_layers} layers of {spec.hidden_size}{directions}"),
+        ("images", f"{image.height} x {image.width}, {image.channels} channels; {len(spec.class_names)} classes"),
+        ("export", json.dumps(metadata.export)),
+        ("checkpoint", f"SHA-256 {metadata.checkpoint_sha256}"),
+    ]

@@ -1,0 +1,32 @@
+"""Parity without PyTorch: a model's golden samples, run again here and compared with PyTorch's logits."""
+
+from rnn_runtime.classifier import Classifier
+from rnn_runtime.errors import ParityError
+from rnn_runtime.model.difference import ATOL, RTOL, Difference
+
+
+def self_check(classifier: Classifier, *, atol: float | None = None, rtol: float | None = None) -> Difference:
+    """Replay a model's golden samples on this machine and provider.
+
+    Args:
+        classifier: The model to check.
+        atol: Absolute tolerance of a logit; None for the one that the model was held to when it was exported.
+        rtol: Tolerance relative to the logit that PyTorch gave; None likewise.
+
+    Returns:
+        The difference from the logits stored at export.
+
+    Raises:
+        ParityError: it is beyond the tolerance.
+    """
+    golden, parity = classifier.metadata.golden, classifier.metadata.parity
+    atol = float(parity.get("atol", ATOL)) if atol is None else atol
+    rtol = float(parity.get("rtol", RTOL)) if rtol is None else rtol
+    difference = Difference.between(classifier.predict_logits(golden.images), golden.logits, atol=atol, rtol=rtol)
+    if not difference.within_tolerance:
+        raise ParityError(
+            f"{classifier.path}: on {classifier.provider}, logits differ from PyTorch's by up to "
+            f"{difference.max_absolute:.2e}, more than --atol {atol:g} and --rtol {rtol:g} allow; "
+            f"don't use this model here: {'export it again' if classifier.provider == 'cpu' else 'try --provider cpu'}"
+        )
+    return difference

@@ -1,0 +1,55 @@
+"""Files that are whole or not there: written beside their name, and renamed at the end."""
+
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from rnn_runtime.errors import InputError
+
+
+@contextmanager
+def atomic_write(path: str | Path, mode: str = "w", *, sync: bool = True, **options: Any) -> Iterator[IO[Any]]:
+    """Write a file that appears under its name when it is whole, or not at all.
+
+    Args:
+        path: The final name. A temporary file beside it is renamed at the end of the `with` block,
+            or removed if the block raises.
+        mode: `w` for text or `wb` for bytes.
+        sync: Wait until it is on the disk, so that it is whole even after a failure of the power.
+        options: Passed to `open`.
+
+    Raises:
+        OSError: the folder is missing or can't be written.
+    """
+    target = Path(os.path.realpath(path))  # of a link, the file it leads to
+    # Named before it is made, so that an interruption at any moment finds it to remove.
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open(mode.replace("w", "x"), **options) as file:
+            yield file
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+            error.filename = str(path)  # a full disk has no name, and the temporary file's says nothing to anybody
+        raise
+
+
+def check_output(output: Path, inputs: Iterable[str | Path]) -> None:
+    """Check that a file can be written, and isn't one that is read.
+
+    Raises:
+        InputError: the folder is missing, `output` is one of `inputs`, or a device, pipe or folder.
+    """
+    if not output.parent.is_dir():
+        raise InputError(f"{output}: the folder {output.parent} does not exist; create it first")
+    if os.path.exists(output) and not output.is_file():
+        raise InputError(f"{output}: not a regular file, and would be replaced by one; choose another name")
+    if any(os.path.exists(path) and os.path.exists(output) and os.path.samefile(path, output) for path in inputs):
+        raise InputError(f"{output}: this is a file that is read, and would be overwritten; choose another name")

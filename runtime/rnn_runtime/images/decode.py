@@ -1,0 +1,239 @@
+"""From an encoded image file to the pixels that a model takes. Training and serving both go through here."""
+
+import ctypes
+import io
+import os
+import stat
+import struct
+import warnings
+from pathlib import Path
+
+import numpy as np
+import PIL
+from kornia_rs.io import decode_image_png_u8
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps
+
+from rnn_runtime.errors import ImageError
+from rnn_runtime.images.limits import MAX_FILE_BYTES, TOO_MANY_PIXELS, check_size, check_work
+from rnn_runtime.model.spec import ImageSpec
+
+# The kinds that a folder is searched for; files named one by one are decoded whatever their ending.
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm"})
+
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM")  # Pillow's names; it reads many more, which we don't
+_DEEP_MODES = ("I;16", "I;16B", "I;16L", "I")  # gray of 16 bits; in "I" it comes as 32-bit integers
+_SMALL_PNG = 1 << 15  # bytes
+_MOST_PACKED = 1032  # bytes that deflate makes one of at most (zlib's technical details); a PNG of more isn't whole
+_ORIENTING = (b"eXIf", b"iTXt", b"Raw profile type")  # where a PNG may say which way is up
+
+# Of damaged EXIF data, say, or more pixels than its own limit, which is above ours: an image that can't be used is an
+# error of ours, and beside one that can, a warning is noise.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+_DAMAGED = "a damaged image, or of a kind that isn't supported"
+
+
+def _silence_libtiff() -> None:
+    """Keep libtiff from writing about damaged files to stderr: its lines name no file, and the error comes anyway.
+
+    Pillow offers no way to it. Where Pillow isn't a wheel, which brings its own libtiff, the lines come.
+    """
+    for library in Path(PIL.__file__).parent.with_name("pillow.libs").glob("libtiff-*"):
+        libtiff = ctypes.CDLL(str(library))
+        libtiff.TIFFSetErrorHandler(None)
+        libtiff.TIFFSetWarningHandler(None)
+
+
+_silence_libtiff()
+
+
+def read_image(path: str | Path, spec: ImageSpec) -> NDArray[np.uint8]:
+    """Read and decode an image file to the model's input size.
+
+    Args:
+        path: A file that `decode_image` understands.
+        spec: Size and channels that the model was trained with.
+
+    Returns:
+        uint8, shape `(spec.height, spec.width, spec.channels)`, 0 to 255.
+
+    Raises:
+        ImageError: the file can't be read or decoded; the text doesn't repeat the path.
+    """
+    return decode_image(read_bytes(path), spec)
+
+
+def decode_image(data: bytes, spec: ImageSpec) -> NDArray[np.uint8]:
+    """Decode one encoded image to the model's input size.
+
+    A JPEG much larger than that is decoded at a half, quarter or eighth of its size, which takes less time.
+
+    Args:
+        data: The bytes of a PNG, JPEG, BMP, TIFF, WebP, GIF (first frame), PGM or PPM file.
+        spec: Size and channels that the model was trained with.
+
+    Returns:
+        uint8, shape `(spec.height, spec.width, spec.channels)`, 0 to 255. 16-bit images keep their upper
+        8 bits, transparency is dropped, EXIF rotation is applied, three channels are in RGB order.
+
+    Raises:
+        ImageError: the bytes are no whole image, or one beyond the limits in `rnn_runtime.images.limits`.
+    """
+    pixels = _decode_small_png(data)
+    if pixels is None:
+        # Twice the size: the last step is then an average of at least four pixels.
+        image = _decode(data, "L" if spec.channels == 1 else "RGB", 2 * max(spec.height, spec.width))
+    elif pixels.shape == spec.shape:
+        return pixels
+    else:
+        image = to_image(pixels)
+    return _fit(image, spec)
+
+
+def image_shape(data: bytes) -> tuple[int, int, int]:
+    """Read from an image's header what shape it has: height, width, and channels: 1 for gray, 3 for colour.
+
+    Args:
+        data: As for `decode_image`.
+
+    Raises:
+        ImageError: as for `decode_image`, but damage behind the header goes unnoticed.
+    """
+    with _open(data) as image:
+        gray = image.mode in ("1", "L", "LA", "F", *_DEEP_MODES)
+        try:
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        except MemoryError:
+            raise
+        except Exception:  # a PNG may have it at its end, so all before is looked at
+            raise ImageError(_DAMAGED) from None
+        width, height = image.size[::-1] if turned else image.size
+        return height, width, 1 if gray else 3
+
+
+def resize_image(pixels: NDArray[np.uint8], spec: ImageSpec) -> NDArray[np.uint8]:
+    """Stretch an image to the model's input size: by area when it shrinks, bilinear when it grows.
+
+    Args:
+        pixels: uint8, shape `(height, width, spec.channels)`.
+        spec: The size to reach.
+
+    Returns:
+        uint8, shape `(spec.height, spec.width, spec.channels)`. The same array if the size is right.
+    """
+    return pixels if pixels.shape == spec.shape else _fit(to_image(pixels), spec)
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """Read a whole file.
+
+    Raises:
+        ImageError: it isn't there, is a folder, may not be read, or has more than `MAX_FILE_BYTES`.
+    """
+    try:
+        # The system's own calls take 40 % of the time of `open` and `read` on small files. A pipe, opened without
+        # waiting for its other end, is refused like all that isn't a file.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        try:
+            status = os.fstat(descriptor)
+            if stat.S_ISDIR(status.st_mode):
+                raise ImageError("is a directory")
+            if not stat.S_ISREG(status.st_mode):
+                raise ImageError("not a regular file")
+            return _read_all(descriptor, status.st_size)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise ImageError((error.strerror or str(error)).lower()) from None
+    except ValueError:  # a null character in the name
+        raise ImageError("not a valid file name") from None
+
+
+def _read_all(descriptor: int, size: int) -> bytes:
+    """All bytes of a file of about `size`."""
+    if size > MAX_FILE_BYTES:
+        raise ImageError(f"the file has more than {MAX_FILE_BYTES} bytes, the most that are read")
+    data = os.read(descriptor, size + 1)
+    if len(data) == size:
+        return data
+    # It grows or shrinks, or is of those in /proc, which say that they have 0 bytes.
+    parts = [data, *iter(lambda: os.read(descriptor, 1 << 20), b"")]
+    return b"".join(parts)
+
+
+def _decode_small_png(data: bytes) -> NDArray[np.uint8] | None:
+    """A small PNG of 8 bits, gray or RGB, without all that Pillow does around its decoder; None for all others.
+
+    On images of 28 x 28, Pillow takes ten times as long (docs/design.md). A PNG holds exact values, so both give
+    the same pixels, uint8 `(height, width, 1 or 3)`. A damaged file is left to Pillow, which says what is wrong.
+    """
+    if not 26 <= len(data) <= _SMALL_PNG or not data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return None
+    width, height, bits, colour = struct.unpack_from(">IIBB", data, 16)
+    mode = {(8, 0): "mono", (8, 2): "rgb"}.get((bits, colour))
+    if mode is None or width * height > _MOST_PACKED * len(data) or any(name in data for name in _ORIENTING):
+        return None
+    try:
+        pixels: NDArray[np.uint8] = decode_image_png_u8(data, (height, width), mode)
+    except Exception:  # it has no exception of its own
+        return None
+    return pixels
+
+
+def _decode(data: bytes, mode: str, least_side: int) -> Image.Image:
+    """The image in Pillow's mode `L` or `RGB`, upright; a JPEG perhaps smaller, with sides of `least_side` or more."""
+    with _open(data) as image:
+        try:
+            image.draft(mode, (least_side, least_side))
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)  # a copy of the largest image would take 256 MB
+            return _to_mode(image, mode)
+        except (ImageError, MemoryError):
+            raise
+        except Exception:  # damaged files make Pillow's decoders raise anything
+            raise ImageError(_DAMAGED) from None
+
+
+def _open(data: bytes) -> Image.Image:
+    if not data:
+        raise ImageError("the file is empty")
+    try:
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        check_size(*image.size)
+        check_work(image, data)
+    except Image.DecompressionBombError:  # Pillow's own limit is above ours
+        raise ImageError(TOO_MANY_PIXELS) from None
+    except (ImageError, MemoryError):
+        raise
+    except Exception:
+        raise ImageError("not an image that can be decoded, or a damaged one") from None
+    return image
+
+
+def _to_mode(image: Image.Image, mode: str) -> Image.Image:
+    if image.mode in _DEEP_MODES:
+        deep = np.asarray(image)
+        if deep.min() < 0 or deep.max() > 0xFFFF:
+            raise ImageError("its pixels have more than 16 bits")
+        image = Image.fromarray((deep >> 8).astype(np.uint8))
+    elif image.mode == "F":
+        raise ImageError("its pixels are floating point numbers, of which nobody knows the range")
+    elif image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # or Pillow warns
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _fit(image: Image.Image, spec: ImageSpec) -> NDArray[np.uint8]:
+    mode = "L" if spec.channels == 1 else "RGB"
+    if image.mode != mode:
+        image = image.convert(mode)
+    if image.size != (spec.width, spec.height):
+        shrinks = image.height >= spec.height and image.width >= spec.width
+        method = Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR
+        image = image.resize((spec.width, spec.height), method)
+    return np.asarray(image).reshape(spec.shape)
+
+
+def to_image(pixels: NDArray[np.uint8]) -> Image.Image:
+    """Pixels, uint8 `(height, width, 1 or 3)`, as Pillow's image."""
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)

@@ -1,0 +1,129 @@
+"""From the paths that a user names to the image files they mean, sorted, without holding them all."""
+
+import contextlib
+import glob
+import heapq
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+
+from rnn_runtime.errors import InputError
+from rnn_runtime.images.decode import IMAGE_SUFFIXES
+
+
+def find_images(paths: Iterable[str], *, recursive: bool = False, literal: Iterable[str] = ()) -> Iterator[str]:
+    """Find the image files that files, folders and glob patterns name.
+
+    Args:
+        paths: Files (taken whatever their ending, even if they don't exist: reading them will tell),
+            folders (their files with an image's ending, hidden ones left out) and glob patterns
+            (`**` goes through folders; a folder that a pattern matches counts as a folder).
+        literal: More files and folders; what looks like a pattern in their names is a part of them.
+        recursive: Go into the folders' folders too. Links to folders that lie in a folder are passed over.
+
+    Returns:
+        Paths in sorted order, each once, found while they are read: of a folder tree, memory holds the
+        names of one folder at a time, and of those above it. A folder in a folder that can't be listed comes
+        too, with a slash at its end: reading it will tell why.
+
+    Raises:
+        InputError: a folder can't be listed, or a folder or pattern has no images.
+    """
+    files, sources = set(), []
+    patterns = frozenset(paths)
+    for path in dict.fromkeys(itertools.chain(sorted(patterns), literal)):
+        if os.path.isdir(path):
+            sources.append(_search_folder(path, recursive))
+        # a file may be named like a pattern, so a file that exists wins
+        elif path in patterns and glob.has_magic(path) and not os.path.lexists(path):
+            sources.append(_search_pattern(path, recursive))
+        else:
+            files.add(path)
+    return _without_repeats(heapq.merge(sorted(files), *sources))
+
+
+def _search_folder(folder: str, recursive: bool) -> Iterator[str]:
+    try:
+        found = _walk(_list(folder, recursive), recursive)
+    except OSError as error:
+        raise InputError(f"{folder}: can't list this folder: {error.strerror}") from None
+    first = next(found, None)
+    if first is None:
+        hint = "" if recursive else "; add --recursive to search its folders too"
+        raise InputError(f"{folder}: no image files in this folder{hint}")
+    return itertools.chain([first], found)
+
+
+def _search_pattern(pattern: str, recursive: bool) -> Iterator[str]:
+    matches = sorted(set(_expand(pattern)))
+    if not matches:
+        raise InputError(f"{pattern}: no file matches this pattern")
+    found = (os.path.join(match, "") if os.path.isdir(match) else match for match in matches)
+    return heapq.merge(*(_walk(iter([path]), recursive) for path in found))
+
+
+def _expand(pattern: str) -> Iterator[str]:
+    """As `glob.glob`, whose own `**` follows links to folders: two that lead back to theirs would keep it forever."""
+    parts = pattern.split(os.sep)
+    if "**" not in parts:
+        yield from glob.glob(pattern)
+        return
+    at = parts.index("**")
+    before, behind = os.sep.join([*parts[:at], ""]), os.sep.join(parts[at + 1 :])
+    for root in glob.glob(before) if before else [""]:
+        for folder in _folders(root):
+            if behind:
+                yield from _expand(glob.escape(folder) + behind)
+            else:
+                yield from [folder] if folder else _list(folder, recursive=False)
+
+
+def _folders(root: str) -> Iterator[str]:
+    """A folder and all in it but hidden ones and links, as what paths in them begin with: `""` or `name/`."""
+    waiting = [root]
+    while waiting:
+        yield (folder := waiting.pop())
+        with contextlib.suppress(OSError), os.scandir(folder or os.curdir) as entries:
+            waiting += [
+                os.path.join(folder, entry.name, "")
+                for entry in entries
+                if entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".")
+            ]
+
+
+def _without_repeats(ordered: Iterable[str]) -> Iterator[str]:
+    for path, _ in itertools.groupby(ordered):
+        yield path
+
+
+def _walk(paths: Iterator[str], recursive: bool) -> Iterator[str]:
+    """The files among paths, and those in the folders among them, which have a slash at their end."""
+    levels = [paths]
+    while levels:
+        path = next(levels[-1], None)
+        if path is None:
+            levels.pop()
+        elif not path.endswith(os.sep):
+            yield path
+        else:
+            try:
+                levels.append(_list(path, recursive))
+            except OSError:
+                yield path
+
+
+def _list(folder: str, recursive: bool) -> Iterator[str]:
+    """The images in a folder, and with `recursive` its folders, sorted.
+
+    Folders have a slash at their end, so that they sort as their files' paths do.
+    """
+    names = []
+    with os.scandir(folder or os.curdir) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                names += [entry.name + os.sep] if recursive else []
+            elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
+                names += [] if entry.is_symlink() and os.path.isdir(entry.path) else [entry.name]
+    return (os.path.join(folder, name) for name in sorted(names))

@@ -1,0 +1,44 @@
+"""How far two runs of one model are apart, and how far they may be."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+ATOL = 1e-5
+RTOL = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How far logits are from those of a reference.
+
+    `within_tolerance` is numpy's rule for each pair: `|actual - reference| <= atol + rtol * |reference|`.
+    """
+
+    max_absolute: float
+    max_relative: float
+    equal_labels: float
+    within_tolerance: bool
+
+    @classmethod
+    def between(
+        cls,
+        actual: NDArray[np.floating],
+        reference: NDArray[np.floating],
+        *,
+        atol: float = ATOL,
+        rtol: float = RTOL,
+    ) -> "Difference":
+        """Compare logits of shape `(batch, classes)`, in float64; a value that isn't finite is beyond tolerance."""
+        left, right = actual.astype(np.float64), reference.astype(np.float64)
+        with np.errstate(invalid="ignore"):  # infinite less infinite is not a number, which is found below
+            absolute = np.abs(left - right)
+        # Relative to the image's largest logit: a single logit may be next to 0, where the quotient says nothing.
+        scale = np.maximum(np.abs(right).max(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+        return cls(
+            max_absolute=float(absolute.max()),
+            max_relative=float((absolute / scale).max()),
+            equal_labels=float((left.argmax(axis=1) == right.argmax(axis=1)).mean()),
+            within_tolerance=bool(np.isfinite(left).all() and np.allclose(left, right, rtol=rtol, atol=atol)),
+        )

@@ -1,0 +1,145 @@
+"""`rnn-infer --doctor`: what a bug report needs, and the next thing to do."""
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import onnxruntime
+import pytest
+
+from rnn_runtime.checks.doctor import BUILT_IN_MODEL, examine
+from tests.conftest import Run, with_modules
+
+cpu_build = pytest.mark.skipif(
+    "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="onnxruntime is built for CUDA"
+)
+
+
+def facts_of(text: str) -> dict[str, str]:
+    return dict(re.split(r"  +", line, maxsplit=1) for line in text.splitlines()[:-1])  # type: ignore[misc]
+
+
+@cpu_build
+def test_where_cuda_is_asked_for_and_cannot_start_that_is_what_to_mend(run: Run) -> None:
+    result = run("rnn-infer", "--doctor", "--provider", "cuda")
+
+    assert result.returncode == 3
+    assert result.stdout.splitlines()[-1] == (
+        "Next: Replace it with: pip uninstall --yes onnxruntime && pip install 'rnn-onnx[cuda]'"
+    )
+
+
+@cpu_build
+def test_doctor_tells_versions_providers_and_the_model(run: Run, digits_model: Path, digits_checkpoint: Path) -> None:
+    result = run("rnn-infer", "--doctor", "--model", digits_model)
+
+    facts = facts_of(result.stdout)
+    assert result.returncode == 0
+    assert result.stderr == ""
+    assert facts["onnxruntime"].startswith(f"{onnxruntime.__version__}, in ")
+    assert facts["onnxruntime from"] == f"onnxruntime {onnxruntime.__version__}"
+    assert facts["compiled in"] == ", ".join(onnxruntime.get_available_providers())
+    assert facts["CPU provider"] == "starts"
+    assert facts["CUDA provider"] == "doesn't start: the installed onnxruntime is built for the CPU only"
+    assert facts["network"] == "rnn, 2 layers of 128"
+    assert facts["images"] == "8 x 8, 1 channels; 10 classes"
+    assert facts["checkpoint"] == f"SHA-256 {hashlib.sha256(digits_checkpoint.read_bytes()).hexdigest()}"
+    assert {"rnn-onnx", "Python", "system", "cores", "numpy", "Pillow", "kornia-rs", "click", "torch"} <= set(facts)
+
+
+@pytest.mark.skipif(os.path.exists("/dev/nvidiactl"), reason="there is a driver")
+def test_machine_without_a_driver_has_nothing_to_mend(run: Run, digits_model: Path) -> None:
+    result = run("rnn-infer", "--doctor", "--model", digits_model)
+
+    assert facts_of(result.stdout)["NVIDIA driver"] == "not found (libcuda.so.1)"
+    assert result.stdout.splitlines()[-1] == "Next: Nothing to mend."
+
+
+@cpu_build
+def test_machine_with_a_driver_is_told_how_to_get_cuda(run: Run, digits_model: Path, stand_in_driver: Path) -> None:
+    environment = os.environ | {"LD_LIBRARY_PATH": str(stand_in_driver)}
+
+    result = run("rnn-infer", "--doctor", "--model", digits_model, env=environment)
+
+    facts = facts_of(result.stdout)
+    assert facts["NVIDIA driver"] == "runs CUDA up to 99.0"
+    assert (facts["CUDA device 0"], facts["CUDA device 1"]) == ("GPU A", "GPU B")
+    assert result.stdout.endswith(
+        "Next: Replace it with: pip uninstall --yes onnxruntime && pip install 'rnn-onnx[cuda]'\n"
+    )
+
+
+@cpu_build
+def test_missing_model_is_the_next_thing_to_do(run: Run) -> None:
+    result = run("rnn-infer", "--doctor")
+
+    assert result.returncode == 0
+    assert facts_of(result.stdout)["model"].startswith("model.onnx: no such file or directory")
+    assert result.stdout.splitlines()[-1] == "Next: Write a model with: rnn-export model.pt model.onnx"
+
+
+@cpu_build
+def test_damaged_model_is_told_and_providers_start_without_it(run: Run, tmp_path: Path, digits_model: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(digits_model.read_bytes()[:1000])
+
+    result = run("rnn-infer", "--doctor")
+
+    assert result.returncode == 0
+    assert result.stderr == ""
+    assert facts_of(result.stdout)["CPU provider"] == "starts"
+    assert result.stdout.splitlines()[-1].startswith("Next: Copy model.onnx again, or write it with: rnn-export")
+
+
+@pytest.mark.parametrize(
+    ("module", "problem"),
+    [
+        ("raise ModuleNotFoundError('...', name='onnxruntime')", "onnxruntime is not installed. Install it with: "),
+        ("raise ImportError('libx.so')", "the installed onnxruntime is broken (libx.so). Mend it with: pip uninstall"),
+        ("", "the installed onnxruntime is broken (most of its files are missing"),
+    ],
+    ids=["missing", "broken", "empty"],
+)
+def test_onnxruntime_that_cannot_be_used_is_the_next_thing_to_mend(
+    run: Run, tmp_path: Path, digits_model: Path, module: str, problem: str
+) -> None:
+    (tmp_path / "onnxruntime.py").write_text(module)
+
+    result = run("rnn-infer", "--doctor", "--model", digits_model, env=with_modules(tmp_path))
+
+    assert result.returncode == 3
+    assert result.stderr == ""
+    assert result.stdout.splitlines()[-1].startswith(f"Next: {problem}")
+    assert "pip install 'rnn-onnx[cpu]'" in result.stdout.splitlines()[-1]
+
+
+@cpu_build
+def test_provider_that_was_asked_for_and_does_not_start_makes_the_exit_code_3(run: Run, digits_model: Path) -> None:
+    assert run("rnn-infer", "--doctor", "--model", digits_model, "--provider", "cpu").returncode == 0
+    assert run("rnn-infer", "--doctor", "--model", digits_model, "--provider", "cuda").returncode == 3
+
+
+@pytest.mark.parametrize("arguments", [("a.png",), ("--self-check",), ("--benchmark",), ("--output", "out.csv")])
+def test_doctor_is_refused_beside_other_work(run: Run, digits_model: Path, arguments: tuple[str, ...]) -> None:
+    result = run("rnn-infer", "--doctor", "--model", digits_model, *arguments)
+
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert "--doctor reads no images and measures nothing" in result.stderr
+
+
+def test_torch_is_asked_for_its_version_and_not_imported() -> None:
+    code = "import sys; from rnn_runtime.checks.doctor import examine; examine(); print('torch' in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+def test_built_in_model_is_one_identity_that_the_cpu_runs() -> None:
+    model = onnx.load_from_string(BUILT_IN_MODEL)
+
+    onnx.checker.check_model(model, full_check=True)
+    assert [node.op_type for node in model.graph.node] == ["Identity"]
+    assert "cpu" in examine().providers

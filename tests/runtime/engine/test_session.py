@@ -1,0 +1,192 @@
+"""Execution providers: the one that was asked for, or an error."""
+
+import os
+from pathlib import Path
+
+import onnx
+import onnxruntime
+import pytest
+
+from rnn_runtime import Classifier
+from rnn_runtime.engine.session import CudaOptions, open_session
+from rnn_runtime.errors import ModelError, ProviderError, SettingsError
+from tests.conftest import Run, with_modules
+
+without_gpu = pytest.mark.skipif(
+    "CUDAExecutionProvider" in onnxruntime.get_available_providers() and os.path.exists("/dev/nvidiactl"),
+    reason="there is a GPU",
+)
+
+
+@without_gpu
+def test_cuda_without_a_gpu_raises_instead_of_using_the_cpu(digits_model: Path) -> None:
+    with pytest.raises(ProviderError, match=r"the CUDA provider could not start: .*or run with --provider cpu"):
+        Classifier(digits_model, provider="cuda")
+
+
+@without_gpu
+def test_cuda_without_a_gpu_exits_with_one_line_and_no_results(
+    run: Run, digits_model: Path, digits_images: Path
+) -> None:
+    result = run("rnn-infer", "--provider", "cuda", "--model", digits_model, "--recursive", digits_images)
+
+    assert result.returncode == 3
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith(f"Error: {digits_model}: the CUDA provider could not start: ")
+
+
+@without_gpu
+def test_auto_without_a_gpu_takes_the_cpu_and_says_why(run: Run, digits_model: Path, digits_images: Path) -> None:
+    result = run("rnn-infer", "--model", digits_model, "--recursive", digits_images)
+
+    assert result.returncode == 0
+    notice, summary = result.stderr.splitlines()
+    assert notice.startswith("Running on the CPU: ")
+    assert summary.endswith("on cpu")
+
+
+def test_cpu_is_taken_without_a_word(digits_model: Path) -> None:
+    classifier = Classifier(digits_model, provider="cpu")
+
+    assert (classifier.provider, classifier.notice) == ("cpu", None)
+
+
+def test_unknown_provider_names_those_there_are(digits_model: Path) -> None:
+    with pytest.raises(ProviderError, match="one of auto, cuda, cpu, not 'tpu'"):
+        open_session(digits_model.read_bytes(), "tpu")  # type: ignore[arg-type]
+
+
+def test_without_onnxruntime_the_extra_to_install_is_named(run: Run, tmp_path: Path, digits_model: Path) -> None:
+    # An import that fails stands in for a package that isn't installed.
+    (tmp_path / "onnxruntime.py").write_text("raise ImportError(\"No module named 'onnxruntime'\")\n")
+
+    result = run("rnn-infer", "--model", digits_model, "a.png", env=with_modules(tmp_path))
+
+    assert result.returncode == 3
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1
+    assert "pip install 'rnn-onnx[cpu]', or with an NVIDIA GPU 'rnn-onnx[cuda]'" in result.stderr
+
+
+def test_what_onnxruntime_writes_to_stderr_while_it_is_imported_is_not_seen(
+    run: Run, tmp_path: Path, digits_model: Path
+) -> None:
+    # As releases 1.23 and 1.24 do, where /sys/class/drm has a display that is no PCI card; then the real one follows.
+    (tmp_path / "onnxruntime.py").write_text(
+        "import os, sys\n"
+        "os.write(2, b'[W:onnxruntime:Default, device_discovery.cc:164] GPU device discovery failed\\n')\n"
+        "sys.path.remove(os.path.dirname(__file__))\n"
+        "del sys.modules['onnxruntime']\n"
+        "import onnxruntime\n"
+    )
+    arguments = ("--provider", "cpu", "--model", digits_model, "no.png")
+
+    result = run("rnn-infer", *arguments, env=with_modules(tmp_path))
+
+    assert result.stdout.endswith("no such file or directory\n")
+    assert result.stderr.startswith("1 image, 1 unreadable, ")
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", bytes(1000), b"\x08\x08"])
+def test_what_is_no_model_is_a_model_error(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+
+    with pytest.raises(ModelError, match=r"model\.onnx: "):
+        Classifier(path, provider="cpu")
+
+
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.6, 0.9, 0.999])
+def test_truncated_model_is_a_model_error(tmp_path: Path, digits_model: Path, share: float) -> None:
+    data = digits_model.read_bytes()
+    (tmp_path / "model.onnx").write_bytes(data[: int(share * len(data))])
+
+    with pytest.raises(ModelError):
+        Classifier(tmp_path / "model.onnx", provider="cpu")
+
+
+def test_weights_outside_of_the_file_are_not_read(tmp_path: Path, digits_model: Path) -> None:
+    onnx.save(
+        onnx.load(digits_model),
+        tmp_path / "model.onnx",
+        save_as_external_data=True,
+        location="weights.bin",
+        size_threshold=0,
+    )
+
+    with pytest.raises(ModelError):
+        Classifier(tmp_path / "model.onnx", provider="cpu")
+
+
+@pytest.mark.parametrize("options", [{"device_id": -1}, {"memory_limit": 0}])
+def test_cuda_options_out_of_range_are_refused(options: dict[str, int]) -> None:
+    with pytest.raises(SettingsError, match="or more, and below"):
+        CudaOptions(**options)  # type: ignore[arg-type]
+
+
+def test_cuda_options_are_parity_first_by_default() -> None:
+    assert CudaOptions().to_provider_options() == {"device_id": "0", "use_tf32": "0", "enable_cuda_graph": "0"}
+
+
+def test_cuda_options_go_to_onnxruntime_under_its_names() -> None:
+    options = CudaOptions(device_id=1, memory_limit=1 << 30, tf32=True, graph=True)
+
+    assert options.to_provider_options() == {
+        "device_id": "1",
+        "gpu_mem_limit": "1073741824",
+        "use_tf32": "1",
+        "enable_cuda_graph": "1",
+    }
+
+
+def test_cuda_options_with_the_cpu_provider_are_refused_instead_of_ignored(digits_model: Path) -> None:
+    with pytest.raises(SettingsError, match="do nothing on the CPU"):
+        Classifier(digits_model, provider="cpu", cuda=CudaOptions(device_id=1))
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_while_onnxruntime_is_imported_is_told_in_a_line(
+    run: Run, tmp_path: Path, digits_model: Path, name: str, code: int
+) -> None:
+    (tmp_path / "onnxruntime.py").write_text(
+        f"import os, signal\nos.kill(os.getpid(), signal.{name})\nInferenceSession = None\n"
+    )
+
+    result = run("rnn-infer", "--model", digits_model, "a.png", env=with_modules(tmp_path))
+
+    assert result.returncode == code
+    assert result.stderr == ("Error: interrupted\n" if code == 130 else "Error: terminated\n")
+
+
+CUDA_ARGUMENTS = [("--device-id", "0"), ("--gpu-memory-limit", "512"), ("--tf32",), ("--no-tf32",), ("--cuda-graph",)]
+
+
+@pytest.mark.parametrize("arguments", CUDA_ARGUMENTS)
+def test_cuda_arguments_with_the_cpu_provider_are_refused_in_one_line(
+    run: Run, digits_model: Path, arguments: tuple[str, ...]
+) -> None:
+    result = run("rnn-infer", "--model", digits_model, "--provider", "cpu", *arguments, "--self-check")
+
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith(f"Error: {arguments[0].replace('no-', '')} does nothing on the CPU: leave it out")
+    assert len(result.stderr.splitlines()) == 1
+
+
+@without_gpu
+def test_cuda_arguments_with_auto_wait_for_a_gpu(run: Run, digits_model: Path) -> None:
+    arguments = ("--device-id", "1", "--gpu-memory-limit", "512", "--tf32", "--cuda-graph")
+
+    result = run("rnn-infer", "--model", digits_model, *arguments, "--self-check")
+
+    assert result.returncode == 0
+    assert result.stderr.startswith("Running on the CPU: ")
+
+
+def test_defaults_of_the_cuda_arguments_are_in_the_help(run: Run) -> None:
+    text = " ".join(run("rnn-infer", "--help").stdout.split())
+
+    assert "--doctor counts them. [default: 0; x>=0]" in text
+    assert "[default: no limit]" in text
+    assert "[default: no-tf32]" in text

@@ -1,0 +1,113 @@
+"""Damaged images of every format: pixels of the right shape, or an error that says so. Nothing else, and no crash.
+
+For a longer search: pytest --hypothesis-profile=long tests/runtime/test_damaged_images.py
+"""
+
+import contextlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from rnn_runtime.errors import ImageError
+from rnn_runtime.images.decode import decode_image, image_shape
+from rnn_runtime.model.spec import ImageSpec
+from tests.support.encoded_images import pattern, to_image
+from tests.support.hostile_images import jpeg_of_scans, png, rle_bmp, save, tiled_tiff
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, which the runtime silences itself
+
+PHOTO = to_image(pattern(12, 10, 3))
+ROTATED = Image.Exif()
+ROTATED[0x0112] = 6
+
+IMAGES = {
+    "gray.png": save(PHOTO.convert("L"), "PNG"),
+    "rgb.png": save(PHOTO, "PNG"),
+    "palette.png": save(PHOTO.convert("P"), "PNG", transparency=3, exif=ROTATED),
+    "deep.png": save(PHOTO.convert("L").convert("I;16"), "PNG"),
+    "no-pixels.png": png(12, 10, (b"tEXt", b"Raw profile type exif\0\nexif\n8\n49492a00"), bits=1),
+    "animated.png": save(PHOTO, "PNG", save_all=True, append_images=[PHOTO.rotate(90)]),
+    "rgb.jpg": save(PHOTO, "JPEG", exif=ROTATED),
+    "gray.jpg": save(PHOTO.convert("L"), "JPEG"),
+    "cmyk.jpg": save(PHOTO.convert("CMYK"), "JPEG", progressive=True),
+    "scans.jpg": jpeg_of_scans(3),
+    "rgb.bmp": save(PHOTO, "BMP"),
+    "palette.bmp": rle_bmp(12, 10, b"\5\1\0\0\0\2\3\1\0\4\1\2\3\4\0\0" + b"\x0c\7\0\0" * 18),
+    "rgb.tif": save(PHOTO, "TIFF"),
+    "lzw.tif": save(PHOTO.convert("RGBA"), "TIFF", compression="tiff_lzw"),
+    "deflate.tif": save(PHOTO.convert("I;16"), "TIFF", compression="tiff_deflate"),
+    "jpeg.tif": save(PHOTO, "TIFF", compression="jpeg"),
+    "fax.tif": save(PHOTO.convert("1"), "TIFF", compression="group4"),
+    "tiles.tif": tiled_tiff(64, compression=8),
+    "rgb.webp": save(PHOTO, "WEBP", exif=ROTATED),
+    "lossless.webp": save(PHOTO.convert("RGBA"), "WEBP", lossless=True),
+    "animated.webp": save(PHOTO, "WEBP", save_all=True, append_images=[PHOTO.rotate(90)]),
+    "palette.gif": save(PHOTO.convert("P"), "GIF", transparency=3, comment=b"a comment"),
+    "animated.gif": save(PHOTO, "GIF", save_all=True, append_images=[PHOTO.rotate(90)]),
+    "rgb.ppm": save(PHOTO, "PPM"),
+    "plain.pgm": b"P2 # plain\n3 2 15\n0 1 2\n3 4 15\n",
+    "few-values.ppm": b"P6 3 2 15\n" + bytes(range(16)) + b"\0\1",
+}
+
+# what is done where: bytes are put there, in place of others or between them, or some are left out, or all behind
+edits = st.lists(
+    st.tuples(st.sampled_from(["put", "insert", "leave out", "end"]), st.integers(0, 1 << 12), st.binary(max_size=8)),
+    min_size=1,
+    max_size=8,
+)
+
+
+def damage(data: bytes, steps: list[tuple[str, int, bytes]]) -> bytes:
+    for step, place, some in steps:
+        at = place % (len(data) + 1)
+        behind = {"put": at + len(some), "insert": at, "leave out": at + len(some), "end": len(data)}[step]
+        data = data[:at] + (some if step in ("put", "insert") else b"") + data[behind:]
+    return data
+
+
+@pytest.mark.parametrize("name", IMAGES)
+@given(steps=edits)
+def test_damaged_images_give_pixels_or_an_image_error(name: str, steps: list[tuple[str, int, bytes]]) -> None:
+    data = damage(IMAGES[name], steps)
+
+    for spec in (ImageSpec(8, 6, 3), ImageSpec(12, 10, 1)):
+        with contextlib.suppress(ImageError):
+            pixels = decode_image(data, spec)
+            assert pixels.shape == spec.shape
+            assert pixels.dtype == np.uint8
+    with contextlib.suppress(ImageError):
+        height, width, channels = image_shape(data)
+        assert min(height, width) > 0
+        assert channels in (1, 3)
+
+
+@pytest.mark.parametrize("name", sorted(set(IMAGES) - {"no-pixels.png"}))
+def test_undamaged_images_give_pixels(name: str) -> None:
+    assert decode_image(IMAGES[name], ImageSpec(8, 6, 3)).shape == (8, 6, 3)
+
+
+@given(st.binary(max_size=200), st.sampled_from(sorted(IMAGES)), st.integers(0, 40))
+def test_random_bytes_behind_a_right_start_give_pixels_or_an_image_error(rest: bytes, name: str, length: int) -> None:
+    data = IMAGES[name][:length] + rest
+
+    for function in (lambda: decode_image(data, ImageSpec(8, 6, 3)), lambda: image_shape(data)):
+        with contextlib.suppress(ImageError):
+            function()
+
+
+def test_a_truncated_png_has_no_shape_that_could_be_believed() -> None:
+    with pytest.raises(ImageError, match="a damaged image"):
+        image_shape(IMAGES["rgb.png"][:-40])
+
+
+def test_damage_is_told_by_the_error_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    damaged = bytearray(IMAGES["deflate.tif"])
+    damaged[8:12] = b"\xff\xff\xff\xff"  # where its pixels begin
+
+    with pytest.raises(ImageError):
+        decode_image(bytes(damaged), ImageSpec(8, 6, 3))
+
+    assert capfd.readouterr().err == ""

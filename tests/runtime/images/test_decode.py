@@ -1,0 +1,225 @@
+"""From encoded files to pixels."""
+
+import contextlib
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from rnn_runtime.errors import ImageError
+from rnn_runtime.images.decode import decode_image, image_shape, read_image, resize_image
+from rnn_runtime.model.spec import ImageSpec
+from tests.support.encoded_images import LOSSLESS, encode, pattern, png_chunk, to_image
+
+GRAY = ImageSpec(8, 6, 1)
+RGB = ImageSpec(8, 6, 3)
+
+
+def save(image: Image.Image, suffix: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, Image.registered_extensions()[suffix], **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("suffix", LOSSLESS)
+def test_lossless_formats_keep_every_colour(suffix: str) -> None:
+    pixels = pattern(8, 6, 3)
+
+    assert np.array_equal(decode_image(encode(pixels, suffix), RGB), pixels)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".pgm"])
+def test_lossless_formats_keep_every_gray(suffix: str) -> None:
+    pixels = pattern(8, 6, 1)
+
+    assert np.array_equal(decode_image(encode(pixels, suffix), GRAY), pixels)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".gif"])
+def test_lossy_formats_keep_pure_colours_nearly(suffix: str) -> None:
+    pixels = np.full((8, 6, 3), (255, 0, 0), np.uint8)
+
+    decoded = decode_image(encode(pixels, suffix), RGB)
+
+    assert np.abs(decoded.astype(int) - pixels).max() <= 8
+
+
+def test_colour_becomes_gray_by_luminance() -> None:
+    green = np.full((8, 6, 3), (0, 255, 0), np.uint8)
+
+    gray = decode_image(encode(green), GRAY)
+
+    assert np.abs(gray - 0.587 * 255).max() < 1  # ITU-R BT.601 gives green a weight of 0.587
+
+
+def test_gray_becomes_three_equal_channels() -> None:
+    pixels = pattern(8, 6, 1)
+
+    assert np.array_equal(decode_image(encode(pixels), RGB), np.repeat(pixels, 3, axis=2))
+
+
+def test_16_bit_images_keep_their_upper_8_bits() -> None:
+    deep = np.random.default_rng(0).integers(0, 65536, (8, 6), np.uint16)
+    data = save(Image.fromarray(deep), ".png")
+
+    decoded = decode_image(data, GRAY)[:, :, 0]
+
+    assert np.array_equal(decoded, deep >> 8)
+
+
+def test_transparency_is_dropped() -> None:
+    pixels = pattern(8, 6, 4)
+
+    assert np.array_equal(decode_image(encode(pixels), RGB), pixels[:, :, :3])
+
+
+def test_exif_rotation_is_applied() -> None:
+    wide = np.zeros((6, 8, 1), np.uint8)
+    wide[:, :4] = 255
+    jpeg = encode(wide, ".jpg")
+    # big-endian TIFF with one entry: orientation (0x0112), a short, 6: turn by 90 degrees clockwise to view
+    tiff = b"MM\0*\0\0\0\x08" + b"\0\x01" + b"\x01\x12\0\x03\0\0\0\x01\0\x06\0\0" + bytes(4)
+    segment = b"\xff\xe1" + (2 + 6 + len(tiff)).to_bytes(2, "big") + b"Exif\0\0" + tiff
+
+    turned = decode_image(jpeg[:2] + segment + jpeg[2:], GRAY)
+
+    assert turned.shape == (8, 6, 1)
+    assert turned[:4].min() > 200
+    assert turned[4:].max() < 50
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tif", ".webp"])
+@pytest.mark.parametrize("shape", [(3, 5, 1), (7, 2, 3)])
+def test_header_tells_size_and_channels(shape: tuple[int, int, int], suffix: str) -> None:
+    expected = (*shape[:2], 3) if suffix == ".webp" else shape  # WebP knows colour only
+
+    assert image_shape(encode(pattern(*shape), suffix)) == expected
+
+
+@given(
+    st.integers(1, 40), st.integers(1, 40), st.integers(1, 30), st.integers(1, 30), st.sampled_from([1, 3]), st.binary()
+)
+def test_any_size_is_brought_to_the_models(
+    height: int, width: int, to_height: int, to_width: int, channels: int, extra: bytes
+) -> None:
+    spec = ImageSpec(to_height, to_width, channels)
+    pixels = pattern(height, width, channels, seed=len(extra))
+
+    resized = decode_image(encode(pixels), spec)
+
+    assert resized.shape == spec.shape
+    assert resized.dtype == np.uint8
+    assert pixels.min() <= resized.min() <= resized.max() <= pixels.max()
+
+
+def test_halving_averages_blocks_of_four() -> None:
+    pixels = pattern(8, 12, 1).astype(int) // 4 * 4
+
+    halved = resize_image(pixels.astype(np.uint8), ImageSpec(4, 6, 1))
+
+    expected = pixels.reshape(4, 2, 6, 2).mean(axis=(1, 3))
+    assert np.abs(halved[:, :, 0] - expected).max() <= 0.5
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (10_000, 1), (1, 10_000)])
+def test_extreme_proportions_are_brought_to_the_models_size(shape: tuple[int, int]) -> None:
+    assert decode_image(encode(np.full((*shape, 1), 77, np.uint8)), GRAY).tolist() == [[[77]] * 6] * 8
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (b"", "the file is empty"),
+        (b"hello, I am a text", "not an image"),
+        (b"\x89PNG\r\n\x1a\n", "not an image"),
+        (bytes(10_000), "not an image"),
+    ],
+)
+def test_what_is_no_image_is_an_image_error(data: bytes, problem: str) -> None:
+    with pytest.raises(ImageError, match=problem):
+        decode_image(data, GRAY)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tif", ".webp", ".gif", ".pgm"])
+def test_truncated_images_are_errors_not_half_pictures(suffix: str) -> None:
+    spec = ImageSpec(40, 40, 1 if suffix == ".pgm" else 3)
+    data = encode(pattern(*spec.shape), suffix)
+    whole = decode_image(data, spec)
+    behind_the_pixels = 20  # bytes: a checksum and an end mark, whose loss some decoders don't mind
+
+    for length in np.linspace(1, len(data) - behind_the_pixels - 1, 60).astype(int):
+        with pytest.raises(ImageError):
+            decode_image(data[:length], spec)
+    for length in range(len(data) - behind_the_pixels, len(data)):
+        with contextlib.suppress(ImageError):
+            assert np.array_equal(decode_image(data[:length], spec), whole)
+
+
+def test_small_png_gives_the_pixels_that_any_png_does() -> None:
+    for shape in ((28, 28, 1), (28, 28, 3), (10, 7, 3)):
+        pixels = pattern(*shape)
+        for spec in (ImageSpec(*shape), ImageSpec(5, 9, 1), ImageSpec(40, 40, 3)):
+            small = encode(pixels)
+            assert len(small) < 5_000
+            # a chunk that all decoders skip makes it a large file, which goes another way
+            large = small[:33] + png_chunk(b"zzZz", bytes(50_000)) + small[33:]
+            assert np.array_equal(decode_image(small, spec), decode_image(large, spec))
+
+
+@pytest.mark.parametrize("position", [20, 50, 400, -20])
+def test_a_bit_that_flipped_in_a_png_is_an_error_not_another_picture(position: int) -> None:
+    data = bytearray(encode(pattern(28, 28, 1)))
+    data[position] ^= 4
+
+    with pytest.raises(ImageError):
+        decode_image(bytes(data), ImageSpec(28, 28, 1))
+
+
+def test_large_jpeg_decoded_at_less_than_its_size_looks_the_same() -> None:
+    coarse = pattern(6, 8, 3)
+    photo = np.asarray(to_image(coarse).resize((640, 480), Image.Resampling.BICUBIC))
+    spec = ImageSpec(28, 28, 3)
+
+    scaled = decode_image(encode(photo, ".jpg"), spec)
+
+    exact = resize_image(photo, spec)
+    assert np.abs(scaled.astype(int) - exact).mean() < 2
+
+
+@pytest.mark.parametrize("mode", ["1", "P", "LA", "RGBA", "CMYK"])
+def test_kinds_of_pixels_become_what_the_model_takes(mode: str) -> None:
+    gray = np.repeat(np.uint8([[0, 255, 0, 255, 255, 0]]), 8, axis=0)[:, :, np.newaxis]  # black and white only
+    image = to_image(np.repeat(gray, 3, axis=2)).convert(mode)
+    data = save(image, ".jpg" if mode == "CMYK" else ".png", **({"quality": 100} if mode == "CMYK" else {}))
+
+    for spec in (GRAY, RGB):
+        assert np.abs(decode_image(data, spec).astype(int) - gray).max() <= 3
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_pixels_of_unknown_range_are_refused(dtype: type[np.generic]) -> None:
+    data = save(Image.fromarray(np.full((8, 6), 100_000, dtype)), ".tif")
+
+    with pytest.raises(ImageError, match="its pixels"):
+        decode_image(data, GRAY)
+
+
+def test_animation_gives_its_first_frame() -> None:
+    frames = [to_image(np.full((8, 6, 3), value, np.uint8)) for value in (10, 200)]
+    for suffix in (".gif", ".webp", ".png"):
+        data = save(frames[0], suffix, save_all=True, append_images=frames[1:])
+        assert np.abs(decode_image(data, RGB).astype(int) - 10).max() <= 3
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [("missing.png", "no such file or directory"), (".", "is a directory"), ("a\0b", "not a valid file name")],
+)
+def test_files_that_cannot_be_read_say_why(tmp_path: Path, name: str, problem: str) -> None:
+    with pytest.raises(ImageError, match=problem):
+        read_image(f"{tmp_path}/{name}", GRAY)

@@ -1,0 +1,368 @@
+"""Results in files: what is left of a run that is stopped, killed or out of disk, and how it goes on."""
+
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rnn_runtime import Classifier
+from rnn_runtime.errors import InputError, RunInterruptedError
+from rnn_runtime.files.growing import growing_file
+from rnn_runtime.images.find import find_images
+from rnn_runtime.results.run import classify_files
+from tests.conftest import Run
+from tests.support.encoded_images import encode
+from tests.support.processes import size, started, wait_until
+from tests.support.tampered_models import change_metadata
+
+MANY = 20_000
+
+
+@pytest.fixture
+def folder(tmp_path: Path, digits_model: Path, digits_images: Path) -> Path:
+    """A working folder: model.onnx, and images/ with 40 digits and a file that is none."""
+    shutil.copy(digits_model, tmp_path / "model.onnx")
+    (tmp_path / "images").mkdir()
+    for i, path in enumerate(sorted(digits_images.rglob("*.png"))[::9]):
+        shutil.copy(path, tmp_path / "images" / f"{i:03}.png")
+    (tmp_path / "images" / "broken.png").write_text("no image")
+    return tmp_path
+
+
+@pytest.fixture
+def many(folder: Path) -> Path:
+    """Seconds of work: hard links to the images of `folder`."""
+    images = sorted((folder / "images").iterdir())
+    (folder / "many").mkdir()
+    for i in range(MANY):
+        (folder / "many" / f"{i:06}.png").hardlink_to(images[i % len(images)])
+    return folder
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    text = path.read_text(errors="surrogateescape")
+    if path.name.startswith("out.csv"):
+        return list(csv.DictReader(text.splitlines(keepends=True)))
+    return [row for row in map(json.loads, text.splitlines()) if "run" not in row]
+
+
+def assert_same_results(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+    assert [row["path"] for row in found] == [row["path"] for row in expected]
+    assert [row["label"] for row in found] == [row["label"] for row in expected]
+    assert [row["error"] for row in found] == [row["error"] for row in expected]
+    left, right = ([float(row["probability"] or -1) for row in rows] for rows in (found, expected))
+    np.testing.assert_allclose(left, right, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("style", ["csv", "jsonl"])
+def test_a_run_killed_again_and_again_loses_nothing_and_repeats_nothing(many: Path, run: Run, style: str) -> None:
+    output, part = many / f"out.{style}", many / f"out.{style}.part"
+    expected = many / f"out.{style}.expected"
+    run("rnn-infer", "--format", style, "--output", expected.name, "many")
+    moments = random.Random(0)
+    sizes = []
+    for _ in range(4):
+        with started(
+            "rnn-infer", "--provider", "cpu", "--output", output.name, "--resume", "many", folder=many
+        ) as process:
+            before = size(part)
+            wait_until(lambda before=before: size(part) > before, process)
+            time.sleep(moments.uniform(0, 0.1))
+            assert process.poll() is None, "it was done before it could be killed"
+        assert not output.exists()
+        sizes.append(part.stat().st_size)
+
+    result = run("rnn-infer", "--output", output.name, "--resume", "--summary", "summary.json", "many")
+
+    assert sizes == sorted(set(sizes))
+    assert_same_results(read(output), read(expected))
+    assert not part.exists()
+    summary = json.loads((many / "summary.json").read_text())
+    assert summary["images"] == MANY
+    assert 0 < summary["earlier"] < MANY
+    assert f"20,000 images ({summary['earlier']:,} from before), 487 unreadable" in result.stderr
+    assert result.returncode == 1
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_keeps_what_is_there_and_says_how_to_go_on(many: Path, number: signal.Signals, exit_code: int) -> None:
+    part = many / "out.csv.part"
+    with started("rnn-infer", "--provider", "cpu", "--output", "out.csv", "many", folder=many) as process:
+        wait_until(lambda: size(part) > 0, process)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+
+    assert len(read(part)) > 0
+    assert process.returncode == exit_code
+    assert errors == (f"Error: interrupted; {part.resolve()} holds the results so far; go on with: --resume\n")
+    assert not (many / "out.csv").exists()
+
+
+def test_whoever_presses_ctrl_c_again_and_again_gets_lines_and_no_traceback(many: Path) -> None:
+    with started("rnn-infer", "--provider", "cpu", "--output", "out.csv", "many", folder=many) as process:
+        wait_until(lambda: size(many / "out.csv.part") > 0, process)
+        while process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.002)
+        _, errors = process.communicate(timeout=60)
+
+    assert process.returncode == 130
+    assert errors
+    assert all(line.startswith("Error: interrupted") for line in errors.splitlines()), errors
+    assert not (many / "out.csv").exists()
+
+
+def test_a_full_disk_keeps_what_is_there_and_says_how_to_go_on(many: Path, run: Run) -> None:
+    with started(
+        "rnn-infer", "--provider", "cpu", "--output", "out.csv", "many", folder=many, largest_file=100_000
+    ) as process:
+        _, errors = process.communicate(timeout=60)
+
+    assert process.returncode == 2
+    assert errors.startswith("Error: out.csv: can't be written: File too large; ")
+    assert errors.endswith("; go on with: --resume\n")
+    assert len(errors.splitlines()) == 1
+    assert not (many / "out.csv").exists()
+    assert run("rnn-infer", "--output", "out.csv", "--resume", "many").returncode == 1
+    assert len(read(many / "out.csv")) == MANY
+
+
+def test_new_images_are_added_to_finished_results(folder: Path, run: Run, digits_images: Path) -> None:
+    run("rnn-infer", "--output", "out.csv", "images")
+    before = (folder / "out.csv").read_text()
+    shutil.copy(next(digits_images.rglob("*.png")), folder / "images" / "new.png")
+
+    result = run("rnn-infer", "--output", "out.csv", "--resume", "images")
+
+    after = (folder / "out.csv").read_text()
+    assert after.startswith(before)
+    assert [row["path"] for row in read(folder / "out.csv")[-1:]] == ["images/new.png"]
+    assert "42 images (41 from before), 1 unreadable" in result.stderr
+
+
+@pytest.mark.parametrize("style", ["csv", "jsonl"])
+def test_nothing_left_to_do_changes_nothing(folder: Path, run: Run, style: str) -> None:
+    run("rnn-infer", "--output", f"out.{style}", "images")
+    before = (folder / f"out.{style}").read_bytes()
+
+    result = run("rnn-infer", "--output", f"out.{style}", "--resume", "images")
+
+    assert (folder / f"out.{style}").read_bytes() == before
+    assert result.returncode == 1  # as for the run before, an image can't be read
+    assert "41 images (41 from before), 1 unreadable" in result.stderr
+
+
+def test_without_resume_what_an_unfinished_run_left_is_not_overwritten(folder: Path, run: Run) -> None:
+    (folder / "out.csv.part").write_text("path,label,probability,error\nimages/000.png,0,1,\n")
+
+    result = run("rnn-infer", "--provider", "cpu", "--output", "out.csv", "images")
+
+    part = (folder / "out.csv.part").resolve()
+    assert result.returncode == 2
+    assert result.stderr == (
+        f"Error: {part}: an unfinished run left its results there; go on with them by --resume, or remove it\n"
+    )
+    assert part.read_text().endswith("images/000.png,0,1,\n")
+
+
+def test_without_resume_finished_results_are_made_anew(folder: Path, run: Run) -> None:
+    (folder / "out.csv").write_text("old")
+
+    run("rnn-infer", "--output", "out.csv", "images")
+
+    assert len(read(folder / "out.csv")) == 41
+
+
+def test_a_run_that_ends_before_its_first_result_leaves_nothing(folder: Path, digits_model: Path) -> None:
+    def no_paths() -> Iterator[str]:
+        raise KeyboardInterrupt
+        yield
+
+    with pytest.raises(RunInterruptedError, match=r"^interrupted$"):
+        classify_files(Classifier(digits_model, provider="cpu"), no_paths(), folder / "out.csv")
+
+    assert not list(folder.glob("out.csv*"))
+
+
+@pytest.mark.usefixtures("folder")
+def test_results_and_summary_are_not_one_file(run: Run) -> None:
+    result = run("rnn-infer", "--provider", "cpu", "--output", "out.csv", "--summary", "./out.csv", "images")
+
+    assert result.returncode == 2
+    assert "are the same file" in result.stderr
+
+
+def test_the_evaluation_of_a_resumed_run_is_that_of_all_its_images(
+    tmp_path: Path, run: Run, digits_model: Path, digits_images: Path
+) -> None:
+    shutil.copy(digits_model, tmp_path / "model.onnx")
+    options = ("--output", "out.csv", "--labels-from-folders", "--recursive")
+    whole = run("rnn-infer", *options, digits_images)
+    lines = (tmp_path / "out.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "out.csv").unlink()
+    (tmp_path / "out.csv.part").write_text("".join(lines[:100]))
+
+    resumed = run("rnn-infer", *options, "--resume", "--summary", "summary.json", digits_images)
+
+    assert resumed.stdout == whole.stdout
+    assert "Accuracy: " in resumed.stdout
+    assert json.loads((tmp_path / "summary.json").read_text())["evaluated"] == 360
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("path,label,probability,label_2,probability_2,error\n", "its columns are path, label, probability, label_2"),
+        ("some,other,file\n1,2,3\n", "its columns are some, other, file"),
+        ("path,label,probability,error\nimages/000.png,0\n", "not a result of rnn-infer"),
+        ("path,label,probability,error\nimages/000.png,0,high,\n", "not a result of rnn-infer"),
+        ("path,label,probability,error\nimages/000.png,,,\n", "neither a label nor an error"),
+        ("path,label,probability,error\nimages/000.png,0,0.123456,\n", "was written by another model"),
+        ("path,label,probability,error\nimages/000.png,zebra,0.9,\n", "a label that isn't this model's"),
+        ("path,label,probability,error\nimages/000.png,0,nan,\n", "no probability"),
+        ("path,label,probability,error\nimages/000.png,0,9e999,\n", "no probability"),
+        (f"path,label,probability,error\nimages/000.png,0,{10**400},\n", "not a result of rnn-infer"),
+        ('path,label,probability,error\n"' + "images/000.png,0,0.9,\n" * 50_000, "a row that doesn't end"),
+    ],
+)
+def test_what_is_not_this_runs_results_is_not_gone_on_with(folder: Path, run: Run, content: str, problem: str) -> None:
+    (folder / "out.csv").write_text(content)
+
+    result = run("rnn-infer", "--output", "out.csv", "--resume", "images")
+
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()[-1:]) == 1
+    assert problem in result.stderr.splitlines()[-1]
+    assert (folder / "out.csv").read_text() == content
+    assert not (folder / "out.csv.part").exists()  # once it is mended, it is gone on with
+
+
+def test_results_of_a_model_with_its_classes_in_another_order_are_not_gone_on_with(
+    folder: Path, run: Run, digits_model: Path
+) -> None:
+    run("rnn-infer", "--output", "out.csv", "images")
+    (text,) = (prop.value for prop in onnx.load(digits_model).metadata_props if prop.key == "model")
+    names = list("1234567890")
+    change_metadata(digits_model, folder / "model.onnx", model=json.dumps(json.loads(text) | {"class_names": names}))
+
+    result = run("rnn-infer", "--output", "out.csv", "--resume", "images")
+
+    assert result.returncode == 2
+    assert "out.csv: was written by another model" in result.stderr
+
+
+def test_a_file_that_got_its_name_meanwhile_is_not_written_to(tmp_path: Path) -> None:
+    def write(_: int) -> bool:
+        try:
+            with growing_file(tmp_path / "out.csv") as file:
+                file.write(b"x" * 5000)
+                file.flush()
+            # whoever has it now, what has the name is whole
+            return os.path.getsize(tmp_path / "out.csv") == 5000
+        except InputError:
+            return True
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(write, range(400)))
+
+
+def test_two_processes_do_not_write_one_file(many: Path, run: Run) -> None:
+    with started("rnn-infer", "--provider", "cpu", "--output", "out.csv", "many", folder=many) as process:
+        wait_until(lambda: size(many / "out.csv.part") > 0, process)
+        process.send_signal(signal.SIGSTOP)  # or it may have finished before the second has started
+        second = run("rnn-infer", "--output", "out.csv", "images")
+
+    assert second.returncode == 2
+    assert "out.csv.part: another process is writing it" in second.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "way_out"),
+    [
+        (("images",), "--resume goes on with results in a file: give it --output, too"),
+        (("--output", "out.txt", "--format", "table", "images"), "and not with a table: choose another --format"),
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_only_results_in_a_file_can_be_gone_on_with(run: Run, arguments: tuple[str, ...], way_out: str) -> None:
+    result = run("rnn-infer", "--provider", "cpu", "--resume", *arguments)
+
+    assert result.returncode == 2
+    assert result.stderr.endswith(f"{way_out}\n")
+
+
+def test_summary_and_first_line_of_json_lines_tell_what_ran(folder: Path, run: Run) -> None:
+    classifier = Classifier(folder / "model.onnx", provider="cpu")
+
+    result = run("rnn-infer", "--output", "out.jsonl", "--summary", "summary.json", "images")
+
+    (header,) = json.loads((folder / "out.jsonl").read_text().splitlines()[0]).values()
+    summary = json.loads((folder / "summary.json").read_text())
+    assert header["provider"] == "cpu"
+    assert header["model"] == "model.onnx"
+    assert header["checkpoint_sha256"] == classifier.metadata.checkpoint_sha256
+    assert summary["run"] == header
+    assert (summary["images"], summary["unreadable"], summary["earlier"]) == (41, 1, 0)
+    assert f"checkpoint {header['checkpoint_sha256'][:12]}, on cpu" in result.stderr
+
+
+@pytest.fixture(scope="module")
+def module_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("names")
+    yield folder
+    shutil.rmtree(folder)
+
+
+names = st.lists(st.text("ab\n\r\",\\'\udcff ", min_size=1, max_size=6), min_size=1, max_size=8, unique=True)
+
+
+@settings(max_examples=settings.default.max_examples // 10)  # each writes and syncs several files
+@given(names=names, data=st.data(), style=st.sampled_from(["csv", "jsonl"]))
+def test_results_cut_anywhere_are_gone_on_with_to_the_same_end(
+    module_folder: Path, digits_model: Path, names: list[str], data: st.DataObject, style: Any
+) -> None:
+    folder = module_folder / "images"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for name in names:
+        (folder / f"{name}.png").write_bytes(encode(np.full((8, 8, 1), len(name), np.uint8), ".png"))
+    output = module_folder / f"out.{style}"
+    classifier = Classifier(digits_model, provider="cpu")
+    classify_files(classifier, find_images([str(folder)]), output, style=style)
+    whole = output.read_bytes()
+    cut = data.draw(st.integers(0, len(whole)))
+    output.unlink()
+    (module_folder / f"out.{style}.part").write_bytes(whole[:cut])
+
+    summary = classify_files(classifier, find_images([str(folder)]), output, style=style, resume=True)
+
+    again = output.read_bytes()
+    if style == "csv":
+        assert again == whole
+    else:  # rows after the cut may have another line about the run before them
+        rows = [line for line in again.splitlines() if not line.startswith(b'{"run"')]
+        assert rows == whole.splitlines()[1:]
+    assert summary.images == len(names)
+
+
+def test_an_unfinished_file_that_is_a_link_or_folder_is_refused(folder: Path, digits_model: Path) -> None:
+    (folder / "out.csv.part").symlink_to(folder / "model.onnx")
+
+    with pytest.raises(InputError, match="not a regular file"):
+        classify_files(Classifier(digits_model, provider="cpu"), [], folder / "out.csv")
+
+    assert (folder / "model.onnx").read_bytes() == digits_model.read_bytes()

@@ -1,0 +1,88 @@
+"""Predictions as CSV, JSON Lines and tables."""
+
+import csv
+import io
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rnn_runtime.classifier import Prediction
+from rnn_runtime.results.write import Format, write_predictions
+
+GOOD = Prediction("a.png", "7", 0.75, (("7", 0.75), ("1", 0.25)))
+BAD = Prediction("b.png", None, None, error="the file is empty")
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
+
+
+def written(style: Format, *predictions: Prediction, **options: object) -> str:
+    file = io.StringIO()
+    write_predictions(predictions, file, style, **options)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+def test_csv_has_a_header_and_a_row_a_file() -> None:
+    assert written("csv", GOOD, BAD) == ("path,label,probability,error\na.png,7,0.750000,\nb.png,,,the file is empty\n")
+
+
+def test_csv_with_top_k_and_truth_has_their_columns() -> None:
+    text = written("csv", GOOD, BAD, top_k=2, truth=lambda path: path[0])
+
+    assert text.splitlines() == [
+        "path,label,probability,label_2,probability_2,true_label,error",
+        "a.png,7,0.750000,1,0.250000,a,",
+        "b.png,,,,,b,the file is empty",
+    ]
+
+
+def test_jsonl_has_an_object_a_line() -> None:
+    rows = [json.loads(line) for line in written("jsonl", GOOD, BAD, top_k=2).splitlines()]
+
+    assert rows[0] == {
+        "path": "a.png", "label": "7", "probability": 0.75, "label_2": "1", "probability_2": 0.25, "error": None
+    }  # fmt: skip
+    assert rows[1]["error"] == "the file is empty"
+    assert rows[1]["label"] is None
+
+
+@given(texts, texts)
+def test_any_name_survives_csv_and_jsonl(path: str, label: str) -> None:
+    prediction = Prediction(path, label, 0.5, ((label, 0.5),))
+
+    # a csv file's reader must not translate line ends, as the csv module's documentation says
+    (row,) = csv.DictReader(io.StringIO(written("csv", prediction), newline=""))
+    assert (row["path"], row["label"]) == (path, label)
+    assert json.loads(written("jsonl", prediction))["path"] == path
+
+
+@given(texts)
+def test_names_cannot_break_a_table_or_control_the_terminal(path: str) -> None:
+    plain = written("table", Prediction("a.png", "7", 0.5, (("7", 0.5),)))
+
+    text = written("table", Prediction(path, "7", 0.5, (("7", 0.5),)))
+
+    assert text.count("\n") == plain.count("\n")
+    assert "\x1b" not in text
+
+
+def test_table_shows_all_of_a_long_name() -> None:
+    path = "folder/" * 40 + "a.png"
+
+    assert path in written("table", Prediction(path, "7", 0.5, (("7", 0.5),)))
+
+
+@pytest.mark.parametrize("style", ["csv", "jsonl"])
+def test_rows_are_written_as_they_come(style: Format) -> None:
+    file = io.StringIO()
+    lengths = []
+
+    def predictions() -> "list[Prediction]":  # type: ignore[misc]
+        for _ in range(3):
+            yield GOOD
+            lengths.append(len(file.getvalue()))
+
+    write_predictions(predictions(), file, style)
+
+    assert lengths == sorted(set(lengths))

@@ -1,0 +1,154 @@
+"""Files that claim, or would take, far more memory or time than their size lets expect."""
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+
+from PIL import Image
+
+from rnn_runtime.images.limits import MAX_COMMENTS, MAX_PIXELS, MAX_SCANS, MAX_SIDE, TOO_MANY_PIXELS
+from tests.support.encoded_images import png_chunk
+
+NOT_AN_IMAGE = "not an image that can be decoded, or a damaged one"
+DAMAGED = "a damaged image, or of a kind that isn't supported"
+TOO_LONG = f"the image has a side of more than {MAX_SIDE} pixels, the most that is decoded"
+TOO_MANY_SCANS = f"the JPEG has more than {MAX_SCANS} scans, the most that are decoded"
+TOO_MANY_COMMENTS = f"the file has more than {MAX_COMMENTS} comments, the most that are read"
+
+ZEROS = 30_000_000  # bytes, which deflate to 29 KB
+SIDE = 8192
+assert SIDE * SIDE == MAX_PIXELS
+
+
+def save(image: Image.Image, style: str, **options: object) -> bytes:
+    """Encode an image in a format by Pillow's name."""
+    file = io.BytesIO()
+    image.save(file, style, **options)
+    return file.getvalue()
+
+
+def png(width: int, height: int, *chunks: tuple[bytes, bytes], bits: int = 8, colour: int = 0) -> bytes:
+    """A PNG made of parts; without an IDAT among them, its pixels are missing."""
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    parts = [(b"IHDR", header), *chunks, (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*part) for part in parts)
+
+
+def tiff(entries: list[tuple[int, int, int, int]], rest: bytes) -> bytes:
+    """A little-endian TIFF of one directory with `(tag, type, count, value or offset)`, and `rest` behind it."""
+    directory = b"".join(struct.pack("<HHII", *entry) for entry in sorted(entries))
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + directory + bytes(4) + rest
+
+
+def gray_tiff(width: int, height: int, *more: tuple[int, int, int, int], compression: int = 1) -> bytes:
+    """A TIFF with the tags that a gray image needs, and zeros behind it, deflated."""
+    tags = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, 8), (259, 3, 1, compression), (262, 3, 1, 1)]
+    return tiff([*tags, (277, 3, 1, 1), *more], zlib.compress(bytes(1_000_000)))
+
+
+def tiled_tiff(side: int, compression: int) -> bytes:
+    """A TIFF of 64 x 64 in one square tile of any size."""
+    behind_tags = 8 + 2 + 10 * 12 + 4
+    tile = [(322, 4, 1, side), (323, 4, 1, side), (324, 4, 1, behind_tags), (325, 4, 1, 900)]
+    return gray_tiff(64, 64, *tile, compression=compression)
+
+
+def rle_bmp(width: int, height: int, pixels: bytes) -> bytes:
+    """A BMP of 256 colours, run-length encoded."""
+    start = 14 + 40 + 1024
+    header = b"BM" + struct.pack("<IHHI", start + len(pixels), 0, 0, start)
+    return (
+        header
+        + struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(pixels), 0, 0, 256, 0)
+        + bytes(1024)
+        + pixels
+    )
+
+
+def webp(width: int, height: int) -> bytes:
+    """A WebP whose canvas is of any size, with 8 x 8 pixels."""
+    canvas = b"VP8X" + struct.pack("<I4x", 10) + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    frame = save(Image.new("RGB", (8, 8)), "WEBP", lossless=True)[12:]
+    return b"RIFF" + struct.pack("<I", 4 + len(canvas) + len(frame)) + b"WEBP" + canvas + frame
+
+
+def jpeg_of_scans(count: int) -> bytes:
+    """A progressive JPEG whose last scan comes again and again."""
+    data = save(Image.new("L", (64, 64), 128), "JPEG", progressive=True)
+    start, end = data.rindex(b"\xff\xda"), data.rindex(b"\xff\xd9")
+    return data[:start] + data[start:end] * count + data[end:]
+
+
+def jpeg_with(segment: bytes, marker: int) -> bytes:
+    """A JPEG of 8 x 8 with an application's segment in its header."""
+    data = save(Image.new("L", (8, 8), 128), "JPEG")
+    return data[:2] + bytes([0xFF, marker]) + struct.pack(">H", 2 + len(segment)) + segment + data[2:]
+
+
+def overlapping_tags(count: int, size: int, kind: int = 7) -> bytes:
+    """A directory whose tags all claim the same `size` bytes, as values of a TIFF type."""
+    width = {5: 8, 7: 1}[kind]
+    return tiff([(30_000 + i, kind, size // width, 0) for i in range(count)], bytes(size))
+
+
+def _replace(data: bytes, old: tuple[int, ...], new: tuple[int, ...]) -> bytes:
+    pattern = f"<{len(old)}H"
+    return data.replace(struct.pack(pattern, *old), struct.pack(pattern, *new), 1)
+
+
+def _gif() -> bytes:
+    return save(Image.new("P", (8, 8)), "GIF")
+
+
+_PACKED = zlib.compress(bytes(ZEROS), 9)
+_MEGABYTE = zlib.compress(bytes(1 << 20), 9)
+
+# What each is made by, and what is said of it; None where it gives pixels like any image.
+BOMBS: dict[str, tuple[Callable[[], bytes], str | None]] = {
+    "50000x50000.png": (lambda: png(50_000, 50_000, (b"IDAT", _PACKED[:9_000]), bits=1), TOO_MANY_PIXELS),
+    "wide.png": (lambda: png(MAX_PIXELS, 1, (b"IDAT", _PACKED)), TOO_LONG),
+    "tall.png": (lambda: png(1, MAX_PIXELS, (b"IDAT", _PACKED)), TOO_LONG),
+    "half-empty.png": (lambda: png(SIDE, SIDE, (b"IDAT", _PACKED)), DAMAGED),
+    "half-empty-rgb.png": (lambda: png(SIDE, SIDE, (b"IDAT", _PACKED), colour=2), DAMAGED),
+    "text.png": (lambda: png(8, 8, (b"zTXt", b"a\0\0" + _PACKED), (b"IDAT", _PACKED)), NOT_AN_IMAGE),
+    "texts.png": (
+        lambda: png(8, 8, *[(b"zTXt", b"a%d\0\0" % i + _MEGABYTE) for i in range(300)]),
+        NOT_AN_IMAGE,
+    ),
+    "international-text.png": (lambda: png(8, 8, (b"iTXt", b"a\0\1\0\0\0" + _PACKED)), NOT_AN_IMAGE),
+    "colour-profile.png": (
+        lambda: png(8, 8, (b"iCCP", b"a\0\0" + _PACKED + bytes(40_000)), (b"IDAT", _PACKED)),
+        NOT_AN_IMAGE,
+    ),
+    "pixels-too-many.png": (lambda: png(8, 8, (b"IDAT", _PACKED)), None),
+    "exif.png": (
+        lambda: png(8, 8, (b"eXIf", overlapping_tags(5_000, 1_000_000)), (b"IDAT", zlib.compress(bytes(72)))),
+        None,
+    ),
+    "claim.jpg": (
+        lambda: save(Image.new("L", (65_500, 1)), "JPEG").replace(
+            struct.pack(">HH", 1, 65_500), struct.pack(">HH", 65_500, 65_500), 1
+        ),
+        TOO_MANY_PIXELS,
+    ),
+    "scans.jpg": (lambda: jpeg_of_scans(1_000), TOO_MANY_SCANS),
+    "exif.jpg": (lambda: jpeg_with(b"Exif\0\0" + overlapping_tags(2_000, 40_000), 0xE1), None),
+    "pictures.jpg": (lambda: jpeg_with(b"MPF\0" + overlapping_tags(3_000, 20_000, kind=5), 0xE2), None),
+    "claim.gif": (lambda: _replace(_gif(), (8, 8), (50_000, 50_000)), TOO_MANY_PIXELS),
+    "frame.gif": (lambda: _replace(_gif(), (0, 0, 8, 8), (0, 0, 50_000, 50_000)), TOO_MANY_PIXELS),
+    "comments.gif": (lambda: _gif().replace(b",", b"!\xfe\x01a\0" * 500_000 + b",", 1), None),
+    "claim.bmp": (lambda: rle_bmp(50_000, 50_000, b"\0\0"), TOO_MANY_PIXELS),
+    "wide.bmp": (lambda: rle_bmp(60_000_000, 1, b"\0\2\0\xff" * 10), TOO_LONG),
+    "claim.tif": (lambda: gray_tiff(50_000, 50_000, (273, 4, 1, 8), (279, 4, 1, 1_000)), TOO_MANY_PIXELS),
+    "tags.tif": (lambda: overlapping_tags(5_000, 1_000_000), NOT_AN_IMAGE),
+    "tiles-lzw.tif": (lambda: tiled_tiff(40_000, compression=5), TOO_MANY_PIXELS),
+    "tiles-deflate.tif": (lambda: tiled_tiff(40_000, compression=8), TOO_MANY_PIXELS),
+    "tiles-packbits.tif": (lambda: tiled_tiff(40_000, compression=32773), TOO_MANY_PIXELS),
+    "claim.webp": (lambda: webp(50_000, 50_000), TOO_MANY_PIXELS),
+    "canvas.webp": (lambda: webp(12_000, 12_000), NOT_AN_IMAGE),
+    "exif.webp": (lambda: save(Image.new("RGB", (8, 8)), "WEBP", exif=overlapping_tags(5_000, 1_000_000)), None),
+    "claim.ppm": (lambda: b"P6 50000 50000 255\n" + bytes(1_000), TOO_MANY_PIXELS),
+    "half-empty.ppm": (lambda: b"P6 8192 8192 255\n" + bytes(1_000), DAMAGED),
+    "comments.ppm": (lambda: b"P3 8 8 255\n" + b"#\n" * 2_000_000 + b"7 " * 192, TOO_MANY_COMMENTS),
+}

@@ -1,0 +1,323 @@
+"""Folders of images, a folder a class: which files count, and that training sees what serving sees."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rnn_runtime.errors import DataError, InputError, SettingsError
+from rnn_runtime.images.decode import read_image
+from rnn_runtime.model.spec import ImageSpec
+from rnn_train.data.image_folder import list_classes, load_images, write_image_folder
+from rnn_train.data.labeled_images import Data
+from rnn_train.data.load import load_data
+from rnn_train.data.source import DataSource
+from tests.support.encoded_images import pattern, to_image
+
+
+def write_photo(path: Path, height: int = 6, width: int = 5, channels: int = 1, seed: int = 0) -> Path:
+    """An image of noise, in the format that the ending names; gives `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    to_image(pattern(height, width, channels, seed)).save(path)
+    return path
+
+
+def write_classes(folder: Path, count: int = 2, names: tuple[str, ...] = ("ant", "bee"), **image: Any) -> Path:
+    for name in names:
+        for i in range(count):
+            write_photo(folder / name / f"{i}.png", seed=i, **image)
+    return folder
+
+
+def load(folder: Path, **options: Any) -> Data:
+    return load_data(DataSource(data=str(folder), **options))
+
+
+def test_folders_are_classes_in_the_order_of_their_names(tmp_path: Path) -> None:
+    write_classes(tmp_path, names=("bee", "ant", "Cat"))
+
+    data = load(tmp_path)
+
+    assert data.class_names == ("Cat", "ant", "bee")
+    assert data.train.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert data.train.labels.dtype == np.int64
+    assert data.image == ImageSpec(6, 5, 1)
+    assert data.test is None
+    assert data.validation is None
+
+
+def test_folders_train_and_test_are_the_parts(tmp_path: Path) -> None:
+    write_classes(tmp_path / "train", count=3)
+    write_photo(tmp_path / "test" / "bee" / "0.png")
+
+    data = load(tmp_path)
+
+    assert data.test is not None
+    assert data.class_names == ("ant", "bee")
+    assert len(data.train) == 6
+    assert data.test.labels.tolist() == [1]
+
+
+def test_a_test_class_that_was_not_trained_is_refused(tmp_path: Path) -> None:
+    write_classes(tmp_path / "train")
+    write_photo(tmp_path / "test" / "wasp" / "0.png")
+
+    with pytest.raises(DataError, match="no training images for the class 'wasp'"):
+        load(tmp_path)
+
+
+def test_images_of_several_sizes_need_image_size(tmp_path: Path) -> None:
+    write_classes(tmp_path)
+    write_photo(tmp_path / "bee" / "large.png", height=30, width=40)
+
+    with pytest.raises(DataError) as error:
+        load(tmp_path)
+
+    for part in ("6x5", "30x40", "--image-size", "large.png"):
+        assert part in str(error.value)
+
+
+def test_image_size_brings_all_to_one_size(tmp_path: Path) -> None:
+    write_classes(tmp_path)
+    write_photo(tmp_path / "bee" / "large.png", height=30, width=40)
+
+    data = load(tmp_path, image_size=(9, 7))
+
+    assert data.train.images.shape == (5, 9, 7, 1)
+
+
+def test_one_image_in_colour_makes_three_channels(tmp_path: Path) -> None:
+    write_classes(tmp_path)
+    write_photo(tmp_path / "bee" / "colour.png", channels=3)
+
+    data = load(tmp_path)
+
+    assert data.image.channels == 3
+    gray = data.train.images[0]
+    assert (gray == gray[..., :1]).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("image_size", [None, (4, 4)])
+def test_channels_can_be_chosen(tmp_path: Path, channels: int, image_size: tuple[int, int] | None) -> None:
+    write_classes(tmp_path)
+    write_photo(tmp_path / "bee" / "colour.png", channels=3)
+
+    assert load(tmp_path, channels=channels, image_size=image_size).image.channels == channels
+
+
+def test_other_channels_than_gray_and_rgb_are_refused(tmp_path: Path) -> None:
+    write_classes(tmp_path)
+
+    with pytest.raises(SettingsError, match="channels"):
+        load(tmp_path, channels=4)
+
+
+@pytest.mark.parametrize("image_size", [None, (4, 4)])
+def test_a_file_that_cannot_be_decoded_is_named(tmp_path: Path, image_size: tuple[int, int] | None) -> None:
+    write_classes(tmp_path)
+    (tmp_path / "bee" / "broken.png").write_bytes(b"no image")
+
+    with pytest.raises(DataError, match=r"1 of 5 images.*broken\.png.*--skip-unreadable"):
+        load(tmp_path, image_size=image_size)
+
+
+def test_skip_unreadable_leaves_out_the_file_and_its_label(tmp_path: Path) -> None:
+    write_classes(tmp_path, names=("ant", "bee", "cat"))
+    (tmp_path / "bee" / "0.png").write_bytes(b"no image")
+
+    data = load(tmp_path, skip_unreadable=True)
+
+    assert data.train.labels.tolist() == [0, 0, 1, 2, 2]
+    assert np.array_equal(data.train.images[2], read_image(tmp_path / "bee" / "1.png", data.image))
+
+
+@pytest.mark.parametrize("options", [{}, {"image_size": (6, 5)}, {"image_size": (6, 5), "channels": 1}])
+@pytest.mark.parametrize("skip_unreadable", [False, True])
+def test_a_folder_without_any_readable_image_is_a_data_error(
+    tmp_path: Path, skip_unreadable: bool, options: dict[str, Any]
+) -> None:
+    for name in ("ant", "bee"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.png").write_bytes(b"no image")
+
+    with pytest.raises(DataError):
+        load(tmp_path, skip_unreadable=skip_unreadable, **options)
+
+
+def test_an_empty_class_folder_is_named(tmp_path: Path) -> None:
+    write_classes(tmp_path)
+    (tmp_path / "wasp").mkdir()
+
+    with pytest.raises(DataError, match="wasp: no image files"):
+        load(tmp_path)
+
+
+def test_a_folder_without_class_folders_is_refused(tmp_path: Path) -> None:
+    write_photo(tmp_path / "0.png")
+
+    with pytest.raises(DataError, match="one for each class"):
+        load(tmp_path)
+
+
+def test_a_single_class_is_refused(tmp_path: Path) -> None:
+    write_classes(tmp_path, names=("ant",))
+
+    with pytest.raises(DataError, match="only one class folder, 'ant'"):
+        load(tmp_path)
+
+
+def test_hidden_folders_and_other_files_do_not_count(tmp_path: Path) -> None:
+    write_classes(tmp_path)
+    write_photo(tmp_path / ".thumbnails" / "0.png")
+    write_photo(tmp_path / "bee" / ".hidden.png")
+    (tmp_path / "README.md").write_text("about")
+    (tmp_path / "bee" / "notes.txt").write_text("about")
+
+    data = load(tmp_path)
+
+    assert data.class_names == ("ant", "bee")
+    assert len(data.train) == 4
+
+
+def test_folders_within_a_class_folder_count_as_the_class(tmp_path: Path) -> None:
+    write_classes(tmp_path)
+    write_photo(tmp_path / "bee" / "2024" / "may" / "0.png")
+
+    assert load(tmp_path).train.labels.tolist() == [0, 0, 1, 1, 1]
+
+
+def test_a_class_folder_may_be_named_like_a_pattern(tmp_path: Path) -> None:
+    write_classes(tmp_path, names=("[ab]", "a"))
+
+    data = load(tmp_path)
+
+    assert data.class_names == ("[ab]", "a")
+    assert data.train.labels.tolist() == [0, 0, 1, 1]
+
+
+def test_validation_is_held_out_by_class(tmp_path: Path) -> None:
+    write_classes(tmp_path, count=8)
+
+    data = load(tmp_path, val_split=0.25)
+
+    assert data.validation is not None
+    assert np.bincount(data.validation.labels).tolist() == [2, 2]
+    assert np.bincount(data.train.labels).tolist() == [6, 6]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_written_as_a_folder_are_loaded_with_the_same_pixels(tmp_path: Path, channels: int) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (6, 5, 4, channels), np.uint8)
+    labels = np.array([0, 1, 1, 2, 0, 2])
+
+    write_image_folder(tmp_path, images, labels, ("ant", "bee", "cat"))
+    data = load(tmp_path)
+
+    order = np.argsort(labels, kind="stable")
+    assert data.class_names == ("ant", "bee", "cat")
+    assert np.array_equal(data.train.images, images[order])
+    assert np.array_equal(data.train.labels, labels[order])
+
+
+def test_separators_in_class_names_do_not_make_folders(tmp_path: Path) -> None:
+    images = np.zeros((3, 4, 4, 1), np.uint8)
+
+    write_image_folder(tmp_path, images, np.array([0, 1, 2]), ("T-shirt/top", "../outside", "a\\b"))
+
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("**/*.png")) == [
+        "T-shirt_top/00000.png",
+        "_._outside/00001.png",
+        "a_b/00002.png",
+    ]
+
+
+def test_classes_that_would_share_a_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"'a/b' and 'a_b' would share the folder 'a_b'"):
+        write_image_folder(tmp_path, np.zeros((1, 4, 4, 1), np.uint8), np.array([0]), ("a/b", "a_b"))
+
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [".", "..", ".hidden"])
+def test_no_class_name_leads_out_of_the_folder(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "out" / "images"
+
+    write_image_folder(folder, np.zeros((1, 4, 4, 1), np.uint8), np.array([0]), (name, "other"))
+
+    (written,) = tmp_path.glob("**/*.png")
+    assert written.parent.parent == folder
+    assert list(list_classes(folder)) == ["_" + name[1:]]
+
+
+@given(
+    ending=st.sampled_from(["png", "jpg", "bmp", "webp", "tif"]),
+    height=st.integers(1, 24),
+    width=st.integers(1, 24),
+    in_file=st.sampled_from([1, 3]),
+    in_model=st.sampled_from([1, 3]),
+    size=st.tuples(st.integers(1, 24), st.integers(1, 24)),
+)
+def test_training_sees_each_file_exactly_as_the_runtime_does(
+    tmp_path_factory: pytest.TempPathFactory,
+    ending: str,
+    height: int,
+    width: int,
+    in_file: int,
+    in_model: int,
+    size: tuple[int, int],
+) -> None:
+    path = write_photo(tmp_path_factory.getbasetemp() / f"photo.{ending}", height, width, in_file)
+    spec = ImageSpec(*size, in_model)
+
+    images, errors = load_images([str(path)], spec)
+
+    assert errors == {}
+    assert np.array_equal(images, read_image(path, spec)[np.newaxis])
+
+
+@pytest.mark.parametrize("image_size", [None, (11, 9), (3, 4)])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("ending", ["png", "jpg"])
+def test_a_loaded_folder_holds_what_the_runtime_reads(
+    tmp_path: Path, ending: str, channels: int, image_size: tuple[int, int] | None
+) -> None:
+    for name in ("ant", "bee"):
+        for i in range(3):
+            write_photo(tmp_path / name / f"{i}.{ending}", 8, 7, channels, seed=i)
+
+    data = load(tmp_path, image_size=image_size)
+
+    expected = [read_image(path, data.image) for path in sorted(tmp_path.glob(f"*/*.{ending}"))]
+    assert data.image == ImageSpec(*(image_size or (8, 7)), channels)
+    assert np.array_equal(data.train.images, expected)
+
+
+def test_what_was_left_out_is_noted(tmp_path: Path) -> None:
+    write_classes(tmp_path / "train", count=4)
+    write_classes(tmp_path / "test", count=2)
+    write_classes(tmp_path / "val", count=2)
+    shutil.rmtree(tmp_path / "test" / "bee")
+    (tmp_path / "train" / "bee" / "broken.png").write_bytes(b"no image")
+
+    notes = load(tmp_path, skip_unreadable=True).notes
+
+    assert notes == (
+        f"{tmp_path}/val: left out, since beside train only test is looked at",
+        f"Left out 1 of 9 images that can't be decoded, the first: {tmp_path}/train/bee/broken.png: "
+        "not an image that can be decoded, or a damaged one",
+        f"{tmp_path}/test: no test images for the class 'bee'",
+    )
+
+
+@pytest.mark.parametrize("names", [("Train", "Test"), ("training", "validation"), ("TRAIN", "Val")])
+def test_parts_are_not_taken_for_classes(tmp_path: Path, names: tuple[str, str]) -> None:
+    for name in names:
+        write_classes(tmp_path / name)
+
+    with pytest.raises(DataError, match=r"parts, not classes\? Name them train and test"):
+        load(tmp_path)

@@ -1,0 +1,90 @@
+"""What a person sees of a training run: the article's lines, and on a terminal a live bar below them."""
+
+from types import TracebackType
+from typing import Self
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from rnn_runtime.command.command import interruptible, leave_stdout
+from rnn_runtime.text import printable
+
+LINES_EVERY = 100  # steps, as in the article
+
+
+class TrainingProgress:
+    """Told of each step by the training loop; this base class keeps quiet."""
+
+    def start(self, epochs: int, steps: int, done: int) -> None:
+        """Training begins, of `epochs` times `steps`, of which `done` steps are already behind it."""
+
+    def note(self, text: str) -> None:
+        """Something to know about the data or the files, before training starts."""
+
+    def step(self, epoch: int, step: int, loss: float, images: int) -> None:
+        """A step is done; `epoch` and `step` count from 1. `images` went through it."""
+
+    def message(self, text: str) -> None:
+        """Something worth a line of its own."""
+
+
+class ConsoleProgress(TrainingProgress):
+    """Lines on stdout, as the article prints them, notes on stderr; a bar with speed and time left if it is a terminal.
+
+    Used in a `with` block, which takes the bar down again.
+    """
+
+    def __init__(self) -> None:
+        self._console = Console(markup=False, highlight=False, emoji=False, soft_wrap=True)
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        self._epochs = self._steps = self._batch_size = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def start(self, epochs: int, steps: int, done: int) -> None:
+        interruptible()
+        self._epochs, self._steps = epochs, steps
+        if self._console.is_terminal:
+            columns = (
+                TextColumn("Training"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[speed]}"),
+                TimeRemainingColumn(),
+            )
+            self._bar = Progress(*columns, console=self._console, transient=True)
+            self._task = self._bar.add_task("", total=epochs * steps, completed=done, speed="")
+            self._bar.start()
+
+    def step(self, epoch: int, step: int, loss: float, images: int) -> None:
+        if self._bar:
+            self._bar.advance(self._task)
+            speed = self._bar.tasks[0].speed  # steps a second
+            self._bar.update(self._task, speed=f"{speed * images:,.0f} images/s" if speed else "")
+        # at the end of short epochs too, or a small data set would show nothing at all
+        if step % LINES_EVERY == 0 or (step == self._steps < LINES_EVERY):
+            self.message(f"Epoch [{epoch}/{self._epochs}], Step [{step}/{self._steps}], Loss: {loss:.4f}")
+
+    def note(self, text: str) -> None:
+        click.echo(printable(text), err=True)  # with names of files, which may hold terminal codes
+
+    def message(self, text: str) -> None:
+        if self._bar:
+            self._console.print(text)
+            return
+        try:
+            click.echo(text)
+        except BrokenPipeError:  # nobody reads the lines any more: no reason to stop training
+            leave_stdout()
+        except OSError as error:  # nor is a full disk below a log
+            leave_stdout()
+            click.echo(f"Nothing more is printed, since standard output can't be written: {error.strerror}", err=True)

@@ -1,0 +1,49 @@
+"""A data set in memory."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rnn_runtime.model.spec import ImageSpec
+
+_CLASSES_SHOWN = 10  # in a line that describes a data set
+
+
+@dataclass(frozen=True, slots=True)
+class LabeledImages:
+    """`images` uint8 `(images, height, width, channels)`, and `labels` int64 `(images,)`."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """A data set in memory. `validation` and `test` are None where there are none.
+
+    `notes` are sentences about what was left out or looks odd.
+    """
+
+    train: LabeledImages
+    validation: LabeledImages | None
+    test: LabeledImages | None
+    class_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def image(self) -> ImageSpec:
+        """Size and channels of the images."""
+        return ImageSpec(*self.train.images.shape[1:])
+
+    def describe(self) -> str:
+        """How many images of what, in a line."""
+        parts = {"training": self.train, "validation": self.validation, "test": self.test}
+        counts = ", ".join(f"{len(part):,} {name}" for name, part in parts.items() if part is not None)
+        names = ", ".join(self.class_names[:_CLASSES_SHOWN]) + (
+            " ..." if len(self.class_names) > _CLASSES_SHOWN else ""
+        )
+        return f"{counts} images of {self.image}, {len(self.class_names)} classes: {names}"

@@ -1,0 +1,77 @@
+"""Loading a data set into memory: train, validation and test parts."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from rnn_runtime.errors import DataError, SettingsError
+from rnn_runtime.images.decode import resize_image
+from rnn_runtime.model.spec import ImageSpec
+from rnn_train.data.class_folders import load_class_folders
+from rnn_train.data.idx_folder import find_idx, load_idx_folder
+from rnn_train.data.labeled_images import Data, LabeledImages
+from rnn_train.data.named import load_digits_dataset, load_torchvision_dataset
+from rnn_train.data.source import DataSource
+
+
+def load_data(source: DataSource, *, download: bool = True) -> Data:
+    """Load a data set into memory.
+
+    Args:
+        source: What to load.
+        download: Whether torchvision may fetch what isn't there yet.
+
+    Raises:
+        DataError: it is missing, damaged, can't be downloaded, or can't be split as asked.
+    """
+    if source.data is not None:
+        folder = Path(source.data)
+        if not folder.is_dir():
+            problem = "not a folder" if folder.exists() else "no such folder"
+            raise DataError(f"{folder}: {problem}; --data takes one with IDX files or with a folder a class")
+        load = load_idx_folder if find_idx(folder, "train-images-idx3-ubyte") else load_class_folders
+        data = load(folder, source)
+    elif source.dataset == "digits":
+        data = load_digits_dataset()
+    else:
+        data = load_torchvision_dataset(source.dataset or "mnist", source.data_root, download)
+    if source.image_size:
+        data = _resize(data, source.image_size)
+    try:
+        _ = data.image
+    except SettingsError as error:
+        raise DataError(f"{source.name}: {error}; resize them, such as with --image-size 64") from None
+    return _hold_out(data, source) if source.val_split else data
+
+
+def _resize(data: Data, size: tuple[int, int]) -> Data:
+    def resize(part: LabeledImages) -> LabeledImages:
+        spec = ImageSpec(*size, part.images.shape[3])
+        if part.images.shape[1:] == spec.shape:
+            return part
+        return LabeledImages(np.stack([resize_image(image, spec) for image in part.images]), part.labels)
+
+    return replace(data, train=resize(data.train), test=resize(data.test) if data.test else None)
+
+
+def _hold_out(data: Data, source: DataSource) -> Data:
+    from sklearn.model_selection import train_test_split
+
+    labels = data.train.labels
+    counts = np.bincount(labels, minlength=len(data.class_names))
+    held_out_count = int(np.ceil(source.val_split * len(labels)))  # as scikit-learn rounds
+    classes = int((counts > 0).sum())
+    if 1 in counts:
+        alone = data.class_names[int(counts.tolist().index(1))]
+        raise DataError(f"{source.name}: the class {alone!r} has 1 training image; --val-split needs 2 of each class")
+    if not classes <= held_out_count <= len(labels) - classes:
+        raise DataError(
+            f"{source.name}: can't hold out {source.val_split:g} of the images: {held_out_count} of {len(labels)}; "
+            f"with {classes} classes, from {classes} to {len(labels) - classes} are needed for each to be in both parts"
+        )
+    kept, held_out = train_test_split(
+        np.arange(len(labels)), test_size=held_out_count, random_state=source.split_seed, stratify=labels
+    )
+    train, validation = (LabeledImages(data.train.images[i], labels[i]) for i in (kept, held_out))
+    return replace(data, train=train, validation=validation)
