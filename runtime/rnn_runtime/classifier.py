@@ -15,6 +15,7 @@ from rnn_runtime.engine.device_buffers import DeviceBuffers, run_failure
 from rnn_runtime.engine.session import CUDA_DEFAULTS, CudaOptions, Provider, open_session
 from rnn_runtime.errors import InputError, ModelError, ProviderError
 from rnn_runtime.images.batches import FileBatch, decode_files
+from rnn_runtime.images.pool import usable_cores
 from rnn_runtime.model.file import read_model
 from rnn_runtime.model.metadata import ModelMetadata
 
@@ -176,10 +177,8 @@ class Classifier:
             yield from self._predict_batch(batch, top_k)
 
     def _predict_batch(self, batch: FileBatch, top_k: int) -> list[Prediction]:
-        errors = batch.errors
-        good = [row for row in range(len(batch.paths)) if row not in errors]
-        # neighbours that failed leave no trace: only whole images go through the model
-        probabilities = self._run("probabilities", batch.images[good] if errors else batch.images)
+        errors, good = dict(batch.errors), batch.readable
+        probabilities = self._run("probabilities", batch.images)
         likeliest = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
         values = np.take_along_axis(probabilities, likeliest, axis=1)
         for i in np.flatnonzero(~np.isfinite(probabilities).all(axis=1)):
@@ -262,8 +261,3 @@ def _open(path: str, provider: Provider, threads: int, cuda: CudaOptions) -> Cla
 def _part_size(images: int, threads: int) -> int:
     """How many of a batch's images one thread takes at once, so that all are busy and their caches suffice."""
     return min(max(-(-images // threads), _SMALLEST_PART), _LARGEST_PART)
-
-
-def usable_cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TextIO
 
-from rnn_runtime.classifier import Classifier, usable_cores
+from rnn_runtime.classifier import Classifier
 from rnn_runtime.engine.driver import LIBRARY, Driver, find_driver
 from rnn_runtime.engine.installation import (
     cuda_major,
@@ -21,6 +21,7 @@ from rnn_runtime.engine.installation import (
 )
 from rnn_runtime.engine.session import CUDA_DEFAULTS, CudaOptions, Provider, open_session
 from rnn_runtime.errors import MissingPackageError, ModelError
+from rnn_runtime.images.pool import usable_cores
 from rnn_runtime.model.metadata import ModelMetadata
 
 _NOTHING = "Nothing to mend."

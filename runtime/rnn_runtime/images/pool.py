@@ -1,0 +1,97 @@
+"""One pool for reading files: as many threads as pay, results in order, in bounded memory."""
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import Generic, TypeVar
+
+from rnn_runtime.errors import ImageError
+
+Value = TypeVar("Value")
+
+_AHEAD = 3  # batches that are read or being read while the caller works on the one before
+_FILES_PER_TASK = 16  # files that a thread takes at once, where several share a batch
+# Seconds per file. Below, Python's interpreter lock is held most of the time, and a second thread would only make each
+# wait for the other: reading and decoding PNG files of 28 x 28 takes one thread half as long as two (docs/design.md).
+_QUICK = 250e-6
+
+
+def usable_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def map_files(
+    function: Callable[[str], Value], paths: Iterable[str], *, batch_size: int, threads: int
+) -> Iterator[list[tuple[str, Value | ImageError]]]:
+    """Call a function for each file, ahead of the caller, and give the results in order.
+
+    Args:
+        function: Reads a file. It is called in several threads at once.
+        paths: Any number of files; taken only as far ahead as is read.
+        batch_size: Files per batch. The first batch is smaller, to see how long a file takes.
+        threads: How many to use where that pays; files that take little time are read by one.
+
+    Yields:
+        A batch: each path with what the function returned, or the `ImageError` that it raised.
+    """
+    names = iter(paths)
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(threads) as many:
+        waiting: deque[_Batch[Value]] = deque()
+        size, quick = min(batch_size, _FILES_PER_TASK), True
+        try:
+            while True:
+                while len(waiting) < _AHEAD and (batch := list(islice(names, size))):
+                    pool, files_per_task = (one, size) if quick else (many, _FILES_PER_TASK)
+                    waiting.append(_Batch(function, batch, pool, files_per_task))
+                    if size < batch_size:
+                        break  # how to go on is known once it is done
+                if not waiting:
+                    return
+                results, seconds = waiting[0].wait()  # it stays in the queue, so that it is cancelled like the others
+                waiting.popleft()
+                size, quick = batch_size, seconds < _QUICK * len(results)
+                yield results
+        finally:
+            for pending in waiting:
+                pending.cancel()
+
+
+class _Batch(Generic[Value]):
+    """Files that are being read."""
+
+    def __init__(
+        self, function: Callable[[str], Value], paths: list[str], pool: ThreadPoolExecutor, files_per_task: int
+    ) -> None:
+        self._function = function
+        self._cancelled = False
+        self._tasks: list[Future[tuple[list[tuple[str, Value | ImageError]], float]]] = [
+            pool.submit(self._read, paths[start : start + files_per_task])
+            for start in range(0, len(paths), files_per_task)
+        ]
+
+    def wait(self) -> tuple[list[tuple[str, Value | ImageError]], float]:
+        """The results once all are there, and the seconds that all threads together took."""
+        done = [task.result() for task in self._tasks]
+        return [result for results, _ in done for result in results], sum(seconds for _, seconds in done)
+
+    def cancel(self) -> None:
+        """Start no further file: after Ctrl-C, only those being read are waited for."""
+        self._cancelled = True
+        for task in self._tasks:
+            task.cancel()
+
+    def _read(self, paths: list[str]) -> tuple[list[tuple[str, Value | ImageError]], float]:
+        start = time.perf_counter()
+        results: list[tuple[str, Value | ImageError]] = []
+        for path in paths:
+            if self._cancelled:
+                break
+            try:
+                results.append((path, self._function(path)))
+            except ImageError as error:
+                results.append((path, error))
+        return results, time.perf_counter() - start
