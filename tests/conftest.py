@@ -1,18 +1,20 @@
-"""What several test modules need: the commands as subprocesses, one trained model, real data."""
+"""What several test modules need: the commands, one trained model, real data."""
 
 import ctypes
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from rnn_runtime.engine.installation import import_onnxruntime
-from tests.support.processes import installed
+from tests.support import commands
+from tests.support.commands import Run as Run
+from tests.support.commands import RunProcess, run_in_process
 
 # Several workers with as many threads each as there are cores would wait for one another most of the time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -24,24 +26,17 @@ settings.load_profile("quick")
 
 FASHION_MNIST = Path(os.environ.get("FASHION_MNIST", "/usr/share/datasets/fashion-mnist"))
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
-
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """Run an installed command, `run("rnn-infer", "a.png", input="...")`, in `tmp_path`."""
-
-    def run_command(command: str, *arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
-        line = [installed(command), *map(str, arguments)]
-        settings = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 600} | options
-        return subprocess.run(line, check=False, **settings)  # type: ignore[call-overload, no-any-return]
-
-    return run_command
+    """Run a command in this process, and in `tmp_path`: `run("rnn-infer", "a.png", input="...")`."""
+    return partial(run_in_process, folder=tmp_path)
 
 
-def with_modules(folder: Path) -> dict[str, str]:
-    """The environment of a process that finds modules in this folder before all others."""
-    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))}
+@pytest.fixture
+def run_process(tmp_path: Path) -> RunProcess:
+    """Run a command as a process of its own; for what a process alone has: signals, its streams, its imports."""
+    return partial(commands.run_process, folder=tmp_path)
 
 
 @pytest.fixture(scope="session")

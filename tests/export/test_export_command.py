@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +12,8 @@ import torch
 from rnn_runtime import Classifier
 from rnn_runtime.model.spec import ImageSpec, ModelSpec
 from rnn_train.checkpoint import Checkpoint, file_sha256
-from tests.conftest import Run
 from tests.support.checkpoints import random_checkpoint
+from tests.support.commands import Run, RunProcess
 from tests.support.processes import at_a_terminal
 
 
@@ -40,12 +39,10 @@ def test_no_number_is_cut_at_a_terminal_of_80_columns(tmp_path: Path) -> None:
 
 
 def test_a_report_that_cannot_be_printed_says_that_the_model_is_there(
-    run: Run, tmp_path: Path, digits_checkpoint: Path
+    run_process: RunProcess, tmp_path: Path, digits_checkpoint: Path
 ) -> None:
     with Path("/dev/full").open("w") as full:
-        result = run(
-            "rnn-export", digits_checkpoint, "model.onnx", capture_output=False, stdout=full, stderr=subprocess.PIPE
-        )
+        result = run_process("rnn-export", digits_checkpoint, "model.onnx", stdout=full)
 
     assert result.returncode == 2
     assert result.stderr == (

@@ -16,8 +16,8 @@ from rnn_runtime.model.difference import Difference
 from rnn_runtime.model.spec import Cell, ImageSpec, ModelSpec
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.training import predict_logits
-from tests.conftest import Run
 from tests.support.checkpoints import random_checkpoint
+from tests.support.commands import Run
 
 pytestmark = pytest.mark.gpu
 

@@ -22,8 +22,8 @@ from rnn_train import DataSource, TrainSettings, train
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.data.load import load_data
 from rnn_train.training import predict_logits
-from tests.conftest import Run
 from tests.support.checkpoints import random_checkpoint
+from tests.support.commands import Run
 from tests.support.idx_subsets import copy_first
 
 SPEC = ModelSpec(ImageSpec(28, 28, 1), tuple("0123456789"))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import Run
+from tests.support.commands import Run
 from tests.support.idx_subsets import copy_first
 
 # Two epochs of 60 steps are few: seeds 0 to 4 gave 63.8, 51.1, 55.0, 61.6 and 61.4 %; guessing gives 10 %.
@@ -26,7 +26,7 @@ def test_articles_defaults_learn_6000_real_images_and_serve_them_as_well(
     assert trained.returncode == 0, trained.stderr
     exported = run("rnn-export", "model.pt", "model.onnx")
     assert exported.returncode == 0, exported.stderr
-    assert run("python", "-m", "rnn_train.write_images", *source, "images").returncode == 0
+    assert run("python -m rnn_train.write_images", *source, "images").returncode == 0
     served = run(
         "rnn-infer", "--provider", "cpu", "--recursive", "--labels-from-folders", "--output", "out.csv", "images"
     )

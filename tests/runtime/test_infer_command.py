@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Run
+from tests.support.commands import Run, installed
 from tests.support.encoded_images import encode, pattern
-from tests.support.processes import at_a_terminal, installed
+from tests.support.processes import at_a_terminal
 
 INFER = installed("rnn-infer")
 
@@ -200,7 +200,7 @@ def test_output_is_written_whole_or_not_at_all(run: Run, folder: Path) -> None:
 def test_model_is_taken_from_the_environment(run: Run, folder: Path) -> None:
     (folder / "model.onnx").rename(folder / "elsewhere.onnx")
 
-    result = run("rnn-infer", "images/4", env=os.environ | {"RNN_MODEL": "elsewhere.onnx"})
+    result = run("rnn-infer", "images/4", env={"RNN_MODEL": "elsewhere.onnx"})
 
     assert result.returncode == 0, result.stderr
     assert len(rows_of(result.stdout)) == 3

@@ -6,11 +6,12 @@ import pty
 import resource
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from tests.support.commands import installed
 
 Process = subprocess.Popen[str]
 
@@ -55,11 +56,6 @@ def at_a_terminal(command: str, *arguments: object, folder: Path, **streams: Any
     os.close(leader)
     assert process.returncode == 0
     return shown.decode()
-
-
-def installed(command: str) -> str:
-    """The path of a command, or of `python`, in the environment that runs the tests."""
-    return str(Path(sys.executable).with_name(command))
 
 
 def wait_until(condition: Callable[[], bool], process: Process) -> None:

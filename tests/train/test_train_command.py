@@ -18,9 +18,8 @@ from rnn_train.checkpoint import Checkpoint
 from rnn_train.cli import main
 from rnn_train.data.source import DataSource
 from rnn_train.settings import TrainSettings, preset_settings
-from tests.conftest import Run
+from tests.support.commands import Run, RunProcess, installed
 from tests.support.idx_files import idx_bytes, write_idx_folder
-from tests.support.processes import installed
 from tests.train.data.test_image_folder import write_classes
 
 REPORTS = {"metrics.csv", "curves.png", "confusion_matrix.png", "examples.png"}
@@ -389,10 +388,10 @@ def test_images_too_large_for_a_recurrent_net_say_how_to_shrink_them(here: Here,
     assert "--image-size" in result.err
 
 
-def test_a_log_on_a_full_disk_is_no_reason_to_stop_training(run: Run, tmp_path: Path) -> None:
+def test_a_log_on_a_full_disk_is_no_reason_to_stop_training(run_process: RunProcess, tmp_path: Path) -> None:
     options = ("--dataset", "digits", "--epochs", 2, "--hidden-size", 8, "--no-plots")
     with Path("/dev/full").open("w") as full:
-        result = run("rnn-train", *options, capture_output=False, stdout=full, stderr=subprocess.PIPE)
+        result = run_process("rnn-train", *options, stdout=full)
 
     assert result.returncode == 0
     assert result.stderr.splitlines()[1:] == [

@@ -11,7 +11,7 @@ from rnn_runtime import Classifier
 from rnn_runtime.checks.benchmark import Speed, measure_speed
 from rnn_runtime.errors import InputError
 from rnn_runtime.results.write import write_speeds
-from tests.conftest import Run
+from tests.support.commands import Run
 
 
 def test_each_batch_size_is_timed(digits_model: Path) -> None:

@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 
 from rnn_runtime.checks.doctor import BUILT_IN_MODEL, examine
-from tests.conftest import Run, with_modules
+from tests.support.commands import Run, RunProcess, modules_from
 
 cpu_build = pytest.mark.skipif(
     "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="onnxruntime is built for CUDA"
@@ -60,10 +60,12 @@ def test_machine_without_a_driver_has_nothing_to_mend(run: Run, digits_model: Pa
 
 
 @cpu_build
-def test_machine_with_a_driver_is_told_how_to_get_cuda(run: Run, digits_model: Path, stand_in_driver: Path) -> None:
-    environment = os.environ | {"LD_LIBRARY_PATH": str(stand_in_driver)}
+def test_with_a_driver_doctor_says_how_to_get_cuda(
+    run_process: RunProcess, digits_model: Path, stand_in_driver: Path
+) -> None:
+    environment = {"LD_LIBRARY_PATH": str(stand_in_driver)}
 
-    result = run("rnn-infer", "--doctor", "--model", digits_model, env=environment)
+    result = run_process("rnn-infer", "--doctor", "--model", digits_model, env=environment)
 
     facts = facts_of(result.stdout)
     assert facts["NVIDIA driver"] == "runs CUDA up to 99.0"
@@ -104,11 +106,11 @@ def test_damaged_model_is_told_and_providers_start_without_it(run: Run, tmp_path
     ids=["missing", "broken", "empty"],
 )
 def test_onnxruntime_that_cannot_be_used_is_the_next_thing_to_mend(
-    run: Run, tmp_path: Path, digits_model: Path, module: str, problem: str
+    run_process: RunProcess, tmp_path: Path, digits_model: Path, module: str, problem: str
 ) -> None:
     (tmp_path / "onnxruntime.py").write_text(module)
 
-    result = run("rnn-infer", "--doctor", "--model", digits_model, env=with_modules(tmp_path))
+    result = run_process("rnn-infer", "--doctor", "--model", digits_model, env=modules_from(tmp_path))
 
     assert result.returncode == 3
     assert result.stderr == ""

@@ -9,7 +9,7 @@ from rnn_runtime import Classifier
 from rnn_runtime.checks.self_check import self_check
 from rnn_runtime.errors import ParityError
 from rnn_runtime.model.difference import Difference
-from tests.conftest import Run
+from tests.support.commands import Run
 from tests.support.tampered_models import change_weight
 
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from rnn_runtime.command.command import Command, require_packages
 from rnn_runtime.errors import InputError, MissingPackageError
 from rnn_runtime.files.atomic import atomic_write
-from tests.support.processes import installed
+from tests.support.commands import installed
 
 
 def error_of(text: str) -> str:

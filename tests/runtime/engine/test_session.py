@@ -10,7 +10,7 @@ import pytest
 from rnn_runtime import Classifier
 from rnn_runtime.engine.session import CudaOptions, open_session
 from rnn_runtime.errors import ModelError, ProviderError, SettingsError
-from tests.conftest import Run, with_modules
+from tests.support.commands import Run, RunProcess, modules_from
 
 without_gpu = pytest.mark.skipif(
     "CUDAExecutionProvider" in onnxruntime.get_available_providers() and os.path.exists("/dev/nvidiactl"),
@@ -57,11 +57,11 @@ def test_unknown_provider_names_those_there_are(digits_model: Path) -> None:
         open_session(digits_model.read_bytes(), "tpu")  # type: ignore[arg-type]
 
 
-def test_without_onnxruntime_the_extra_to_install_is_named(run: Run, tmp_path: Path, digits_model: Path) -> None:
+def test_without_onnxruntime_the_extra_is_named(run_process: RunProcess, tmp_path: Path, digits_model: Path) -> None:
     # An import that fails stands in for a package that isn't installed.
     (tmp_path / "onnxruntime.py").write_text("raise ImportError(\"No module named 'onnxruntime'\")\n")
 
-    result = run("rnn-infer", "--model", digits_model, "a.png", env=with_modules(tmp_path))
+    result = run_process("rnn-infer", "--model", digits_model, "a.png", env=modules_from(tmp_path))
 
     assert result.returncode == 3
     assert result.stdout == ""
@@ -70,7 +70,7 @@ def test_without_onnxruntime_the_extra_to_install_is_named(run: Run, tmp_path: P
 
 
 def test_what_onnxruntime_writes_to_stderr_while_it_is_imported_is_not_seen(
-    run: Run, tmp_path: Path, digits_model: Path
+    run_process: RunProcess, tmp_path: Path, digits_model: Path
 ) -> None:
     # As releases 1.23 and 1.24 do, where /sys/class/drm has a display that is no PCI card; then the real one follows.
     (tmp_path / "onnxruntime.py").write_text(
@@ -82,7 +82,7 @@ def test_what_onnxruntime_writes_to_stderr_while_it_is_imported_is_not_seen(
     )
     arguments = ("--provider", "cpu", "--model", digits_model, "no.png")
 
-    result = run("rnn-infer", *arguments, env=with_modules(tmp_path))
+    result = run_process("rnn-infer", *arguments, env=modules_from(tmp_path))
 
     assert result.stdout.endswith("no such file or directory\n")
     assert result.stderr.startswith("1 image, 1 unreadable, ")
@@ -147,13 +147,13 @@ def test_cuda_options_with_the_cpu_provider_are_refused_instead_of_ignored(digit
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_a_signal_while_onnxruntime_is_imported_is_told_in_a_line(
-    run: Run, tmp_path: Path, digits_model: Path, name: str, code: int
+    run_process: RunProcess, tmp_path: Path, digits_model: Path, name: str, code: int
 ) -> None:
     (tmp_path / "onnxruntime.py").write_text(
         f"import os, signal\nos.kill(os.getpid(), signal.{name})\nInferenceSession = None\n"
     )
 
-    result = run("rnn-infer", "--model", digits_model, "a.png", env=with_modules(tmp_path))
+    result = run_process("rnn-infer", "--model", digits_model, "a.png", env=modules_from(tmp_path))
 
     assert result.returncode == code
     assert result.stderr == ("Error: interrupted\n" if code == 130 else "Error: terminated\n")

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from rnn_runtime import Classifier
 from rnn_runtime.errors import ModelError
 from rnn_runtime.model.file import MAX_MODEL_BYTES, check_model, read_model
-from tests.conftest import Run
+from tests.support.commands import Run
 from tests.support.tampered_models import change_metadata, seal_again
 
 

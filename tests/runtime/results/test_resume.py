@@ -23,7 +23,7 @@ from rnn_runtime.errors import InputError, RunInterruptedError
 from rnn_runtime.files.growing import growing_file
 from rnn_runtime.images.find import find_images
 from rnn_runtime.results.run import classify_files
-from tests.conftest import Run
+from tests.support.commands import Run
 from tests.support.encoded_images import encode
 from tests.support.processes import size, started, wait_until
 from tests.support.tampered_models import change_metadata
