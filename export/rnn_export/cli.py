@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rnn_runtime.command.command import Command, interruptible, require_packages
-from rnn_runtime.errors import OutputError
+import rnn_runtime
+from rnn_runtime.command.command import Command
+from rnn_runtime.command.streams import say
 from rnn_runtime.files.atomic import check_output
 
 if TYPE_CHECKING:
@@ -18,7 +19,16 @@ if TYPE_CHECKING:
 _MOST_LABELS_SHOWN = 10
 
 
-@click.command(cls=Command)
+def _check(ctx: click.Context) -> None:
+    check_output(ctx.params["output"], [ctx.params["checkpoint"]])
+
+
+@click.command(
+    cls=Command,
+    check=_check,
+    extras={"train": ("torch", "torchvision", "sklearn", "onnx"), "cpu": ("onnxruntime",)},
+    imports=("onnxruntime", "rnn_export.export"),
+)
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("output", type=click.Path(dir_okay=False, path_type=Path))
 @click.option(
@@ -42,7 +52,7 @@ _MOST_LABELS_SHOWN = 10
 @click.option(
     "--rtol", type=click.FloatRange(0), help="Relative tolerance of a logit.  [fp32: 0.0001, fp16: 0.01, int8: 0.1]"
 )
-@click.version_option(package_name="rnn-onnx", prog_name="rnn-export")
+@click.version_option(rnn_runtime.__version__, prog_name="rnn-export")
 def main(checkpoint: Path, output: Path, graph: Any, precision: Any, atol: float | None, rtol: float | None) -> None:
     """Export CHECKPOINT to an ONNX model at OUTPUT, and verify it.
 
@@ -52,20 +62,12 @@ def main(checkpoint: Path, output: Path, graph: Any, precision: Any, atol: float
     \b
     rnn-export model.pt model.onnx
     """
-    check_output(output, [checkpoint])
-    require_packages(("torch", "torchvision", "sklearn", "onnx"), "train")
-    require_packages(("onnxruntime",), "cpu")
     from rnn_export.export import export_onnx
 
-    interruptible()
     form = None if graph == "auto" else graph
     report = export_onnx(checkpoint, output, form=form, precision=precision, atol=atol, rtol=rtol)
-    try:
-        print_report(report)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise OutputError(f"{output} is written and whole, but the report can't be printed: {error.strerror}") from None
+    say(f"Wrote {output}")
+    print_report(report)
 
 
 def print_report(report: "ExportReport") -> None:
@@ -77,7 +79,7 @@ def print_report(report: "ExportReport") -> None:
     from rnn_runtime.text import print_table
 
     spec = report.spec
-    facts = Table(show_header=False, title=f"Wrote {report.output}", title_justify="left")
+    facts = Table(show_header=False, title=str(report.output), title_justify="left")
     for name, value in (
         ("cell", f"{spec.cell_name}, {spec.num_layers} layers of {spec.hidden_size}"),
         ("image", str(spec.image)),

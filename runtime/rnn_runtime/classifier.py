@@ -2,31 +2,27 @@
 
 import os
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rnn_runtime.engine.device_buffers import DeviceBuffers, run_failure
-from rnn_runtime.engine.session import CUDA_DEFAULTS, CudaOptions, Provider, open_session
+from rnn_runtime.engine.cuda import CUDA_DEFAULTS, CudaOptions
+from rnn_runtime.engine.device_buffers import DeviceBuffers
+from rnn_runtime.engine.session import Provider, open_session, other_provider
+from rnn_runtime.engine.threads import CpuThreads
 from rnn_runtime.errors import InputError, ModelError, ProviderError
 from rnn_runtime.images.batches import FileBatch, decode_files
 from rnn_runtime.images.pool import usable_cores
 from rnn_runtime.model.file import read_model
 from rnn_runtime.model.metadata import ModelMetadata
 
-if TYPE_CHECKING:
-    import onnxruntime
-
 BATCH_SIZE = 256
 _LARGEST_BATCH = 1 << 24
 _MOST_THREADS = 4096
 _UINT8 = np.dtype(np.uint8)
-_SMALLEST_PART, _LARGEST_PART = 16, 64  # images of a batch that a thread takes at once, on the CPU (docs/design.md)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +52,7 @@ class Classifier:
     Args:
         model: Path of a file that `rnn-export` wrote.
         provider: `cpu`; `cuda`, which runs on CUDA or raises; `auto`, which is CUDA where it runs, else CPU.
-        threads: CPU threads, for decoding as for the model; None for one a core.
+        threads: CPU threads, for decoding and for the model; None for one per core.
         cuda: How to run on CUDA: `CudaOptions(device_id=1)`; with `auto` they count where CUDA starts.
 
     Raises:
@@ -65,7 +61,7 @@ class Classifier:
         MissingPackageError: no onnxruntime is installed, or a broken one.
         SettingsError: `cuda` was given with `cpu`.
 
-    One classifier serves any number of threads, and goes on in forked processes, on the CPU. Sent to another process
+    One classifier serves any number of threads, and works in forked processes, on the CPU. Sent to another process
     (pickled), it opens the model there again, on the same provider.
 
     Attributes:
@@ -86,8 +82,6 @@ class Classifier:
             raise InputError(f"threads must be from 1 to {_MOST_THREADS}, not {threads}")
         self.path, self._cuda = str(model), cuda
         self.threads = threads or usable_cores()
-        self._pool: ThreadPoolExecutor | None = None
-        self._process = self._pool_process = os.getpid()
         try:
             content = read_model(self.path)
             opened = open_session(content, provider, cuda=cuda)
@@ -95,16 +89,19 @@ class Classifier:
             self.metadata = ModelMetadata.from_props(self._session.get_modelmeta().custom_metadata_map)
             self._shape = self.metadata.spec.image.shape
             self._check_interface()
-            self._buffers = self._threaded_session = None
-            if self._provider == "cuda":
-                self._buffers = DeviceBuffers(
-                    self._session, len(self.class_names), "cuda", device_id=cuda.device_id, cuda_graph=cuda.graph
-                )
-            elif self.metadata.spec.cell == "lstm" and self.threads > 1:
-                # Of small batches, onnxruntime's LSTM makes more of threads than parts do (docs/design.md).
-                self._threaded_session = open_session(content, "cpu", intra_op_threads=self.threads).session
+            self._runner = self._make_runner(content)
         except (ModelError, ProviderError) as error:
             raise type(error)(f"{self.path}: {error}") from None
+
+    def _make_runner(self, content: bytes) -> DeviceBuffers | CpuThreads:
+        if self._provider == "cuda":
+            classes, cuda = len(self.class_names), self._cuda
+            return DeviceBuffers(self._session, classes, "cuda", device_id=cuda.device_id, cuda_graph=cuda.graph)
+        threaded = None
+        if self.metadata.spec.cell == "lstm" and self.threads > 1:
+            # Of small batches, onnxruntime's LSTM makes more of threads than chunks do (docs/design.md).
+            threaded = open_session(content, "cpu", intra_op_threads=self.threads).session
+        return CpuThreads(self._session, self.threads, threaded)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For another process, open the model again, on the provider that runs here or not at all."""
@@ -137,7 +134,7 @@ class Classifier:
         Raises:
             InputError: shape or dtype don't fit the model.
             ModelError: the output is not finite, which is no result of any kind.
-            ProviderError: the run failed, for lack of memory say.
+            ProviderError: the run failed, for lack of memory for instance.
         """
         return self._run_finite("probabilities", images)
 
@@ -158,7 +155,7 @@ class Classifier:
             batch_size: Images that go through the model at once.
 
         Yields:
-            One prediction a path, in the order of `paths`.
+            One prediction per path, in the order of `paths`.
 
         Raises:
             InputError: `top_k` or `batch_size` is out of range, or `paths` is a single path.
@@ -198,8 +195,8 @@ class Classifier:
         if not np.isfinite(values).all():
             rows = int((~np.isfinite(values).all(axis=1)).sum())
             raise ModelError(
-                f"{self.path}: its {output} are not finite for {rows} of {len(values)} images; don't use this model on "
-                f"{self._provider}: {'export it again' if self._provider == 'cpu' else 'try --provider cpu'}"
+                f"{self.path}: its {output} are not finite for {rows} of {len(values)} images. Don't use this model on "
+                f"{self._provider}: {other_provider(self._provider)}"
             )
         return values
 
@@ -210,25 +207,9 @@ class Classifier:
                 f"images must be uint8 of shape (batch, {', '.join(map(str, self._shape))}), "
                 f"not {images.dtype} of shape {images.shape}"
             )
-        count = len(images)
-        if not count:  # onnxruntime's kernels are not made for no rows at all
+        if not len(images):  # onnxruntime's kernels are not made for no rows at all
             return np.empty((0, len(self.class_names)), np.float32)
-        if self._buffers:
-            return self._buffers.run(output, images)
-
-        # Threads don't survive a fork: a child process makes a pool of its own, and does without onnxruntime's.
-        process = os.getpid()
-        if self._threaded_session and count <= _LARGEST_PART and self._process == process:
-            return _run_session(self._threaded_session, output, images)
-        run = partial(_run_session, self._session, output)
-        size = _part_size(count, self.threads)
-        if size >= count:
-            return run(images)
-        if self._pool_process != process:
-            self._pool, self._pool_process = None, process
-        parts = [images[start : start + size] for start in range(0, count, size)]
-        self._pool = self._pool or ThreadPoolExecutor(self.threads, thread_name_prefix="model")
-        return np.concatenate(list(self._pool.map(run, parts)))
+        return self._runner.run(output, images)
 
     def _check_interface(self) -> None:
         shape, classes = self.metadata.spec.image.shape, len(self.class_names)
@@ -245,19 +226,5 @@ class Classifier:
             raise ModelError(f"its inputs and outputs are {found}, and its metadata says {expected}")
 
 
-def _run_session(
-    session: "onnxruntime.InferenceSession", output: str, images: NDArray[np.uint8]
-) -> NDArray[np.float32]:
-    try:
-        return session.run([output], {"images": images})[0]  # type: ignore[no-any-return]
-    except Exception as error:  # onnxruntime's exceptions share no base class below this one
-        raise run_failure(len(images), "the CPU", error) from None
-
-
 def _open(path: str, provider: Provider, threads: int, cuda: CudaOptions) -> Classifier:
     return Classifier(path, provider, threads=threads, cuda=cuda)
-
-
-def _part_size(images: int, threads: int) -> int:
-    """How many of a batch's images one thread takes at once, so that all are busy and their caches suffice."""
-    return min(max(-(-images // threads), _SMALLEST_PART), _LARGEST_PART)

@@ -1,7 +1,5 @@
 """The errors that this project raises on purpose: each text says what is wrong, where, and the way out."""
 
-import signal
-
 
 class RnnOnnxError(Exception):
     """Base of all of them. A command prints its text in one line and exits with `exit_code`."""
@@ -53,20 +51,3 @@ class ParityError(RnnOnnxError):
     """Two runs of one model differ by more than the tolerance."""
 
     exit_code = 1
-
-
-class TerminatedError(KeyboardInterrupt):
-    """SIGTERM, where a command runs."""
-
-
-class RunInterruptedError(KeyboardInterrupt, RnnOnnxError):
-    """Ctrl-C or SIGTERM; the text says what is kept and how to go on."""
-
-    def __init__(self, text: str, interrupt: KeyboardInterrupt) -> None:
-        super().__init__(text)
-        self.exit_code = 128 + signal_of(interrupt)
-
-
-def signal_of(interrupt: KeyboardInterrupt) -> signal.Signals:
-    """The signal that an interruption came from: SIGTERM or SIGINT."""
-    return signal.SIGTERM if isinstance(interrupt, TerminatedError) else signal.SIGINT

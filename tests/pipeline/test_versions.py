@@ -1,5 +1,6 @@
 """The constraints files agree with pyproject.toml."""
 
+import importlib.metadata
 import tomllib
 from itertools import chain
 from pathlib import Path
@@ -49,4 +50,4 @@ def test_pins_accept_builds_for_cpu_and_gpu_alike() -> None:
 
 
 def test_the_version_in_the_code_is_the_packages() -> None:
-    assert rnn_runtime.__version__ == PROJECT["version"]
+    assert rnn_runtime.__version__ == importlib.metadata.version("rnn-onnx")

@@ -312,7 +312,7 @@ def test_names_that_end_with_null_characters_unasked_say_which_option_is_missing
     result = run("rnn-infer", "-", input="images/1/a.png\0images/1/b.png\0")
 
     assert result.returncode == 2
-    assert result.stderr.endswith("add --null\n")
+    assert result.stderr.endswith("Add --null\n")
 
 
 def test_closed_standard_input_is_told_in_a_line(folder: Path) -> None:
@@ -360,9 +360,9 @@ def test_batch_size_and_threads_do_not_change_results(run: Run) -> None:
         ((), "Name an image, a folder, a pattern, or - for standard input"),
         (("--model", "no.onnx", "a.png"), "no.onnx: no such file or directory. Write a model with: rnn-export"),
         (("--model", "images", "a.png"), "images: is a directory"),
-        (("images",), "images: no image files in this folder; add --recursive"),
+        (("images",), "images: no image files in this folder. Add --recursive"),
         (("*.gif",), "*.gif: no file matches this pattern"),
-        (("--output", "no/out.csv", "images/4"), "no/out.csv: the folder no does not exist; create it first"),
+        (("--output", "no/out.csv", "images/4"), "no/out.csv: the folder no does not exist. Create it first"),
         (("--batch-size", "0", "images/4"), "--batch-size"),
         (("--format", "xml", "images/4"), "--format"),
     ],

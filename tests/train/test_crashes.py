@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rnn_runtime.errors import RunInterruptedError
+from rnn_runtime import RunInterruptedError
 from rnn_train import DataSource, TrainSettings, resume, train
 from rnn_train.callbacks import TrainingProgress
 from rnn_train.checkpoint import Checkpoint

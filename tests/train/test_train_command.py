@@ -114,7 +114,7 @@ def test_a_failed_download_is_one_line(here: Here, tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        ("--resume model.pt --flip", "Error: --flip can't be changed by --resume; "),
+        ("--resume model.pt --flip", "Error: --flip can't be changed by --resume. "),
         ("--resume model.pt", "Error: model.pt: not a checkpoint"),
     ],
 )
@@ -395,7 +395,7 @@ def test_a_log_on_a_full_disk_is_no_reason_to_stop_training(run_process: RunProc
 
     assert result.returncode == 0
     assert result.stderr.splitlines()[1:] == [
-        "Nothing more is printed, since standard output can't be written: No space left on device",
+        "Nothing more is printed, because standard output can't be written: No space left on device",
         "Wrote model.pt",
     ]
     assert len(Checkpoint.load(tmp_path / "model.pt").metrics["epochs"]) == 2

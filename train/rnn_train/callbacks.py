@@ -3,11 +3,11 @@
 from types import TracebackType
 from typing import Self
 
-import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from rnn_runtime.command.command import interruptible, leave_stdout
+from rnn_runtime.command.command import as_options
+from rnn_runtime.command.streams import print_line, say
 from rnn_runtime.text import printable
 
 LINES_EVERY = 100  # steps, as in the article
@@ -51,7 +51,6 @@ class ConsoleProgress(TrainingProgress):
             self._bar.stop()
 
     def start(self, epochs: int, steps: int, done: int) -> None:
-        interruptible()
         self._epochs, self._steps = epochs, steps
         if self._console.is_terminal:
             columns = (
@@ -75,16 +74,10 @@ class ConsoleProgress(TrainingProgress):
             self.message(f"Epoch [{epoch}/{self._epochs}], Step [{step}/{self._steps}], Loss: {loss:.4f}")
 
     def note(self, text: str) -> None:
-        click.echo(printable(text), err=True)  # with names of files, which may hold terminal codes
+        say(printable(as_options(text)))  # with names of files, which may hold terminal codes
 
     def message(self, text: str) -> None:
         if self._bar:
             self._console.print(text)
-            return
-        try:
-            click.echo(text)
-        except BrokenPipeError:  # nobody reads the lines any more: no reason to stop training
-            leave_stdout()
-        except OSError as error:  # nor is a full disk below a log
-            leave_stdout()
-            click.echo(f"Nothing more is printed, since standard output can't be written: {error.strerror}", err=True)
+        else:
+            print_line(text)

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from click.core import ParameterSource
 
-from rnn_runtime.command.command import Command, require_packages
-from rnn_runtime.errors import SettingsError
+import rnn_runtime
+from rnn_runtime.command.command import Command
+from rnn_runtime.command.options import Rule, check_rules, is_given, option_name
+from rnn_runtime.command.streams import say
 from rnn_runtime.model.spec import CELLS, NONLINEARITIES
 from rnn_train.settings import DATASETS, PRESETS, SCHEDULES, TrainSettings, preset_settings
 
@@ -45,7 +46,20 @@ def _setting(name: str, kind: Any, text: str) -> Callable[[Decorated], Decorated
     )
 
 
-@click.command(cls=Command)
+def _check(ctx: click.Context) -> None:
+    """A checkpoint knows its settings. One given beside it would be ignored, so it is refused."""
+    settings = tuple(name for name in ctx.params if name not in _RESUME_OPTIONS)
+    allowed = ", ".join(option_name(ctx.command, name) for name in _RESUME_OPTIONS[1:])
+    rule = Rule(settings, lambda given: not given["resume"], f"can't be changed by --resume. It goes with: {allowed}")
+    check_rules(ctx, [rule])
+
+
+@click.command(
+    cls=Command,
+    check=_check,
+    extras={"train": ("torch", "torchvision", "sklearn", "matplotlib")},
+    imports=("rnn_train.training",),
+)
 @click.option(
     "--dataset",
     type=click.Choice(DATASETS),
@@ -121,7 +135,7 @@ def _setting(name: str, kind: Any, text: str) -> Callable[[Decorated], Decorated
     help="The checkpoint to write.  [default: model.pt, or the one resumed]",
 )
 @click.option("--plots/--no-plots", default=True, show_default=True, help="Draw curves, confusion matrix and examples.")
-@click.version_option(package_name="rnn-onnx", prog_name="rnn-train")
+@click.version_option(rnn_runtime.__version__, prog_name="rnn-train")
 @click.pass_context
 def main(
     ctx: click.Context,
@@ -146,9 +160,6 @@ def main(
     rnn-train --data photos/ --image-size 64 --val-split 0.2 --preset accurate
     rnn-train --resume model.pt
     """
-    if resume:
-        _check_resume_options(ctx)
-    require_packages(("torch", "torchvision", "sklearn", "matplotlib"), "train")
     from rnn_train import training
     from rnn_train.callbacks import ConsoleProgress
 
@@ -174,7 +185,7 @@ def main(
                 progress=progress,
                 plots=plots,
             )
-    click.echo(f"Wrote {output or resume or 'model.pt'}", err=True)
+    say(f"Wrote {output or resume or 'model.pt'}")
 
 
 def _settings(preset: Any, options: dict[str, Any]) -> TrainSettings:
@@ -194,21 +205,8 @@ def _source(options: dict[str, Any]) -> "DataSource":
     return DataSource(**given, val_split=options["val_split"], split_seed=options["seed"])
 
 
-def _check_resume_options(ctx: click.Context) -> None:
-    """A checkpoint knows its settings; one given beside it would be ignored, so it is refused."""
-    for name in ctx.params:
-        if name not in _RESUME_OPTIONS and ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            flag = "--" + name.replace("_", "-")
-            allowed = ", ".join("--" + option.replace("_", "-") for option in _RESUME_OPTIONS[1:])
-            raise SettingsError(f"{flag} can't be changed by --resume; with it go: {allowed}")
-
-
 def _moved_source(checkpoint: Path, ctx: click.Context, options: dict[str, Any]) -> "DataSource | None":
-    given = {
-        name: options[name]
-        for name in ("data", "data_root")
-        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
-    }
+    given = {name: options[name] for name in ("data", "data_root") if is_given(ctx, name)}
     if not given:
         return None
     from rnn_train.checkpoint import Checkpoint

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rnn_runtime.errors import DataError, OutputError, RunInterruptedError, SettingsError
-from rnn_runtime.interruption import StopRequest
+from rnn_runtime.errors import DataError, OutputError, SettingsError
+from rnn_runtime.interruption import RunInterruptedError, StopRequest
 from rnn_train.augment import augment
 from rnn_train.callbacks import TrainingProgress
 from rnn_train.checkpoint import Checkpoint

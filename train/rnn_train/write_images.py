@@ -5,12 +5,12 @@ from typing import Any
 
 import click
 
-from rnn_runtime.command.command import Command, interruptible, require_packages
+from rnn_runtime.command.command import Command
 from rnn_runtime.errors import DataError
 from rnn_train.settings import DATASETS
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, extras={"train": ("torch", "torchvision", "sklearn")}, imports=("rnn_train.data.load",))
 @click.option("--dataset", type=click.Choice(DATASETS), help="A known data set.  [default: mnist]")
 @click.option("--data", type=str, help="A folder with the data set's IDX files.")
 @click.option("--data-root", default="data", show_default=True, help="Where downloads are kept.")
@@ -19,12 +19,10 @@ from rnn_train.settings import DATASETS
 @click.argument("output", type=click.Path(file_okay=False, path_type=Path))
 def main(dataset: Any, data: str | None, data_root: str, part: str, limit: int | None, output: Path) -> None:
     """Write images into OUTPUT/<class>/<number>.png, for rnn-infer --labels-from-folders."""
-    require_packages(("torch", "torchvision", "sklearn"), "train")
     from rnn_train.data.image_folder import write_image_folder
     from rnn_train.data.load import load_data
     from rnn_train.data.source import DataSource
 
-    interruptible()
     if output.is_dir() and any(output.iterdir()):
         raise DataError(f"{output}: this folder isn't empty; choose a new one, so that images of two sets don't mix")
     loaded = load_data(DataSource(dataset=dataset, data=data, data_root=data_root))

@@ -1,13 +1,18 @@
 """How fast a model runs on this machine and execution provider: throughput and latency by batch size."""
 
+import csv
+import json
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import IO
 
 import numpy as np
 
 from rnn_runtime.classifier import Classifier
 from rnn_runtime.errors import InputError
+from rnn_runtime.results.write import Format
+from rnn_runtime.text import print_table
 
 BATCH_SIZES = (1, 8, 32, 64, 256, 1024)
 _WARM_UP = 3  # runs; the first ones allocate memory, and on CUDA choose algorithms
@@ -15,7 +20,7 @@ _WARM_UP = 3  # runs; the first ones allocate memory, and on CUDA choose algorit
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Of one batch size: images a second, and percentiles of a run's milliseconds."""
+    """Of one batch size: images per second, and percentiles of the milliseconds per run."""
 
     batch_size: int
     images_per_second: float
@@ -32,11 +37,11 @@ def measure_speed(
 
     Args:
         classifier: The model on its provider. On CUDA, copying to the device and back is included.
-        batch_sizes: Images a run.
+        batch_sizes: Images per run.
         seconds: How long to run each batch size; at least 10 runs are made.
 
     Returns:
-        One `Speed` a batch size.
+        One `Speed` per batch size.
 
     Raises:
         InputError: a batch size is below 1, or `seconds` isn't above 0.
@@ -44,6 +49,25 @@ def measure_speed(
     if min(batch_sizes, default=0) < 1 or not seconds > 0:
         raise InputError(f"batch sizes must be at least 1 and seconds above 0, not {list(batch_sizes)} and {seconds}")
     return [_measure(classifier, batch_size, seconds) for batch_size in batch_sizes]
+
+
+def write_speeds(speeds: Iterable[Speed], file: IO[str], format: Format) -> None:
+    """Write what `measure_speed` found, a row per batch size."""
+    rows = [asdict(speed) for speed in speeds]
+    if format == "jsonl":
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+        return
+    names = [field.name for field in fields(Speed)]
+    shown = [[f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()] for row in rows]
+    if format == "csv":
+        csv.writer(file, lineterminator="\n").writerows([names, *shown])
+        return
+    from rich.table import Table
+
+    table = Table(*names)
+    for row in shown:
+        table.add_row(*row)
+    print_table(table, file)
 
 
 def _measure(classifier: Classifier, batch_size: int, seconds: float) -> Speed:

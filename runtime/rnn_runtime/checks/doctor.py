@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import TextIO
 
 from rnn_runtime.classifier import Classifier
+from rnn_runtime.engine.cuda import CUDA_DEFAULTS, CudaOptions
 from rnn_runtime.engine.driver import LIBRARY, Driver, find_driver
 from rnn_runtime.engine.installation import (
     cuda_major,
@@ -19,22 +20,12 @@ from rnn_runtime.engine.installation import (
     load_library,
     preload_cuda,
 )
-from rnn_runtime.engine.session import CUDA_DEFAULTS, CudaOptions, Provider, open_session
+from rnn_runtime.engine.session import Provider, open_session
 from rnn_runtime.errors import MissingPackageError, ModelError
 from rnn_runtime.images.pool import usable_cores
 from rnn_runtime.model.metadata import ModelMetadata
 
-_NOTHING = "Nothing to mend."
-
-# One operator, `Identity`, of uint8 [n, 1, 1, 1], for where there is no model to start providers with. Made with
-# onnx.helper: x, y = (make_tensor_value_info(name, TensorProto.UINT8, ["n", 1, 1, 1]) for name in "xy"), and
-# make_model(make_graph([make_node("Identity", ["x"], ["y"])], "g", [x], [y]), ir_version=8,
-# opset_imports=[make_opsetid("", 17)]).SerializeToString().
-BUILT_IN_MODEL = (
-    b'\x08\x08:Q\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x1c\n\x01x\x12\x17\n\x15\x08\x02\x12\x11\n\x03\x12\x01n'
-    b"\n\x02\x08\x01\n\x02\x08\x01\n\x02\x08\x01b\x1c\n\x01y\x12\x17\n\x15\x08\x02\x12\x11\n\x03\x12\x01n"
-    b"\n\x02\x08\x01\n\x02\x08\x01\n\x02\x08\x01B\x04\n\x00\x10\x11"
-)
+_NOTHING = "Nothing to repair."
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +33,7 @@ class Diagnosis:
     """What `examine` found.
 
     `facts` are names and what was found, `providers` those that start, and `next_step` is the one thing to do next, or
-    says that there is nothing to mend.
+    says that nothing is to be repaired.
     """
 
     facts: tuple[tuple[str, str], ...]
@@ -54,8 +45,9 @@ def examine(model: Path | None = None, provider: Provider = "auto", *, cuda: Cud
     """Look at the installation, the providers and a model file, without reading images.
 
     Args:
-        model: A file that `rnn-export` wrote; None, a missing or a damaged one leave providers to a built-in model.
-        provider: The one that is wanted: whether it is something to mend that CUDA doesn't start.
+        model: A file that `rnn-export` wrote. Without one, or if it is missing or damaged, providers are started with
+            an example that comes with onnxruntime.
+        provider: The one that is wanted: whether it is a fault that CUDA doesn't start.
         cuda: How to start CUDA.
     """
     driver = find_driver()
@@ -85,7 +77,7 @@ def examine(model: Path | None = None, provider: Provider = "auto", *, cuda: Cud
 
 
 def print_diagnosis(diagnosis: Diagnosis, file: TextIO) -> None:
-    """Print a line a fact, and the next step as the last one."""
+    """Print a line per fact, and the next step as the last one."""
     width = max(len(name) for name, _ in diagnosis.facts) + 2
     for name, found in diagnosis.facts:
         file.write(f"{name:<{width}}{' '.join(found.split())}\n")
@@ -98,7 +90,7 @@ def _machine() -> list[tuple[str, str]]:
         ("rnn-onnx", _version("rnn-onnx")),
         ("Python", f"{platform.python_version()}, {sys.executable}"),
         ("system", f"{platform.platform()}"),
-        ("cores", f"{cores} of {os.cpu_count()} usable; as many threads, unless --threads says otherwise"),
+        ("cores", f"{cores} of {os.cpu_count()} usable; by default, as many threads"),
     ]
 
 
@@ -140,8 +132,11 @@ def _cuda_facts(ort: ModuleType) -> list[tuple[str, str]]:
 
 def _examine_model(model: Path | None) -> tuple[bytes, list[tuple[str, str]], str | None]:
     """The model to start providers with, what there is to tell of the file, and what to do about it."""
+    from onnxruntime.datasets import get_example
+
+    example = Path(get_example("sigmoid.onnx")).read_bytes()  # one operator; it comes with onnxruntime
     if model is None:
-        return BUILT_IN_MODEL, [], None
+        return example, [], None
     try:
         metadata = Classifier(model, "cpu", threads=1).metadata
         content = model.read_bytes()
@@ -150,7 +145,7 @@ def _examine_model(model: Path | None) -> tuple[bytes, list[tuple[str, str]], st
         remedy = "Write a model with: rnn-export model.pt model.onnx"
         if os.path.exists(model):
             remedy = f"Copy {model} again, or write it with: rnn-export model.pt {model}"
-        return BUILT_IN_MODEL, [("model", str(error))], remedy
+        return example, [("model", str(error))], remedy
 
 
 def _model_facts(metadata: ModelMetadata) -> list[tuple[str, str]]:

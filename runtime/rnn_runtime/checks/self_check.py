@@ -1,6 +1,7 @@
 """Parity without PyTorch: a model's golden samples, run again here and compared with PyTorch's logits."""
 
 from rnn_runtime.classifier import Classifier
+from rnn_runtime.engine.session import other_provider
 from rnn_runtime.errors import ParityError
 from rnn_runtime.model.difference import ATOL, RTOL, Difference
 
@@ -26,7 +27,17 @@ def self_check(classifier: Classifier, *, atol: float | None = None, rtol: float
     if not difference.within_tolerance:
         raise ParityError(
             f"{classifier.path}: on {classifier.provider}, logits differ from PyTorch's by up to "
-            f"{difference.max_absolute:.2e}, more than --atol {atol:g} and --rtol {rtol:g} allow; "
-            f"don't use this model here: {'export it again' if classifier.provider == 'cpu' else 'try --provider cpu'}"
+            f"{difference.max_absolute:.2e}, more than `atol={atol:g}` and `rtol={rtol:g}` allow. "
+            f"Don't use this model here: {other_provider(classifier.provider)}"
         )
     return difference
+
+
+def describe_self_check(classifier: Classifier, difference: Difference) -> str:
+    """What `self_check` found, in a line for people."""
+    samples = len(classifier.metadata.golden.images)
+    return (
+        f"{classifier.path}: on {classifier.provider}, {samples} golden samples agree with PyTorch: largest difference "
+        f"of logits {difference.max_absolute:.1e} (relative {difference.max_relative:.1e}), labels equal "
+        f"{100 * difference.equal_labels:.1f} %; checkpoint {classifier.metadata.checkpoint_sha256}"
+    )

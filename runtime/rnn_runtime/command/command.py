@@ -1,27 +1,39 @@
-"""What the three commands share: errors in one line, quiet pipes, atomic files."""
+"""The click class of the three commands: what they need is checked and imported first, and errors are one line."""
 
-import atexit
+import ast
 import errno
-import importlib.util
-import io
 import os
-import signal
+import re
+import shlex
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from types import FrameType
-from typing import Any, cast
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
 
 import click
 
-from rnn_runtime.errors import MissingPackageError, RnnOnnxError, TerminatedError, signal_of
+from rnn_runtime.command.packages import require_packages
+from rnn_runtime.command.streams import (
+    import_onnxruntime_quietly,
+    leave_stdout,
+    prepare_streams,
+    quiet_pillow,
+    say,
+)
+from rnn_runtime.errors import RnnOnnxError
+from rnn_runtime.interruption import (
+    command_signals,
+    describe_interrupt,
+    end_process_at_signals,
+    exit_code_of,
+    raise_at_signals,
+)
 from rnn_runtime.text import one_line
 
-_SIGNALS: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
-_LONGEST_MESSAGE = 2000  # characters
-_OUT_OF_MEMORY = "out of memory; try a smaller --batch-size, or smaller images"
+# A Python argument in the text of an error: `resume=True`, `provider="cpu"`, `resume('model.pt')`, `image_size`.
+_ARGUMENT = re.compile(r"`(?P<name>\w+)(?:=(?P<value>[^`]*)|\((?P<call>[^`]*)\))?`")
 
 
 class Command(click.Command):
@@ -29,161 +41,151 @@ class Command(click.Command):
 
     Exit codes: 1 for a run that finished with failures, 2 for bad input, 3 where something isn't
     installed or the execution provider can't run, 130 after Ctrl-C, 143 after SIGTERM.
+    With RNN_DEBUG=1 in the environment, the traceback behind an error comes before its line.
+
+    Args:
+        check: Looks at the options before anything is imported, and raises `click.UsageError`.
+        extras: For each extra of the package, the modules that it brings and this command needs.
+        imports: Modules to import before the function runs. They take long, and a signal meanwhile is told in a line.
+        arguments: Passed to `click.Command`.
     """
 
-    def __call__(self, *args: Any, **options: Any) -> Any:
-        """Run the command as the program that this process is: signals are told in a line until it has ended."""
-        if threading.current_thread() is threading.main_thread():
-            _end_at_signals()  # also once `main` has put back what was before: at its end, Python waits for threads
-            atexit.register(_ignore_signals)
-        return super().__call__(*args, **options)
+    def __init__(
+        self,
+        *arguments: Any,
+        check: Callable[[click.Context], None] | None = None,
+        extras: Mapping[str, Sequence[str]] | None = None,
+        imports: Sequence[str] = (),
+        **options: Any,
+    ) -> None:
+        super().__init__(*arguments, **options)
+        self._check, self._extras, self._imports = check, extras or {}, imports
 
-    def main(self, *args: Any, **options: Any) -> Any:
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        """Run the command as the program that this process is."""
+        end_process_at_signals()
+        return super().__call__(*arguments, **options)
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
         """Run the command."""
-        with _handled_signals():
-            _prepare_streams()
-            return super().main(*args, **options)
+        with command_signals():
+            prepare_streams()
+            return super().main(*arguments, **options)
 
-    def make_context(self, info_name: str | None, *args: Any, **options: Any) -> click.Context:
-        """Parse the command line; a mistake in it is one line, too."""
-        try:
-            return super().make_context(info_name, *args, **options)
-        except click.UsageError as error:
-            raise _usage_failure(error, info_name) from None
-        except BrokenPipeError:
-            raise
-        except OSError as error:  # --help, to a disk that is full
-            raise _failure(f"standard output: {error.strerror or error}", 2) from None
+    def make_context(self, info_name: str | None, *arguments: Any, **options: Any) -> click.Context:
+        """Parse the command line."""
+        with self._errors_in_one_line(info_name):
+            return super().make_context(info_name, *arguments, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command, turning the errors that this project raises into click's."""
-        try:
+        """Check the options, import what is needed, and call the function."""
+        with self._errors_in_one_line(ctx.info_name):
+            if self._check:
+                self._check(ctx)
+            for extra, modules in self._extras.items():
+                require_packages(modules, extra)
+            self._import()
+            raise_at_signals()
             result = super().invoke(ctx)
             sys.stdout.flush()
             return result
-        except click.UsageError as error:
-            raise _usage_failure(error, ctx.info_name) from None
-        except RnnOnnxError as error:
-            raise _failure(str(error), error.exit_code) from None
-        except BrokenPipeError:
-            # The reader of the results, `head` say, has gone.
+
+    def _import(self) -> None:
+        if self._imports:
+            quiet_pillow()
+        for module in self._imports:
+            if module == "onnxruntime":
+                import_onnxruntime_quietly()
+            else:
+                import_module(module)
+
+    @contextmanager
+    def _errors_in_one_line(self, info_name: str | None) -> Iterator[None]:
+        try:
+            yield
+        except (click.exceptions.Exit, click.Abort):
+            raise
+        except BrokenPipeError:  # the reader of the results, `head` say, has gone
             leave_stdout()
-            ctx.exit(0)
-        except KeyboardInterrupt as interrupt:
-            number = signal_of(interrupt)
-            raise _failure(_SIGNALS[number], 128 + number) from None
-        except OSError as error:
-            # a file that can't be written is named by who writes it; what is left is where results are printed
-            full = error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-            place = error.filename or ("standard output" if full else "")
-            raise _failure(f"{place}: {error.strerror or error}".removeprefix(": "), 2) from None
-        except MemoryError:
-            raise _failure(_OUT_OF_MEMORY, 2) from None
-        except RuntimeError as error:
-            if "memory" not in str(error):  # torch has no class of its own for what its CPU allocator says
+            raise click.exceptions.Exit(0) from None
+        except (click.UsageError, RnnOnnxError, KeyboardInterrupt, OSError, MemoryError, RuntimeError) as error:
+            failure = self._failure(error, info_name)
+            if failure is None:
                 raise
-            raise _failure(_OUT_OF_MEMORY, 2) from None
+            if os.environ.get("RNN_DEBUG") == "1":
+                say(_traceback(error))
+            raise failure from None
+
+    def _failure(self, error: BaseException, info_name: str | None) -> "_Failure | None":
+        """What a person is told of an error; None if it is a bug."""
+        match error:
+            case click.UsageError():
+                return _Failure(f"{error.format_message().rstrip('.')}; all options: {info_name} --help", 2)
+            case RnnOnnxError():
+                return _Failure(self.in_options(str(error)), error.exit_code)
+            case KeyboardInterrupt():
+                return _Failure(describe_interrupt(error), exit_code_of(error))
+            case OSError():
+                # A file that can't be written is named by who writes it. What is left is where results are printed.
+                full = error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+                place = error.filename or ("standard output" if full else "")
+                return _Failure(f"{place}: {error.strerror or error}".removeprefix(": "), 2)
+            case MemoryError():
+                return self._out_of_memory()
+            case RuntimeError() if "memory" in str(error):  # torch has no class for what its CPU allocator says
+                return self._out_of_memory()
+        return None
+
+    def _out_of_memory(self) -> "_Failure":
+        smaller = "a smaller --batch-size, or " if any(param.name == "batch_size" for param in self.params) else ""
+        return _Failure(f"out of memory. Try {smaller}smaller images", 2)
+
+    def in_options(self, text: str) -> str:
+        """A library's text with its Python arguments, which stand in backticks, as this command's options."""
+        options = {param.name: param for param in self.params if isinstance(param, click.Option)}
+
+        def replace(found: re.Match[str]) -> str:
+            option = options.get(found["name"])
+            if option is None:
+                return found[0]
+            value = found["value"] if found["call"] is None else found["call"]
+            if value == "False":
+                return option.secondary_opts[0] if option.secondary_opts else f"no {option.opts[0]}"
+            name = max(option.opts, key=len)
+            return name if value in (None, "True", "") else f"{name} {_plain(value)}"
+
+        return _ARGUMENT.sub(replace, text)
 
 
-def leave_stdout() -> None:
-    """Point stdout elsewhere, once its reader has gone, or Python would complain when it flushes at the end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def as_options(text: str) -> str:
+    """A library's text with its Python arguments as options of the command that is running, if one is."""
+    ctx = click.get_current_context(silent=True)
+    return ctx.command.in_options(text) if ctx and isinstance(ctx.command, Command) else text
 
 
-def interruptible() -> None:
-    """From here on, Ctrl-C and SIGTERM are exceptions, so that what is begun is cleaned up.
+class _Failure(click.ClickException):
+    """An error as click prints it: one line on stderr, then the exit code."""
 
-    Before, while packages are imported, they end the process at once: an exception within an import may be swallowed,
-    or come out as another one. Does nothing but in a command.
-    """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) is _end_at_once:
-            signal.signal(number, _interrupt)
+    def __init__(self, text: str, exit_code: int) -> None:
+        super().__init__(one_line(text))
+        self.exit_code = exit_code  # type: ignore[misc]  # click reads it from the instance
+
+    def show(self, file: Any = None) -> None:  # noqa: ARG002  # it always goes to stderr
+        say(f"Error: {self.message}")
 
 
-@contextmanager
-def _handled_signals() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    _end_at_signals()
+def _plain(value: str) -> str:
+    """A Python value as it is written on a command line."""
     try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        return shlex.quote(str(ast.literal_eval(value)))
+    except (ValueError, SyntaxError):  # not a literal
+        return value
 
 
-def _end_at_signals() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) != signal.SIG_IGN:  # as a shell wants it of what runs in the background
-            signal.signal(number, _end_at_once)
-
-
-def _ignore_signals() -> None:
-    # The last thing a process does: then Python puts the system's handlers back, which would change its exit code.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _end_at_once(number: int, _frame: FrameType | None) -> None:
-    with suppress(OSError):
-        os.write(2, f"Error: {_SIGNALS[number]}\n".encode())
-    os._exit(128 + number)
-
-
-def _interrupt(number: int, _frame: FrameType | None) -> None:
-    _end_at_signals()  # a second one doesn't wait for what the first has begun to clean up
-    raise TerminatedError if number == signal.SIGTERM else KeyboardInterrupt
-
-
-class _Messages(io.RawIOBase):
-    """The process's stderr, of which nobody may read: what is said there is no reason to stop."""
-
-    def writable(self) -> bool:
-        return True
-
-    def fileno(self) -> int:
-        return 2
-
-    def isatty(self) -> bool:
-        return os.isatty(2)
-
-    def write(self, content: Any) -> int:
-        with suppress(OSError):
-            os.write(2, content)
-        return len(content)
-
-
-def _prepare_streams() -> None:
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed, and the next file that is opened would take its place
-            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  # as long as the process lives
-    # A file's name may be bytes that are no UTF-8; they come out as they went in.
-    cast(Any, sys.stdout).reconfigure(errors="surrogateescape")
-    if sys.stderr is sys.__stderr__ and isinstance(sys.stderr, io.TextIOWrapper):
-        messages = io.BufferedWriter(_Messages())
-        sys.stderr = io.TextIOWrapper(messages, sys.stderr.encoding, "backslashreplace", line_buffering=True)
-
-
-def _usage_failure(error: click.UsageError, command: str | None) -> click.ClickException:
-    return _failure(f"{error.format_message().rstrip('.')}; all options: {command} --help", 2)
-
-
-def _failure(message: str, exit_code: int) -> click.ClickException:
-    error = click.ClickException(one_line(message))
-    error.exit_code = exit_code  # type: ignore[misc]  # click reads it from the instance
-    return error
-
-
-def require_packages(modules: Sequence[str], extra: str) -> None:
-    """Check that optional packages are there, before anything is done.
-
-    Raises:
-        MissingPackageError: one isn't installed; the text names the extra that brings it.
-    """
-    for module in modules:
-        spec = importlib.util.find_spec(module)
-        if spec is None or spec.origin is None:  # no origin: a folder that an uninstalled package left behind
-            raise MissingPackageError(f"{module} is not installed. Install it with: pip install 'rnn-onnx[{extra}]'")
+def _traceback(error: BaseException) -> str:
+    """The traceback of an error, with those of the errors that it was raised for."""
+    cause: BaseException | None = error
+    while cause is not None:
+        cause.__suppress_context__ = False
+        cause = cause.__cause__ or cause.__context__
+    return "".join(traceback.format_exception(error)).rstrip()

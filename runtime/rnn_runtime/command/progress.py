@@ -1,55 +1,72 @@
 """The bar that a person at a terminal sees while images are classified."""
 
-import contextlib
+import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Self, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from rnn_runtime.classifier import Prediction
-from rnn_runtime.errors import RnnOnnxError
-from rnn_runtime.results.run import Watch
+Item = TypeVar("Item")
+_END = object()
 
 
-@contextmanager
-def progress_bar(find: Callable[[], Iterable[str]]) -> Iterator[Watch]:
-    """Show on stderr how many results there are, of how many images, and the time left.
+class ImageBar:
+    """A bar on stderr: how many results there are, of how many images, and the time left.
 
-    Args:
-        find: Gives the images once more, for a thread that counts them meanwhile: classifying starts while a large
-            tree of folders is still being searched.
-
-    Returns:
-        In the `with` block, a function that passes results on and counts them. The bar is there until they end, and at
-        the latest until the block does.
+    Used in a `with` block, which takes the bar down again.
     """
-    columns = (
-        TextColumn("Classifying"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left:"),
-        TimeRemainingColumn(),
-    )
-    # By default, rich would send what is written to stdout, the results, through this console to stderr.
-    progress = Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False)
-    task = progress.add_task("", total=None)
 
-    def count() -> None:
-        with contextlib.suppress(RnnOnnxError, OSError):  # who classifies them meets it, too, and says so
-            progress.update(task, total=sum(1 for _ in find()))
+    def __init__(self) -> None:
+        columns = (
+            TextColumn("Classifying"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left:"),
+            TimeRemainingColumn(),
+        )
+        # By default, rich would send what is written to stdout, the results, through this console to stderr.
+        self._progress = Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False)
+        self._task = self._progress.add_task("", total=None)
 
-    def watch(results: Iterator[Prediction]) -> Iterator[Prediction]:
-        progress.start()
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def count(self, paths: Iterable[str]) -> Iterator[str]:
+        """Pass paths on while a thread runs ahead through them: once it is done, the bar knows how many there are.
+
+        Classifying starts at once. Memory holds the names of the images that are found and not yet classified.
+        """
+        ahead: queue.SimpleQueue[object] = queue.SimpleQueue()
+
+        def find() -> None:
+            total = 0
+            try:
+                for total, path in enumerate(paths, 1):  # noqa: B007  # the last one is the total
+                    ahead.put(path)
+                self._progress.update(self._task, total=total)
+                ahead.put(_END)
+            except BaseException as error:  # the one who reads the paths raises it
+                ahead.put(error)
+
+        threading.Thread(target=find, daemon=True).start()
+        while (found := ahead.get()) is not _END:
+            if isinstance(found, BaseException):
+                raise found
+            yield str(found)
+
+    def watch(self, results: Iterable[Item]) -> Iterator[Item]:
+        """Pass results on, and count them."""
+        self._progress.start()
         for result in results:
-            progress.advance(task)
+            self._progress.advance(self._task)
             yield result
-        progress.stop()
-
-    threading.Thread(target=count, daemon=True).start()
-    try:
-        yield watch
-    finally:
-        progress.stop()
+        self._progress.stop()

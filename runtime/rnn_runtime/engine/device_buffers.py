@@ -1,6 +1,5 @@
 """Running a session between arrays that stay on its device: nothing is allocated for a run, and CUDA can replay it."""
 
-import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from rnn_runtime.errors import ProviderError
+from rnn_runtime.engine.calls import NO_GRAPH, run_failure, run_options
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -29,7 +28,7 @@ class _Buffers:
 class DeviceBuffers:
     """A session whose input and outputs are bound to buffers on a device, one set for each batch size in use.
 
-    Safe to use from several threads; one run goes on at a time.
+    Safe to use from several threads; runs take turns.
 
     Args:
         session: Takes `images`, gives `logits` and `probabilities`, as `rnn-export` writes them.
@@ -79,7 +78,7 @@ class DeviceBuffers:
         buffers = self._buffers.get(len(images))
         if buffers is None:
             if len(self._buffers) >= _MOST_SIZES:
-                return self._session.run([output], {"images": images}, run_options("-1"))[0]  # type: ignore[no-any-return]
+                return self._session.run([output], {"images": images}, run_options())[0]  # type: ignore[no-any-return]
             buffers = self._buffers[len(images)] = self._allocate(images.shape)
         buffers.images.update_inplace(images)
         self._session.run_with_iobinding(buffers.binding, buffers.options)
@@ -99,32 +98,5 @@ class DeviceBuffers:
             binding.bind_ortvalue_output(name, value)
         # A graph is remembered by number; every batch size has one of its own.
         return _Buffers(
-            images, outputs, binding, run_options(str(len(self._buffers) + 1) if self._cuda_graph else "-1")
+            images, outputs, binding, run_options(str(len(self._buffers) + 1) if self._cuda_graph else NO_GRAPH)
         )
-
-
-def run_options(graph: str) -> "onnxruntime.RunOptions":
-    """Options for a run that captures and replays the CUDA graph of this number; -1 is for none.
-
-    (`gpu_graph_id` in onnxruntime's onnxruntime_run_options_config_keys.h.)
-    """
-    import onnxruntime
-
-    options = onnxruntime.RunOptions()
-    options.log_severity_level = 4
-    options.add_run_config_entry("gpu_graph_id", graph)
-    return options
-
-
-def run_failure(images: int, place: str, error: Exception) -> ProviderError:
-    """The error for a run of so many images that failed in onnxruntime."""
-    return ProviderError(
-        f"a run of {images} images failed on {place}: {error_text(error)}. If memory is short, take smaller batches"
-    )
-
-
-def error_text(error: Exception) -> str:
-    """What onnxruntime says went wrong, in one line; of a CUDA failure, that alone without places in its source."""
-    text = " ".join(str(error).split()).rstrip(".")
-    failure = re.search(r"CUDA failure \d+: [^;]*[^; ]", text)
-    return failure[0] if failure else text

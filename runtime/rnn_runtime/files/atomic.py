@@ -48,8 +48,8 @@ def check_output(output: Path, inputs: Iterable[str | Path]) -> None:
         InputError: the folder is missing, `output` is one of `inputs`, or a device, pipe or folder.
     """
     if not output.parent.is_dir():
-        raise InputError(f"{output}: the folder {output.parent} does not exist; create it first")
+        raise InputError(f"{output}: the folder {output.parent} does not exist. Create it first")
     if os.path.exists(output) and not output.is_file():
-        raise InputError(f"{output}: not a regular file, and would be replaced by one; choose another name")
+        raise InputError(f"{output}: not a regular file, and would be replaced by one. Choose another name")
     if any(os.path.exists(path) and os.path.exists(output) and os.path.samefile(path, output) for path in inputs):
-        raise InputError(f"{output}: this is a file that is read, and would be overwritten; choose another name")
+        raise InputError(f"{output}: is read by this run, and would be overwritten. Choose another name")

@@ -1,4 +1,4 @@
-"""A file that grows beside its final name, so that a run which is stopped or killed can be gone on with."""
+"""A file that grows beside its final name, so that a run that is stopped or killed can be continued."""
 
 import contextlib
 import os
@@ -24,23 +24,23 @@ def growing_file(path: str | Path, *, resume: bool = False) -> Iterator[BinaryIO
 
     Args:
         path: The final name. What is there is replaced.
-        resume: Go on with what an earlier run left in `path` + `.part`; if there is none, with what `path` holds.
+        resume: Continue what an earlier run left in `path` + `.part`; if there is none, what `path` holds.
 
     Raises:
-        InputError: an earlier run left something there and it isn't to be resumed, another process is writing it, or
-            it isn't a regular file.
+        InputError: an earlier run left something there and `resume` is False, another process is writing it, or it
+            isn't a regular file.
         OSError: the folder is missing or can't be written.
     """
     target, part = os.path.realpath(path), part_of(path)
     if os.path.lexists(part) and (os.path.islink(part) or not os.path.isfile(part)):
-        raise InputError(f"{part}: not a regular file, and in the way of results that grow there; remove it")
+        raise InputError(f"{part}: not a regular file, and in the way of results that grow there. Delete it")
     with _open_locked(part) as file:
         copied = 0
         try:
             if os.path.getsize(part):
                 if not resume:
                     raise InputError(
-                        f"{part}: an unfinished run left its results there; go on with them by --resume, or remove it"
+                        f"{part}: left by an unfinished run. Continue it with `resume=True`, or delete the file"
                     )
             elif resume and os.path.exists(target):
                 with Path(target).open("rb") as finished:
@@ -53,7 +53,7 @@ def growing_file(path: str | Path, *, resume: bool = False) -> Iterator[BinaryIO
             os.fsync(file.fileno())
             os.replace(part, target)
         except BaseException:
-            with contextlib.suppress(OSError):  # a full disk has been told of by then
+            with contextlib.suppress(OSError):  # a full disk has been reported by then
                 file.flush()
             if os.path.getsize(part) <= copied:  # nothing that isn't in `path`
                 os.unlink(part)
@@ -83,5 +83,5 @@ def _lock(file: BinaryIO, part: str) -> None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise InputError(
-                f"{part}: another process is writing it; wait for that, or choose another --output"
+                f"{part}: another process is writing it. Wait for it to end, or choose another `output`"
             ) from None

@@ -1,5 +1,6 @@
-"""Folders named for classes: how `write_images` names them, and which class a file's folder means."""
+"""Folders named for classes: how they are named, and the class that an image's folder means."""
 
+import os
 import re
 from collections.abc import Sequence
 
@@ -19,3 +20,22 @@ def class_folders(class_names: Sequence[str]) -> list[str]:
                 f"the classes {class_names[first]!r} and {class_names[i]!r} would share the folder {folder!r}"
             )
     return folders
+
+
+class FolderLabels:
+    """The class that an image's folder names.
+
+    Args:
+        class_names: The classes that there are.
+
+    Raises:
+        InputError: two classes would share a folder.
+    """
+
+    def __init__(self, class_names: Sequence[str]) -> None:
+        self._labels = dict(zip(class_folders(class_names), class_names, strict=True))
+
+    def label_of(self, path: str) -> str | None:
+        """The class that a file's folder names, or the nearest folder above it that does; None if none does."""
+        folders = reversed(os.path.dirname(os.path.abspath(path)).split(os.sep))
+        return next((self._labels[folder] for folder in folders if folder in self._labels), None)

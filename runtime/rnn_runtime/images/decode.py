@@ -1,21 +1,17 @@
 """From an encoded image file to the pixels that a model takes. Training and serving both go through here."""
 
-import ctypes
 import io
 import os
 import stat
-import struct
-import warnings
 from pathlib import Path
 
 import numpy as np
-import PIL
-from kornia_rs.io import decode_image_png_u8
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
 from rnn_runtime.errors import ImageError
 from rnn_runtime.images.limits import MAX_FILE_BYTES, TOO_MANY_PIXELS, check_size, check_work
+from rnn_runtime.images.small_png import decode_small_png
 from rnn_runtime.model.spec import ImageSpec
 
 # The kinds that a folder is searched for; files named one by one are decoded whatever their ending.
@@ -23,28 +19,7 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".
 
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM")  # Pillow's names; it reads many more, which we don't
 _DEEP_MODES = ("I;16", "I;16B", "I;16L", "I")  # gray of 16 bits; in "I" it comes as 32-bit integers
-_SMALL_PNG = 1 << 15  # bytes
-_MOST_PACKED = 1032  # bytes that deflate makes one of at most (zlib's technical details); a PNG of more isn't whole
-_ORIENTING = (b"eXIf", b"iTXt", b"Raw profile type")  # where a PNG may say which way is up
-
-# Of damaged EXIF data, say, or more pixels than its own limit, which is above ours: an image that can't be used is an
-# error of ours, and beside one that can, a warning is noise.
-warnings.filterwarnings("ignore", module=r"PIL\.")
 _DAMAGED = "a damaged image, or of a kind that isn't supported"
-
-
-def _silence_libtiff() -> None:
-    """Keep libtiff from writing about damaged files to stderr: its lines name no file, and the error comes anyway.
-
-    Pillow offers no way to it. Where Pillow isn't a wheel, which brings its own libtiff, the lines come.
-    """
-    for library in Path(PIL.__file__).parent.with_name("pillow.libs").glob("libtiff-*"):
-        libtiff = ctypes.CDLL(str(library))
-        libtiff.TIFFSetErrorHandler(None)
-        libtiff.TIFFSetWarningHandler(None)
-
-
-_silence_libtiff()
 
 
 def read_image(path: str | Path, spec: ImageSpec) -> NDArray[np.uint8]:
@@ -79,7 +54,7 @@ def decode_image(data: bytes, spec: ImageSpec) -> NDArray[np.uint8]:
     Raises:
         ImageError: the bytes are no whole image, or one beyond the limits in `rnn_runtime.images.limits`.
     """
-    pixels = _decode_small_png(data)
+    pixels = decode_small_png(data)
     if pixels is None:
         # Twice the size: the last step is then an average of at least four pixels.
         image = _decode(data, "L" if spec.channels == 1 else "RGB", 2 * max(spec.height, spec.width))
@@ -159,25 +134,6 @@ def _read_all(descriptor: int, size: int) -> bytes:
     # It grows or shrinks, or is of those in /proc, which say that they have 0 bytes.
     parts = [data, *iter(lambda: os.read(descriptor, 1 << 20), b"")]
     return b"".join(parts)
-
-
-def _decode_small_png(data: bytes) -> NDArray[np.uint8] | None:
-    """A small PNG of 8 bits, gray or RGB, without all that Pillow does around its decoder; None for all others.
-
-    On images of 28 x 28, Pillow takes ten times as long (docs/design.md). A PNG holds exact values, so both give
-    the same pixels, uint8 `(height, width, 1 or 3)`. A damaged file is left to Pillow, which says what is wrong.
-    """
-    if not 26 <= len(data) <= _SMALL_PNG or not data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return None
-    width, height, bits, colour = struct.unpack_from(">IIBB", data, 16)
-    mode = {(8, 0): "mono", (8, 2): "rgb"}.get((bits, colour))
-    if mode is None or width * height > _MOST_PACKED * len(data) or any(name in data for name in _ORIENTING):
-        return None
-    try:
-        pixels: NDArray[np.uint8] = decode_image_png_u8(data, (height, width), mode)
-    except Exception:  # it has no exception of its own
-        return None
-    return pixels
 
 
 def _decode(data: bytes, mode: str, least_side: int) -> Image.Image:

@@ -6,6 +6,7 @@ import heapq
 import itertools
 import os
 from collections.abc import Iterable, Iterator
+from typing import Any, TextIO, cast
 
 from rnn_runtime.errors import InputError
 from rnn_runtime.images.decode import IMAGE_SUFFIXES
@@ -19,7 +20,7 @@ def find_images(paths: Iterable[str], *, recursive: bool = False, literal: Itera
             folders (their files with an image's ending, hidden ones left out) and glob patterns
             (`**` goes through folders; a folder that a pattern matches counts as a folder).
         literal: More files and folders; what looks like a pattern in their names is a part of them.
-        recursive: Go into the folders' folders too. Links to folders that lie in a folder are passed over.
+        recursive: Search subfolders too. Links to folders that lie in a folder are passed over.
 
     Returns:
         Paths in sorted order, each once, found while they are read: of a folder tree, memory holds the
@@ -42,6 +43,28 @@ def find_images(paths: Iterable[str], *, recursive: bool = False, literal: Itera
     return _without_repeats(heapq.merge(sorted(files), *sources))
 
 
+def read_names(file: TextIO | None, *, null: bool = False) -> Iterator[str]:
+    """Read names of files from a list of them, such as standard input.
+
+    Args:
+        file: A text file over bytes; names may be bytes that are no UTF-8, or hold a carriage return.
+        null: Names end with a null character, as `find -print0` writes them, instead of a line end.
+
+    Raises:
+        InputError: the file is closed, or its names end with null characters and `null` is False.
+    """
+    if file is None:
+        raise InputError("-: there is no standard input, it is closed")
+    cast(Any, file).reconfigure(errors="surrogateescape", newline="\n")
+    end, rest = "\0" if null else "\n", ""
+    while text := file.read(1 << 16):
+        if not null and "\0" in text:
+            raise InputError("-: the names end with null characters, as find -print0 writes them. Add `null=True`")
+        *names, rest = (rest + text).split(end)
+        yield from filter(None, (name if null else name.removesuffix("\r") for name in names))
+    yield from filter(None, [rest])
+
+
 def _search_folder(folder: str, recursive: bool) -> Iterator[str]:
     try:
         found = _walk(_list(folder, recursive), recursive)
@@ -49,7 +72,7 @@ def _search_folder(folder: str, recursive: bool) -> Iterator[str]:
         raise InputError(f"{folder}: can't list this folder: {error.strerror}") from None
     first = next(found, None)
     if first is None:
-        hint = "" if recursive else "; add --recursive to search its folders too"
+        hint = "" if recursive else ". Add `recursive=True` to search subfolders too"
         raise InputError(f"{folder}: no image files in this folder{hint}")
     return itertools.chain([first], found)
 

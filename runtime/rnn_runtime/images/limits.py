@@ -8,7 +8,7 @@ from rnn_runtime.errors import ImageError
 
 MAX_FILE_BYTES = 512 << 20  # the pixels of the largest image, RGB of 16 bits, take 400 MB
 MAX_PIXELS = 1 << 26  # 67 million, 8192 x 8192
-MAX_SIDE = 1 << 20  # pixels; beyond, tables of rows and of weights for resizing take more than the pixels do
+MAX_DECODED_SIDE = 1 << 20  # pixels; beyond, tables of rows and of weights for resizing take more than the pixels do
 MAX_SCANS = 100  # of a progressive JPEG; encoders write some ten, and each goes over the whole image
 MAX_COMMENTS = 1000  # of a plain PPM; Pillow moves a megabyte for each, and a megabyte holds half a million
 
@@ -25,12 +25,12 @@ def check_size(width: int, height: int) -> None:
     """Check the size that an image's header claims, before its pixels are decoded.
 
     Raises:
-        ImageError: it has more than `MAX_PIXELS`, or a side longer than `MAX_SIDE`.
+        ImageError: it has more than `MAX_PIXELS`, or a side longer than `MAX_DECODED_SIDE`.
     """
     if width * height > MAX_PIXELS:
         raise ImageError(TOO_MANY_PIXELS)
-    if max(width, height) > MAX_SIDE:
-        raise ImageError(f"the image has a side of more than {MAX_SIDE} pixels, the most that is decoded")
+    if max(width, height) > MAX_DECODED_SIDE:
+        raise ImageError(f"the image has a side of more than {MAX_DECODED_SIDE} pixels, the most that is decoded")
 
 
 def check_work(image: Image.Image, data: bytes) -> None:

@@ -48,7 +48,7 @@ def map_files(
                     pool, files_per_task = (one, size) if quick else (many, _FILES_PER_TASK)
                     waiting.append(_Batch(function, batch, pool, files_per_task))
                     if size < batch_size:
-                        break  # how to go on is known once it is done
+                        break  # whether threads pay is known once it is done
                 if not waiting:
                     return
                 results, seconds = waiting[0].wait()  # it stays in the queue, so that it is cancelled like the others

@@ -1,21 +1,25 @@
 """A whole run: image files in, results written as they come, and a summary."""
 
+import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
+import rnn_runtime
 from rnn_runtime.classifier import BATCH_SIZE, Classifier, Prediction
-from rnn_runtime.errors import InputError, OutputError, RunInterruptedError
+from rnn_runtime.engine.installation import import_onnxruntime
+from rnn_runtime.errors import OutputError, SettingsError
 from rnn_runtime.files.atomic import atomic_write
 from rnn_runtime.files.growing import growing_file, part_of
-from rnn_runtime.results.earlier import CHECKED_AGAIN, check_same_model, read_results
+from rnn_runtime.interruption import RunInterruptedError
+from rnn_runtime.results.earlier import EarlierResults
 from rnn_runtime.results.evaluation import FolderEvaluation
-from rnn_runtime.results.write import Format, describe_run, result_columns, write_predictions
+from rnn_runtime.results.write import Columns, Format, write_results
 
 # A file's name may be bytes that are no UTF-8; they come out as they went in.
 _TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
@@ -64,12 +68,24 @@ class RunSummary:
         return f"{images}{earlier}{failed}, {speed}, {checkpoint}, on {self.run['provider']}"
 
 
+def describe_run(classifier: Classifier) -> dict[str, Any]:
+    """What makes results: the model, its checkpoint, the execution provider that really runs, versions."""
+    return {
+        "rnn_onnx": rnn_runtime.__version__,
+        "onnxruntime": import_onnxruntime().__version__,
+        "model": classifier.path,
+        "checkpoint_sha256": classifier.metadata.checkpoint_sha256,
+        "provider": classifier.provider,
+        "threads": classifier.threads,
+    }
+
+
 def classify_files(
     classifier: Classifier,
     paths: Iterable[str],
     output: str | Path | None = None,
     *,
-    style: Format = "csv",
+    format: Format = "csv",
     top_k: int = 1,
     batch_size: int = BATCH_SIZE,
     evaluation: FolderEvaluation | None = None,
@@ -83,94 +99,122 @@ def classify_files(
         paths: Image files, as `find_images` gives them.
         output: The file to write; None for standard output. CSV and JSON Lines grow in `output` + `.part`, which
             gets its name when it is whole, and stays if the run is stopped or killed.
-        style: `csv`, `jsonl` or `table`.
-        top_k: How many classes a result shows.
-        batch_size: Images that go through the model at once.
-        evaluation: Told of every result; a column with the true label is added.
-        resume: Go on with what an earlier run left in `output` + `.part`, or else in `output`. Images that have a
-            result there, be it an error, are passed over. Takes some 100 MB a million of them.
+        format: `csv`, `jsonl` or `table`.
+        top_k: How many classes a result shows; at most all.
+        batch_size: Images per run of the model.
+        evaluation: Counts every result; a column with the true label is added.
+        resume: Continue what an earlier run left in `output` + `.part`, or else in `output`. Images that have a
+            result there, be it an error, are passed over. Takes some 100 MB per million of them.
         watch: Passes on the results that it is given, to show how far they are; with `resume`, first the earlier ones.
 
     Returns:
         Counts, time, and what ran.
 
     Raises:
-        InputError: what is to be gone on with has other columns, is another model's, or isn't results.
+        SettingsError: `resume` without `output`, or with a table.
+        InputError: what is to be continued has other columns, is another model's, or isn't results.
         OutputError: the file can't be written; the text says what is kept.
         RunInterruptedError: Ctrl-C or SIGTERM; the text says what is kept.
     """
-    if resume and output is None:
-        raise InputError("--resume goes on with results in a file: give it --output, too")
-    if resume and style == "table":
-        raise InputError(
-            "--resume goes on with results as CSV or JSON Lines, and not with a table: choose another --format"
-        )
-    summary = RunSummary(describe_run(classifier))
-    truth = evaluation.true_label if evaluation else None
-
-    def count(predictions: Iterable[Prediction]) -> Iterator[Prediction]:
-        for prediction in predictions:
-            summary.add(prediction)
-            if evaluation:
-                evaluation.add(prediction)
-            yield prediction
-
-    def classify(file: IO[str], earlier: Set[str] = frozenset(), *, header: bool = True) -> None:
-        todo = (path for path in paths if path not in earlier) if earlier else paths
-        start = time.perf_counter()
-        found = count(watch(classifier.iter_predictions(todo, top_k=top_k, batch_size=batch_size)))
-        write_predictions(found, file, style, top_k=top_k, truth=truth, run=summary.run, header=header)
-        file.flush()
-        summary.seconds = time.perf_counter() - start
-
-    def go_on(file: BinaryIO, name: str) -> Set[str]:
-        columns = result_columns(top_k, truth)
-        first: list[Prediction] = []
-        paths_done: set[str] = set()
-        for result in count(watch(read_results(file, style, columns, classifier.class_names, name))):
-            paths_done.add(result.path)
-            if result.label and len(first) < CHECKED_AGAIN:
-                first.append(result)
-        check_same_model(classifier, first, name)
-        summary.earlier = summary.images
-        return paths_done
-
-    with _telling_what_is_kept(output, style):
+    if resume and (output is None or format == "table"):
+        raise SettingsError("`resume` continues results in a file of CSV or JSON Lines. Set `output` and `format`")
+    columns = Columns(min(top_k, len(classifier.class_names)), evaluation is not None)
+    run = _Run(classifier, columns, format, batch_size, evaluation, watch)
+    with _telling_what_is_kept(output, format):
         if output is None:
-            classify(sys.stdout)
-        elif style == "table":
+            run.classify(paths, sys.stdout)
+        elif format == "table":
             with atomic_write(output, **_TEXT) as file:
-                classify(file)
+                run.classify(paths, file)
         else:
-            read = part_of(output) if os.path.exists(part_of(output)) else str(output)
-            with growing_file(output, resume=resume) as binary:
-                earlier = go_on(binary, read) if resume else frozenset()
-                empty = binary.seek(0, os.SEEK_END) == 0  # else it has a header, if nothing more
-                try:
-                    # a descriptor of its own: wherever an interruption comes, closing this leaves `binary` open
-                    with os.fdopen(os.dup(binary.fileno()), "a", **_TEXT) as file:
-                        classify(file, earlier, header=empty)
-                except BaseException:
-                    if not summary.images:
-                        binary.truncate(0)  # a header alone is nothing to go on with
-                    raise
-    return summary
+            _append_results(run, paths, output, resume)
+    return run.summary
+
+
+def write_summary(path: str | Path, summary: RunSummary, evaluation: FolderEvaluation | None = None) -> None:
+    """Write a summary as JSON, with the counts of an evaluation.
+
+    Raises:
+        OSError: the file can't be written.
+    """
+    values = summary.to_dict()
+    if evaluation:
+        values |= {"evaluated": evaluation.total, "correct": evaluation.correct, "not_evaluated": evaluation.unknown}
+    with atomic_write(path) as file:
+        json.dump(values, file, indent=2)
+        file.write("\n")
+
+
+@dataclass(slots=True)
+class _Run:
+    """A run under way: each result is counted, evaluated and written."""
+
+    classifier: Classifier
+    columns: Columns
+    format: Format
+    batch_size: int
+    evaluation: FolderEvaluation | None
+    watch: Watch
+    summary: RunSummary = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.summary = RunSummary(describe_run(self.classifier))
+
+    def read_earlier(self, file: BinaryIO, name: str) -> Set[str]:
+        """Count the results of an earlier run, and give the paths that have one."""
+        earlier = EarlierResults(file, self.format, self.columns.names, self.classifier.class_names, name)
+        paths = {prediction.path for prediction, _ in self._count(self.watch(iter(earlier)))}
+        earlier.check_model(self.classifier)
+        self.summary.earlier = self.summary.images
+        return paths
+
+    def classify(
+        self, paths: Iterable[str], file: IO[str], earlier: Set[str] = frozenset(), *, header: bool = True
+    ) -> None:
+        """Classify all images but those that have a result, and write theirs."""
+        missing = (path for path in paths if path not in earlier) if earlier else paths
+        start = time.perf_counter()
+        predictions = self.classifier.iter_predictions(missing, top_k=self.columns.top_k, batch_size=self.batch_size)
+        results = self._count(self.watch(predictions))
+        write_results(results, file, self.format, self.columns, run=self.summary.run, header=header)
+        file.flush()
+        self.summary.seconds = time.perf_counter() - start
+
+    def _count(self, predictions: Iterable[Prediction]) -> Iterator[tuple[Prediction, str | None]]:
+        for prediction in predictions:
+            self.summary.add(prediction)
+            yield prediction, self.evaluation.add(prediction) if self.evaluation else None
+
+
+def _append_results(run: _Run, paths: Iterable[str], output: str | Path, resume: bool) -> None:
+    name = part_of(output) if os.path.exists(part_of(output)) else str(output)
+    with growing_file(output, resume=resume) as binary:
+        earlier = run.read_earlier(binary, name) if resume else frozenset()
+        empty = binary.seek(0, os.SEEK_END) == 0  # else it has a header, if nothing more
+        try:
+            # a descriptor of its own: wherever an interruption comes, closing this leaves `binary` open
+            with os.fdopen(os.dup(binary.fileno()), "a", **_TEXT) as file:
+                run.classify(paths, file, earlier, header=empty)
+        except BaseException:
+            if not run.summary.images:
+                binary.truncate(0)  # a header alone is nothing to continue
+            raise
 
 
 @contextmanager
-def _telling_what_is_kept(output: str | Path | None, style: Format) -> Iterator[None]:
+def _telling_what_is_kept(output: str | Path | None, format: Format) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        raise RunInterruptedError(f"interrupted{_kept(output, style)}", interrupt) from None
+        raise RunInterruptedError(f"interrupted{_kept(output, format)}", interrupt) from None
     except OSError as error:
         if output is None:
             raise
         reason = error.strerror or str(error)
-        raise OutputError(f"{output}: can't be written: {reason}{_kept(output, style)}") from None
+        raise OutputError(f"{output}: can't be written: {reason}{_kept(output, format)}") from None
 
 
-def _kept(output: str | Path | None, style: Format) -> str:
-    if output is None or style == "table" or not os.path.exists(part_of(output)):
+def _kept(output: str | Path | None, format: Format) -> str:
+    if output is None or format == "table" or not os.path.exists(part_of(output)):
         return ""
-    return f"; {part_of(output)} holds the results so far; go on with: --resume"
+    return f"; {part_of(output)} holds the results so far. Continue with `resume=True`"

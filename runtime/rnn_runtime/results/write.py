@@ -1,17 +1,15 @@
-"""Predictions as a table, CSV or JSON Lines, and an evaluation as tables."""
+"""Results as rows of CSV, JSON Lines or a table, and an evaluation as tables."""
 
 import csv
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
-import rnn_runtime
-from rnn_runtime.checks.benchmark import Speed
-from rnn_runtime.classifier import Classifier, Prediction
-from rnn_runtime.engine.installation import import_onnxruntime
+from rnn_runtime.classifier import Prediction
 from rnn_runtime.results.evaluation import FolderEvaluation
 from rnn_runtime.text import print_table, printable
 
@@ -21,72 +19,70 @@ if TYPE_CHECKING:  # rich is imported where a table is printed: CSV and JSON Lin
 Format = Literal["table", "csv", "jsonl"]
 FORMATS: tuple[Format, ...] = ("table", "csv", "jsonl")
 
-Truth = Callable[[str], str | None]
-Value = str | float | None
+_Value = str | float | None
 
 
-def describe_run(classifier: Classifier) -> dict[str, Any]:
-    """What makes results: the model, its checkpoint, the execution provider that really runs, versions."""
-    return {
-        "rnn_onnx": rnn_runtime.__version__,
-        "onnxruntime": import_onnxruntime().__version__,
-        "model": classifier.path,
-        "checkpoint_sha256": classifier.metadata.checkpoint_sha256,
-        "provider": classifier.provider,
-        "threads": classifier.threads,
-    }
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """What a row shows: the `top_k` likeliest classes, and with `true_label` the class of the image's folder."""
+
+    top_k: int = 1
+    true_label: bool = False
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the columns, in their order."""
+        more = [f"{name}_{rank}" for rank in range(2, self.top_k + 1) for name in ("label", "probability")]
+        return ["path", "label", "probability", *more, *(["true_label"] if self.true_label else []), "error"]
+
+    def row(self, prediction: Prediction, true_label: str | None) -> list[_Value]:
+        """The values of one result, in the order of `names`."""
+        ranked: list[_Value] = [value for pair in prediction.top[: self.top_k] for value in pair]
+        ranked += [None] * (2 * self.top_k - len(ranked))
+        return [prediction.path, *ranked, *([true_label] if self.true_label else []), prediction.error]
 
 
-def write_predictions(
-    predictions: Iterable[Prediction],
+def choose_format(output: str | Path | None, *, terminal: bool) -> Format:
+    """The format for a file, by its ending, or for standard output: a table on a terminal, else CSV."""
+    if output is not None:
+        return "jsonl" if Path(output).suffix in (".jsonl", ".ndjson") else "csv"
+    return "table" if terminal else "csv"
+
+
+def write_results(
+    results: Iterable[tuple[Prediction, str | None]],
     file: IO[str],
-    style: Format,
+    format: Format,
+    columns: Columns,
     *,
-    top_k: int = 1,
-    truth: Truth | None = None,
     run: Mapping[str, Any] | None = None,
     header: bool = True,
 ) -> None:
-    """Write predictions as they come (CSV, JSON Lines) or all at the end (a table).
+    """Write results as they come (CSV, JSON Lines) or all at the end (a table).
 
     Args:
-        predictions: Any number of them.
+        results: Predictions, each with the true label, or None.
         file: A text file open for writing.
-        style: `table`, `csv` with a header line, or `jsonl` with one object a line.
-        run: With `jsonl`, what `describe_run` gives, for a first line `{"run": ...}`.
-        header: False where rows join others: `csv` goes without names, and `jsonl` tells of the run only if rows come.
-        top_k: How many classes a row shows; 1 shows the label only.
-        truth: If given, gives the true label of a path, shown as `true_label`.
+        format: `table`, `csv` with a header line, or `jsonl` with one object per line.
+        columns: What a row shows.
+        run: With `jsonl`, what made the results, for a first line `{"run": ...}`.
+        header: False where rows join others: `csv` goes without names, and `jsonl` names the run only if rows come.
     """
-    columns = result_columns(top_k, truth)
-    rows = (_row(prediction, top_k, truth) for prediction in predictions)
-    if style == "jsonl":
+    rows = itertools.starmap(columns.row, results)
+    if format == "jsonl":
         first = list(itertools.islice(rows, int(not header)))
         if run is not None and (header or first):
             file.write(json.dumps({"run": run}) + "\n")
+        names = columns.names
         for row in itertools.chain(first, rows):
-            file.write(json.dumps(dict(zip(columns, row, strict=True))) + "\n")
-    elif style == "csv":
+            file.write(json.dumps(dict(zip(names, row, strict=True))) + "\n")
+    elif format == "csv":
         writer = csv.writer(_UnixLines(file))
         if header:
-            writer.writerow(columns)
+            writer.writerow(columns.names)
         writer.writerows(map(_rounded, rows))
     else:
-        from rich.table import Table
-
-        table = Table()
-        for column in columns:
-            # a long path or error goes on in the next line; a number or label is never cut
-            table.add_column(column, overflow="fold", no_wrap=column not in ("path", "error"))
-        for row in rows:
-            table.add_row(*("" if value is None else printable(str(value)) for value in _rounded(row)))
-        print_table(table, file)
-
-
-def result_columns(top_k: int = 1, truth: Truth | None = None) -> list[str]:
-    """The columns of results; arguments as for `write_predictions`."""
-    more = [f"{name}_{rank}" for rank in range(2, top_k + 1) for name in ("label", "probability")]
-    return ["path", "label", "probability", *more, *(["true_label"] if truth else []), "error"]
+        _write_table(rows, columns.names, file)
 
 
 def print_evaluation(evaluation: FolderEvaluation, file: IO[str]) -> None:
@@ -112,30 +108,11 @@ def print_evaluation(evaluation: FolderEvaluation, file: IO[str]) -> None:
     print_table(matrix, file)
 
 
-def write_speeds(speeds: Iterable[Speed], file: IO[str], style: Format) -> None:
-    """Write what `measure_speed` found, a row a batch size."""
-    rows = [asdict(speed) for speed in speeds]
-    if style == "jsonl":
-        file.writelines(json.dumps(row) + "\n" for row in rows)
-        return
-    names = [field.name for field in fields(Speed)]
-    shown = [[f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()] for row in rows]
-    if style == "csv":
-        csv.writer(file, lineterminator="\n").writerows([names, *shown])
-    else:
-        from rich.table import Table
-
-        table = Table(*names)
-        for row in shown:
-            table.add_row(*row)
-        print_table(table, file)
-
-
 class _UnixLines:
     """Ends rows with a line feed only, whatever csv ends them with.
 
     csv is left at carriage return and line feed, since before Python 3.11.9 and 3.12.3 it quoted a carriage return
-    in a name only if it was part of the line ending (github.com/python/cpython/issues/67044).
+    in a name only if it was part of the line ending (github.com/python/cpython/issues/67044). Debian 12 has 3.11.2.
     """
 
     def __init__(self, file: IO[str]) -> None:
@@ -145,20 +122,25 @@ class _UnixLines:
         self._file.write(row.removesuffix("\r\n") + "\n")
 
 
+def _write_table(rows: Iterable[list[_Value]], names: list[str], file: IO[str]) -> None:
+    from rich.table import Table
+
+    table = Table()
+    for name in names:
+        # a long path or error continues in the next line; a number or label is never cut
+        table.add_column(name, overflow="fold", no_wrap=name not in ("path", "error"))
+    for row in rows:
+        table.add_row(*("" if value is None else printable(str(value)) for value in _rounded(row)))
+    print_table(table, file)
+
+
 def _uncut(*names: str) -> list["Column"]:
     from rich.table import Column
 
     return [Column(name, no_wrap=True) for name in names]
 
 
-def _row(prediction: Prediction, top_k: int, truth: Truth | None) -> list[Value]:
-    ranked: list[Value] = [value for pair in prediction.top[:top_k] for value in pair]
-    ranked += [None] * (2 * top_k - len(ranked))
-    true_label = [truth(prediction.path)] if truth else []
-    return [prediction.path, *ranked, *true_label, prediction.error]
-
-
-def _rounded(row: list[Value]) -> list[Value]:
+def _rounded(row: list[_Value]) -> list[_Value]:
     """Probabilities to six digits: float32 has no more."""
     return [f"{value:.6f}" if isinstance(value, float) else value for value in row]
 

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from rnn_runtime import Classifier
-from rnn_runtime.checks.benchmark import Speed, measure_speed
+from rnn_runtime.checks.benchmark import Speed, measure_speed, write_speeds
 from rnn_runtime.errors import InputError
-from rnn_runtime.results.write import write_speeds
 from tests.support.commands import Run
 
 

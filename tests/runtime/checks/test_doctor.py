@@ -7,11 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import onnx
 import onnxruntime
 import pytest
 
-from rnn_runtime.checks.doctor import BUILT_IN_MODEL, examine
+from rnn_runtime.checks.doctor import examine
 from tests.support.commands import Run, RunProcess, modules_from
 
 cpu_build = pytest.mark.skipif(
@@ -56,7 +55,7 @@ def test_machine_without_a_driver_has_nothing_to_mend(run: Run, digits_model: Pa
     result = run("rnn-infer", "--doctor", "--model", digits_model)
 
     assert facts_of(result.stdout)["NVIDIA driver"] == "not found (libcuda.so.1)"
-    assert result.stdout.splitlines()[-1] == "Next: Nothing to mend."
+    assert result.stdout.splitlines()[-1] == "Next: Nothing to repair."
 
 
 @cpu_build
@@ -100,7 +99,10 @@ def test_damaged_model_is_told_and_providers_start_without_it(run: Run, tmp_path
     ("module", "problem"),
     [
         ("raise ModuleNotFoundError('...', name='onnxruntime')", "onnxruntime is not installed. Install it with: "),
-        ("raise ImportError('libx.so')", "the installed onnxruntime is broken (libx.so). Mend it with: pip uninstall"),
+        (
+            "raise ImportError('libx.so')",
+            "the installed onnxruntime is broken (libx.so). Repair it with: pip uninstall",
+        ),
         ("", "the installed onnxruntime is broken (most of its files are missing"),
     ],
     ids=["missing", "broken", "empty"],
@@ -139,9 +141,5 @@ def test_torch_is_asked_for_its_version_and_not_imported() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
 
 
-def test_built_in_model_is_one_identity_that_the_cpu_runs() -> None:
-    model = onnx.load_from_string(BUILT_IN_MODEL)
-
-    onnx.checker.check_model(model, full_check=True)
-    assert [node.op_type for node in model.graph.node] == ["Identity"]
+def test_without_a_model_providers_are_started_all_the_same() -> None:
     assert "cpu" in examine().providers

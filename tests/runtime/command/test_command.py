@@ -2,17 +2,16 @@
 
 import os
 import resource
-import signal
 import stat
 import subprocess
-import sys
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 
-from rnn_runtime.command.command import Command, require_packages
+from rnn_runtime.command.command import Command
+from rnn_runtime.command.packages import require_packages
 from rnn_runtime.errors import InputError, MissingPackageError
 from rnn_runtime.files.atomic import atomic_write
 from tests.support.commands import installed
@@ -111,24 +110,3 @@ def test_help_to_a_full_disk_is_an_error_in_a_line(tmp_path: Path, command: str)
 
     assert result.returncode == 2
     assert result.stderr == b"Error: standard output: File too large\n"
-
-
-@pytest.mark.parametrize(
-    ("number", "code", "text"), [(signal.SIGINT, 130, b"interrupted"), (signal.SIGTERM, 143, b"terminated")]
-)
-def test_a_signal_among_imports_ends_a_command_in_a_line(number: signal.Signals, code: int, text: bytes) -> None:
-    program = (
-        "import os, signal, click\n"
-        "from rnn_runtime.command.command import Command\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "class Field:\n"
-        f"    def __set_name__(self, owner, name): os.kill(os.getpid(), {int(number)}); sum(range(10**6))\n"
-        "@click.command(cls=Command)\n"
-        "def main():\n"
-        "    class Imported: field = Field()\n"
-        "main()\n"
-    )
-
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
-
-    assert (result.returncode, result.stdout, result.stderr) == (code, b"", b"Error: " + text + b"\n")

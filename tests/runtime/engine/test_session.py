@@ -7,8 +7,8 @@ import onnx
 import onnxruntime
 import pytest
 
-from rnn_runtime import Classifier
-from rnn_runtime.engine.session import CudaOptions, open_session
+from rnn_runtime import Classifier, CudaOptions
+from rnn_runtime.engine.session import open_session
 from rnn_runtime.errors import ModelError, ProviderError, SettingsError
 from tests.support.commands import Run, RunProcess, modules_from
 
@@ -20,7 +20,7 @@ without_gpu = pytest.mark.skipif(
 
 @without_gpu
 def test_cuda_without_a_gpu_raises_instead_of_using_the_cpu(digits_model: Path) -> None:
-    with pytest.raises(ProviderError, match=r"the CUDA provider could not start: .*or run with --provider cpu"):
+    with pytest.raises(ProviderError, match=r"the CUDA provider could not start: .*or run with `provider=\"cpu\"`"):
         Classifier(digits_model, provider="cuda")
 
 
@@ -170,7 +170,7 @@ def test_cuda_arguments_with_the_cpu_provider_are_refused_in_one_line(
 
     assert result.returncode == 2
     assert result.stdout == ""
-    assert result.stderr.startswith(f"Error: {arguments[0].replace('no-', '')} does nothing on the CPU: leave it out")
+    assert result.stderr.startswith(f"Error: {arguments[0].replace('no-', '')} does nothing on the CPU. Leave it out")
     assert len(result.stderr.splitlines()) == 1
 
 

@@ -125,7 +125,7 @@ def test_odd_names_are_found_as_they_are(tmp_path: Path) -> None:
     ("paths", "recursive", "problem"),
     [
         (["empty"], True, "empty: no image files in this folder$"),
-        (["outer"], False, "outer: no image files in this folder; add --recursive"),
+        (["outer"], False, "outer: no image files in this folder. Add `recursive=True`"),
         (["*.gif"], False, r"\*\.gif: no file matches this pattern"),
     ],
 )

@@ -11,6 +11,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, precision_score, r
 
 from rnn_runtime.classifier import Prediction
 from rnn_runtime.errors import InputError
+from rnn_runtime.images.class_folders import FolderLabels
 from rnn_runtime.results.evaluation import FolderEvaluation
 from rnn_runtime.results.write import print_evaluation
 
@@ -36,7 +37,9 @@ def test_figures_are_those_of_scikit_learn(pairs: list[tuple[str, str]]) -> None
 
 
 def test_unreadable_files_do_not_count() -> None:
-    evaluation = FolderEvaluation(NAMES).add(Prediction("cat/a.png", None, None, error="no image"))
+    evaluation = FolderEvaluation(NAMES)
+
+    assert evaluation.add(Prediction("cat/a.png", None, None, error="no image")) == "cat"
 
     assert evaluation.total == 0
     assert np.isnan(evaluation.accuracy)
@@ -48,13 +51,11 @@ def test_folders_that_name_no_class_are_counted_apart() -> None:
         evaluation.add(prediction(truth, "cat"))
 
     assert (evaluation.total, evaluation.unknown, evaluation.first_unknown) == (1, 2, "images/mouse/a.png")
-    assert evaluation.true_label("images/mouse/a.png") is None
+    assert FolderLabels(NAMES).label_of("images/mouse/a.png") is None
 
 
 def test_nearest_folder_that_names_a_class_counts() -> None:
-    evaluation = FolderEvaluation(NAMES)
-
-    assert evaluation.true_label("images/dog/cat/2024/a.png") == "cat"
+    assert FolderLabels(NAMES).label_of("images/dog/cat/2024/a.png") == "cat"
 
 
 def test_classes_that_would_share_a_folder_are_refused() -> None:
@@ -66,7 +67,7 @@ def test_relative_names_count_as_their_folder(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "dog").mkdir()
     monkeypatch.chdir(tmp_path / "dog")
 
-    assert FolderEvaluation(NAMES).true_label("a.png") == "dog"
+    assert FolderLabels(NAMES).label_of("a.png") == "dog"
 
 
 def test_printed_evaluation_shows_every_figure() -> None:

@@ -18,8 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rnn_runtime import Classifier
-from rnn_runtime.errors import InputError, RunInterruptedError
+from rnn_runtime import Classifier, RunInterruptedError
+from rnn_runtime.errors import InputError
 from rnn_runtime.files.growing import growing_file
 from rnn_runtime.images.find import find_images
 from rnn_runtime.results.run import classify_files
@@ -108,7 +108,7 @@ def test_a_signal_keeps_what_is_there_and_says_how_to_go_on(many: Path, number: 
 
     assert len(read(part)) > 0
     assert process.returncode == exit_code
-    assert errors == (f"Error: interrupted; {part.resolve()} holds the results so far; go on with: --resume\n")
+    assert errors == (f"Error: interrupted; {part.resolve()} holds the results so far. Continue with --resume\n")
     assert not (many / "out.csv").exists()
 
 
@@ -134,7 +134,7 @@ def test_a_full_disk_keeps_what_is_there_and_says_how_to_go_on(many: Path, run: 
 
     assert process.returncode == 2
     assert errors.startswith("Error: out.csv: can't be written: File too large; ")
-    assert errors.endswith("; go on with: --resume\n")
+    assert errors.endswith(". Continue with --resume\n")
     assert len(errors.splitlines()) == 1
     assert not (many / "out.csv").exists()
     assert run("rnn-infer", "--output", "out.csv", "--resume", "many").returncode == 1
@@ -174,7 +174,7 @@ def test_without_resume_what_an_unfinished_run_left_is_not_overwritten(folder: P
     part = (folder / "out.csv.part").resolve()
     assert result.returncode == 2
     assert result.stderr == (
-        f"Error: {part}: an unfinished run left its results there; go on with them by --resume, or remove it\n"
+        f"Error: {part}: left by an unfinished run. Continue it with --resume, or delete the file\n"
     )
     assert part.read_text().endswith("images/000.png,0,1,\n")
 
@@ -231,12 +231,12 @@ def test_the_evaluation_of_a_resumed_run_is_that_of_all_its_images(
         ("path,label,probability,error\nimages/000.png,0\n", "not a result of rnn-infer"),
         ("path,label,probability,error\nimages/000.png,0,high,\n", "not a result of rnn-infer"),
         ("path,label,probability,error\nimages/000.png,,,\n", "neither a label nor an error"),
-        ("path,label,probability,error\nimages/000.png,0,0.123456,\n", "was written by another model"),
+        ("path,label,probability,error\nimages/000.png,0,0.123456,\n", "written by another model"),
         ("path,label,probability,error\nimages/000.png,zebra,0.9,\n", "a label that isn't this model's"),
         ("path,label,probability,error\nimages/000.png,0,nan,\n", "no probability"),
         ("path,label,probability,error\nimages/000.png,0,9e999,\n", "no probability"),
         (f"path,label,probability,error\nimages/000.png,0,{10**400},\n", "not a result of rnn-infer"),
-        ('path,label,probability,error\n"' + "images/000.png,0,0.9,\n" * 50_000, "a row that doesn't end"),
+        ('path,label,probability,error\n"' + "images/000.png,0,0.9,\n" * 50_000, "unterminated row"),
     ],
 )
 def test_what_is_not_this_runs_results_is_not_gone_on_with(folder: Path, run: Run, content: str, problem: str) -> None:
@@ -262,7 +262,7 @@ def test_results_of_a_model_with_its_classes_in_another_order_are_not_gone_on_wi
     result = run("rnn-infer", "--output", "out.csv", "--resume", "images")
 
     assert result.returncode == 2
-    assert "out.csv: was written by another model" in result.stderr
+    assert "out.csv: written by another model" in result.stderr
 
 
 def test_a_file_that_got_its_name_meanwhile_is_not_written_to(tmp_path: Path) -> None:
@@ -293,8 +293,11 @@ def test_two_processes_do_not_write_one_file(many: Path, run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "way_out"),
     [
-        (("images",), "--resume goes on with results in a file: give it --output, too"),
-        (("--output", "out.txt", "--format", "table", "images"), "and not with a table: choose another --format"),
+        (("images",), "--resume continues the results in a file. Add --output; all options: rnn-infer --help"),
+        (
+            ("--output", "out.txt", "--format", "table", "images"),
+            "and not a table. Choose another --format; all options: rnn-infer --help",
+        ),
     ],
 )
 @pytest.mark.usefixtures("folder")
@@ -342,13 +345,13 @@ def test_results_cut_anywhere_are_gone_on_with_to_the_same_end(
         (folder / f"{name}.png").write_bytes(encode(np.full((8, 8, 1), len(name), np.uint8), ".png"))
     output = module_folder / f"out.{style}"
     classifier = Classifier(digits_model, provider="cpu")
-    classify_files(classifier, find_images([str(folder)]), output, style=style)
+    classify_files(classifier, find_images([str(folder)]), output, format=style)
     whole = output.read_bytes()
     cut = data.draw(st.integers(0, len(whole)))
     output.unlink()
     (module_folder / f"out.{style}.part").write_bytes(whole[:cut])
 
-    summary = classify_files(classifier, find_images([str(folder)]), output, style=style, resume=True)
+    summary = classify_files(classifier, find_images([str(folder)]), output, format=style, resume=True)
 
     again = output.read_bytes()
     if style == "csv":

@@ -3,13 +3,14 @@
 import csv
 import io
 import json
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rnn_runtime.classifier import Prediction
-from rnn_runtime.results.write import Format, write_predictions
+from rnn_runtime.results.write import Columns, Format, write_results
 
 GOOD = Prediction("a.png", "7", 0.75, (("7", 0.75), ("1", 0.25)))
 BAD = Prediction("b.png", None, None, error="the file is empty")
@@ -17,9 +18,11 @@ BAD = Prediction("b.png", None, None, error="the file is empty")
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 
 
-def written(style: Format, *predictions: Prediction, **options: object) -> str:
+def written(
+    format: Format, *predictions: Prediction, columns: Columns | None = None, true_label: str | None = None
+) -> str:
     file = io.StringIO()
-    write_predictions(predictions, file, style, **options)  # type: ignore[arg-type]
+    write_results([(prediction, true_label) for prediction in predictions], file, format, columns or Columns())
     return file.getvalue()
 
 
@@ -28,17 +31,17 @@ def test_csv_has_a_header_and_a_row_a_file() -> None:
 
 
 def test_csv_with_top_k_and_truth_has_their_columns() -> None:
-    text = written("csv", GOOD, BAD, top_k=2, truth=lambda path: path[0])
+    text = written("csv", GOOD, BAD, columns=Columns(top_k=2, true_label=True), true_label="1")
 
     assert text.splitlines() == [
         "path,label,probability,label_2,probability_2,true_label,error",
-        "a.png,7,0.750000,1,0.250000,a,",
-        "b.png,,,,,b,the file is empty",
+        "a.png,7,0.750000,1,0.250000,1,",
+        "b.png,,,,,1,the file is empty",
     ]
 
 
 def test_jsonl_has_an_object_a_line() -> None:
-    rows = [json.loads(line) for line in written("jsonl", GOOD, BAD, top_k=2).splitlines()]
+    rows = [json.loads(line) for line in written("jsonl", GOOD, BAD, columns=Columns(top_k=2)).splitlines()]
 
     assert rows[0] == {
         "path": "a.png", "label": "7", "probability": 0.75, "label_2": "1", "probability_2": 0.25, "error": None
@@ -78,11 +81,11 @@ def test_rows_are_written_as_they_come(style: Format) -> None:
     file = io.StringIO()
     lengths = []
 
-    def predictions() -> "list[Prediction]":  # type: ignore[misc]
+    def results() -> Iterator[tuple[Prediction, None]]:
         for _ in range(3):
-            yield GOOD
+            yield GOOD, None
             lengths.append(len(file.getvalue()))
 
-    write_predictions(predictions(), file, style)
+    write_results(results(), file, style, Columns())
 
     assert lengths == sorted(set(lengths))

@@ -1,0 +1,62 @@
+"""Calls into onnxruntime: sessions and runs with our options, and what went wrong in one line."""
+
+import re
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rnn_runtime.errors import ProviderError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+_SILENT = 4  # of onnxruntime's severities; what matters, our own errors say
+NO_GRAPH = "-1"
+
+
+def create_session(
+    ort: ModuleType, model: bytes, providers: list[str | tuple[str, dict[str, str]]], intra_op_threads: int = 1
+) -> "onnxruntime.InferenceSession":
+    """A session that keeps quiet. It raises whatever onnxruntime raises."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = intra_op_threads
+    options.log_severity_level = _SILENT
+    # Its own fallback would print to stdout that it continues on the CPU, when it starts and in each run.
+    return ort.InferenceSession(model, options, providers=providers, enable_fallback=0)
+
+
+def run_options(graph: str = NO_GRAPH) -> "onnxruntime.RunOptions":
+    """Options for a run that captures and replays the CUDA graph of this number.
+
+    (`gpu_graph_id` in onnxruntime's onnxruntime_run_options_config_keys.h.)
+    """
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = _SILENT
+    options.add_run_config_entry("gpu_graph_id", graph)
+    return options
+
+
+def run_session(session: "onnxruntime.InferenceSession", output: str, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Run one batch on the CPU; shapes and errors as for `CpuThreads.run`."""
+    try:
+        return session.run([output], {"images": images})[0]  # type: ignore[no-any-return]
+    except Exception as error:  # onnxruntime's exceptions share no base class below this one
+        raise run_failure(len(images), "the CPU", error) from None
+
+
+def run_failure(images: int, place: str, error: Exception) -> ProviderError:
+    """The error for a run of so many images that failed in onnxruntime."""
+    return ProviderError(
+        f"a run of {images} images failed on {place}: {error_text(error)}. If memory is short, use smaller batches"
+    )
+
+
+def error_text(error: Exception) -> str:
+    """What onnxruntime says went wrong, in one line; of a CUDA failure, that alone without places in its source."""
+    text = " ".join(str(error).split()).rstrip(".")
+    failure = re.search(r"CUDA failure \d+: [^;]*[^; ]", text)
+    return failure[0] if failure else text

@@ -1,0 +1,84 @@
+"""Running a session on the CPU: parts of a batch in several threads."""
+
+import os
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rnn_runtime.engine.calls import run_session
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+# Images of a batch that a thread takes at once: few enough for its core's cache (docs/design.md).
+_SMALLEST_CHUNK, _LARGEST_CHUNK = 16, 64
+
+
+class CpuThreads:
+    """A session on the CPU whose batches are divided among threads.
+
+    Safe to use from several threads, and in a forked process.
+
+    Args:
+        session: Takes `images`, gives `logits` and `probabilities`, as `rnn-export` writes them; with one thread.
+        threads: How many share a batch.
+        threaded_session: The same model on onnxruntime's own threads, for batches of one chunk; None for none.
+    """
+
+    def __init__(
+        self,
+        session: "onnxruntime.InferenceSession",
+        threads: int,
+        threaded_session: "onnxruntime.InferenceSession | None" = None,
+    ) -> None:
+        self._session, self._threads, self._threaded_session = session, threads, threaded_session
+        self._pool: ThreadPoolExecutor | None = None
+        _instances.add(self)
+
+    def run(self, output: str, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Run one batch.
+
+        Args:
+            output: `logits` or `probabilities`.
+            images: uint8 `(batch, height, width, channels)`, in C order, batch 1 or more.
+
+        Returns:
+            float32 `(batch, classes)`.
+
+        Raises:
+            ProviderError: the run failed, for lack of memory for instance.
+        """
+        count = len(images)
+        if self._threaded_session and count <= _LARGEST_CHUNK:
+            return run_session(self._threaded_session, output, images)
+        size = _chunk_size(count, self._threads)
+        if size >= count:
+            return run_session(self._session, output, images)
+        chunks = [images[start : start + size] for start in range(0, count, size)]
+        self._pool = self._pool or ThreadPoolExecutor(self._threads, thread_name_prefix="model")
+        return np.concatenate(list(self._pool.map(partial(run_session, self._session, output), chunks)))
+
+    def forget_threads(self) -> None:
+        """Threads don't survive a fork: the child makes a pool of its own, and does without onnxruntime's."""
+        self._pool = self._threaded_session = None
+
+
+def _chunk_size(images: int, threads: int) -> int:
+    """How many of a batch's images one thread takes at once, so that all are busy and their caches suffice."""
+    return min(max(-(-images // threads), _SMALLEST_CHUNK), _LARGEST_CHUNK)
+
+
+_instances: "weakref.WeakSet[CpuThreads]" = weakref.WeakSet()
+
+
+def _forget_threads() -> None:
+    for instance in list(_instances):
+        instance.forget_threads()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_forget_threads)

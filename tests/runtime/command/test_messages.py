@@ -1,0 +1,106 @@
+"""What a command prints of a library's errors, and when."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from rnn_runtime.command.command import Command
+from rnn_runtime.errors import InputError
+
+
+def run_failing(text: str, environment: dict[str, str] | None = None) -> Result:
+    """Run a command with some options that fails with an error of this text."""
+
+    @click.command(cls=Command)
+    @click.option("--image-size")
+    @click.option("-0", "--null", is_flag=True)
+    @click.option("--provider")
+    @click.option("--plots/--no-plots")
+    @click.option("--resume")
+    def fail(**_: object) -> None:
+        try:
+            raise ZeroDivisionError("the cause")
+        except ZeroDivisionError:
+            raise InputError(text) from None
+
+    return CliRunner().invoke(fail, env=environment or {})
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Choose `image_size`", "Choose --image-size"),
+        ("Add `null=True`, or leave `null` out", "Add --null, or leave --null out"),
+        ('Try `provider="cpu"`', "Try --provider cpu"),
+        ("Set `image_size=64`", "Set --image-size 64"),
+        ("Draw nothing: `plots=False`", "Draw nothing: --no-plots"),
+        ("Continue with `resume('a b.pt')`", "Continue with --resume 'a b.pt'"),
+        ("No option of it: `batch_size`", "No option of it: `batch_size`"),
+    ],
+)
+def test_arguments_are_shown_as_options(text: str, shown: str) -> None:
+    assert run_failing(text).output == f"Error: {shown}\n"
+
+
+def test_debug_shows_the_traceback_and_the_cause_before_the_line() -> None:
+    output = run_failing("wrong", {"RNN_DEBUG": "1"}).output
+
+    assert output.startswith("Traceback (most recent call last):\n")
+    assert "ZeroDivisionError: the cause" in output
+    assert output.endswith("InputError: wrong\nError: wrong\n")
+
+
+def test_options_are_checked_before_anything_is_imported() -> None:
+    def check(ctx: click.Context) -> None:
+        raise click.UsageError(f"{ctx.params['wrong']} is wrong")
+
+    @click.command(cls=Command, check=check, extras={"train": ["not_installed"]}, imports=["not_importable"])
+    @click.option("--wrong")
+    def command(wrong: str) -> None:
+        raise AssertionError(wrong)
+
+    result = CliRunner().invoke(command, ["--wrong", "this"], prog_name="rnn-test")
+
+    assert (result.exit_code, result.output) == (2, "Error: this is wrong; all options: rnn-test --help\n")
+
+
+def test_missing_package_is_told_with_its_extra_and_exit_code_3() -> None:
+    @click.command(cls=Command, extras={"train": ["not_installed"]}, imports=["not_importable"])
+    def command() -> None:
+        raise AssertionError
+
+    result = CliRunner().invoke(command)
+
+    assert result.exit_code == 3
+    assert result.output == "Error: not_installed is not installed. Install it with: pip install 'rnn-onnx[train]'\n"
+
+
+@pytest.mark.parametrize(("number", "code", "text"), [("SIGINT", 130, b"interrupted"), ("SIGTERM", 143, b"terminated")])
+@pytest.mark.parametrize("place", ["import", "work"])
+def test_a_signal_ends_a_command_in_a_line(tmp_path: Path, place: str, number: str, code: int, text: bytes) -> None:
+    # While a class is made, as in any import, Python turns an exception into another one.
+    send = f"os.kill(os.getpid(), signal.{number}); sum(range(10**6))"
+    (tmp_path / "slow.py").write_text(
+        "import os, signal\n"
+        "class Field:\n"
+        f"    def __set_name__(self, owner, name): {send}\n"
+        "class Imported: field = Field()\n"
+        if place == "import"
+        else ""
+    )
+    (tmp_path / "program.py").write_text(
+        "import os, signal, click\n"
+        "from rnn_runtime.command.command import Command\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "@click.command(cls=Command, imports=['slow'])\n"
+        f"def main(): {send}\n"
+        "main()\n"
+    )
+
+    result = subprocess.run([sys.executable, "program.py"], cwd=tmp_path, capture_output=True, check=False)
+
+    assert (result.returncode, result.stdout, result.stderr) == (code, b"", b"Error: " + text + b"\n")
