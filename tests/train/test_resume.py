@@ -9,23 +9,13 @@ import pytest
 import torch
 
 from rnn_runtime.errors import CheckpointError, DataError, SettingsError
-from rnn_train import DataSource, TrainSettings, resume, train
-from rnn_train.callbacks import TrainingProgress
+from rnn_train import DataSource, TrainSettings, resume
 from rnn_train.checkpoint import Checkpoint
+from rnn_train.data.load import load_data
 from tests.support.idx_files import write_idx_folder
+from tests.support.training import KnownAccuracies, StopIn, assert_equal, assert_same_run, train_quietly
 
 SMALL = TrainSettings(hidden_size=8, learning_rate=0.01, epochs=4, batch_size=16)
-
-
-class StopIn(TrainingProgress):
-    """Ends the run in the middle of an epoch, as a person or a power failure would."""
-
-    def __init__(self, epoch: int, step: int = 2) -> None:
-        self._place = epoch, step
-
-    def step(self, epoch: int, step: int, loss: float, images: int) -> None:  # noqa: ARG002
-        if (epoch, step) == self._place:
-            raise KeyboardInterrupt
 
 
 @pytest.fixture
@@ -34,41 +24,20 @@ def source(tmp_path: Path) -> DataSource:
 
 
 def run_to_the_end(path: Path, source: DataSource, settings: TrainSettings) -> Checkpoint:
-    train(source, settings, path, device="cpu", plots=False)
+    train_quietly(path, source, settings)
     return Checkpoint.load(path)
 
 
 def run_and_stop(path: Path, source: DataSource, settings: TrainSettings, epoch: int) -> None:
     """Leaves the checkpoint of the epoch before `epoch`."""
     with pytest.raises(KeyboardInterrupt):
-        train(source, settings, path, device="cpu", plots=False, progress=StopIn(epoch))
+        train_quietly(path, source, settings, progress=StopIn(epoch))
 
 
 def resume_quietly(path: Path, output: Path | None = None, **others: Any) -> Checkpoint:
     torch.manual_seed(12345)  # a new process would have another state too
     resume(path, output, device="cpu", plots=False, **others)
     return Checkpoint.load(output or path)
-
-
-def assert_equal(found: Any, expected: Any, place: str = "") -> None:
-    """The same values all the way down, tensors bit for bit; speeds don't count."""
-    if isinstance(expected, torch.Tensor):
-        assert torch.equal(found, expected), place
-    elif isinstance(expected, dict):
-        assert found.keys() == expected.keys(), place
-        for key in expected.keys() - {"seconds", "images_per_second"}:
-            assert_equal(found[key], expected[key], f"{place}/{key}")
-    elif isinstance(expected, list | tuple):
-        assert len(found) == len(expected), place
-        for i, (one, other) in enumerate(zip(found, expected, strict=True)):
-            assert_equal(one, other, f"{place}/{i}")
-    else:
-        assert found == expected, place
-
-
-def assert_same_run(found: Checkpoint, expected: Checkpoint) -> None:
-    for name in ("spec", "settings", "weights", "metrics", "samples", "progress"):
-        assert_equal(getattr(found, name), getattr(expected, name), name)
 
 
 KINDS_OF_RUN = pytest.mark.parametrize(
@@ -116,15 +85,7 @@ def test_a_run_resumed_in_the_middle_of_an_epoch_ends_as_one_without_a_stop(
     settings = replace(SMALL, **changes)  # epochs of 4 steps, the last with fewer images
     expected = run_to_the_end(tmp_path / "whole.pt", source, settings)
     with pytest.raises(KeyboardInterrupt):
-        train(
-            source,
-            settings,
-            tmp_path / "model.pt",
-            device="cpu",
-            plots=False,
-            checkpoint_every=1,
-            progress=StopIn(*stop),
-        )
+        train_quietly(tmp_path / "model.pt", source, settings, checkpoint_every=1, progress=StopIn(*stop))
     progress = Checkpoint.load(tmp_path / "model.pt").progress
     assert 4 * progress["epoch"] + (progress["under_way"] or {"step": 0})["step"] == held
 
@@ -135,9 +96,7 @@ def test_a_run_resumed_in_the_middle_of_an_epoch_ends_as_one_without_a_stop(
 
 def test_a_checkpoint_every_third_step_is_counted_over_the_whole_run(tmp_path: Path, source: DataSource) -> None:
     with pytest.raises(KeyboardInterrupt):
-        train(
-            source, SMALL, tmp_path / "model.pt", device="cpu", plots=False, checkpoint_every=3, progress=StopIn(3, 3)
-        )
+        train_quietly(tmp_path / "model.pt", source, SMALL, checkpoint_every=3, progress=StopIn(3, 3))
 
     progress = Checkpoint.load(tmp_path / "model.pt").progress
     assert (progress["epoch"], progress["under_way"]["step"]) == (2, 1)  # step 9 of epochs of 4 steps
@@ -146,20 +105,22 @@ def test_a_checkpoint_every_third_step_is_counted_over_the_whole_run(tmp_path: P
 @pytest.mark.parametrize("every", [0, -1])
 def test_checkpoints_every_less_than_one_step_are_refused(tmp_path: Path, source: DataSource, every: int) -> None:
     with pytest.raises(SettingsError, match="checkpoint_every must be at least 1"):
-        train(source, SMALL, tmp_path / "model.pt", device="cpu", checkpoint_every=every)
+        train_quietly(tmp_path / "model.pt", source, SMALL, checkpoint_every=every)
 
 
-def test_the_best_epoch_survives_a_stop(tmp_path: Path) -> None:
-    source = DataSource(dataset="digits", val_split=0.2)
-    # so high that some epochs are worse than the one before
-    settings = replace(SMALL, epochs=7, batch_size=100, learning_rate=0.1, seed=1)
-    expected = run_to_the_end(tmp_path / "whole.pt", source, settings)
-    run_and_stop(tmp_path / "model.pt", source, settings, 7)
+def test_the_best_epoch_survives_a_stop(tmp_path: Path, source: DataSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = replace(source, val_split=0.5)
+    validation = load_data(source).validation
+    assert validation is not None
+    accuracies = (0.5, 0.9, 0.2, 0.7)
+    epochs = KnownAccuracies(monkeypatch, validation.labels, accuracies)
+    expected = run_to_the_end(tmp_path / "whole.pt", source, SMALL)
+    assert_equal(expected.weights, epochs.weights[1])
+    KnownAccuracies(monkeypatch, validation.labels, accuracies)
+    run_and_stop(tmp_path / "model.pt", source, SMALL, 4)
 
     resumed = resume_quietly(tmp_path / "model.pt")
 
-    accuracies = [row["validation_accuracy"] for row in expected.metrics["epochs"]]
-    assert accuracies.index(max(accuracies)) < 5, "this run's best epoch is not before the stop"
     assert_same_run(resumed, expected)
 
 

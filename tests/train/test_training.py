@@ -1,5 +1,6 @@
 """Training: repeatable, told when it goes wrong, and keeping the weights that it should."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,52 +9,36 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from rnn_runtime.errors import ProviderError, SettingsError
 from rnn_runtime.model.spec import ImageSpec, ModelSpec
-from rnn_train import DataSource, TrainSettings, train
-from rnn_train.callbacks import TrainingProgress
+from rnn_train import DataSource, TrainSettings, resume, train, training
 from rnn_train.checkpoint import Checkpoint
+from rnn_train.data.labeled_images import LabeledImages
 from rnn_train.data.load import load_data
 from rnn_train.model import ImageRNN
 from rnn_train.settings import preset_settings
 from rnn_train.training import TrainResult, predict_logits
 from tests.support.idx_files import write_idx_folder
-from tests.train.data.test_image_folder import write_classes
+from tests.support.image_folders import write_classes
+from tests.support.training import KnownAccuracies, Recorder, StopIn, assert_equal, train_quietly
 
 DIGITS = DataSource(dataset="digits")
 SMALL = TrainSettings(hidden_size=8, learning_rate=0.01)
 
 
-def train_quietly(
-    folder: Path, source: DataSource = DIGITS, settings: TrainSettings = SMALL, **others: Any
-) -> TrainResult:
-    return train(source, settings, folder / "model.pt", device="cpu", plots=False, **others)
+def train_digits(folder: Path, settings: TrainSettings = SMALL, **others: Any) -> TrainResult:
+    return train_quietly(folder / "model.pt", DIGITS, settings, **others)
+
+
+def photos(folder: Path, *, count: int = 2, channels: int = 1, **options: Any) -> DataSource:
+    return DataSource(data=str(write_classes(folder / "photos", count, channels=channels)), **options)
 
 
 def same_weights(first: TrainResult, second: TrainResult) -> bool:
     pairs = zip(first.checkpoint.weights.values(), second.checkpoint.weights.values(), strict=True)
     return all(torch.equal(*pair) for pair in pairs)
-
-
-class Recorder(TrainingProgress):
-    """Writes down all that it is told."""
-
-    def __init__(self) -> None:
-        self.started: list[tuple[int, int, int]] = []
-        self.steps: list[tuple[int, int, int]] = []
-        self.losses: list[float] = []
-        self.messages: list[str] = []
-
-    def start(self, epochs: int, steps: int, done: int) -> None:
-        self.started.append((epochs, steps, done))
-
-    def step(self, epoch: int, step: int, loss: float, images: int) -> None:
-        self.steps.append((epoch, step, images))
-        self.losses.append(loss)
-
-    def message(self, text: str) -> None:
-        self.messages.append(text)
 
 
 @pytest.mark.parametrize(
@@ -69,29 +54,29 @@ class Recorder(TrainingProgress):
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: Path, changes: dict[str, Any]) -> None:
     settings = replace(SMALL, **changes)
 
-    first, again, other = (train_quietly(tmp_path, settings=replace(settings, seed=seed)) for seed in (3, 3, 4))
+    first, again, other = (train_digits(tmp_path, replace(settings, seed=seed)) for seed in (3, 3, 4))
 
     assert same_weights(first, again)
     assert not same_weights(first, other)
 
 
 def test_training_learns(tmp_path: Path) -> None:
-    settings = TrainSettings(hidden_size=32, epochs=8, learning_rate=0.01)
+    source = DataSource(data=str(write_idx_folder(tmp_path / "data", train=200, classes=2)))
 
-    result = train_quietly(tmp_path, settings=settings)
+    result = train_quietly(tmp_path / "model.pt", source, replace(SMALL, epochs=30))
 
+    # half of the images are dark and half are bright, so nothing of this is near
     losses = [row["train_loss"] for row in result.checkpoint.metrics["epochs"]]
-    assert losses[-1] < losses[0] / 3
-    assert result.accuracy is not None
-    assert result.accuracy > 0.8
+    assert losses[0] > 0.3
+    assert losses[-1] < 0.1
+    assert result.accuracy == 1
 
 
 @pytest.mark.parametrize("normalize", [False, True])
 def test_the_preset_accurate_learns_a_folder_of_photos(tmp_path: Path, normalize: bool) -> None:
-    write_classes(tmp_path / "photos", count=10)
     settings = replace(preset_settings("accurate"), hidden_size=8, epochs=6, normalize=normalize)
 
-    result = train_quietly(tmp_path, DataSource(data=str(tmp_path / "photos"), val_split=0.2), settings)
+    result = train_quietly(tmp_path / "model.pt", photos(tmp_path, count=10, val_split=0.2), settings)
 
     assert result.part == "validation"
     assert result.images == 4
@@ -100,7 +85,7 @@ def test_the_preset_accurate_learns_a_folder_of_photos(tmp_path: Path, normalize
 def test_progress_is_told_every_step(tmp_path: Path) -> None:
     recorder = Recorder()
 
-    train_quietly(tmp_path, settings=replace(SMALL, batch_size=500), progress=recorder)
+    train_digits(tmp_path, replace(SMALL, batch_size=500), progress=recorder)
 
     assert recorder.started == [(2, 3, 0)]
     assert recorder.steps == [
@@ -112,7 +97,7 @@ def test_progress_is_told_every_step(tmp_path: Path) -> None:
 def test_a_row_of_metrics_is_kept_for_each_epoch(tmp_path: Path) -> None:
     recorder = Recorder()
 
-    result = train_quietly(tmp_path, settings=replace(SMALL, batch_size=500, epochs=3), progress=recorder)
+    result = train_digits(tmp_path, replace(SMALL, batch_size=500, epochs=3), progress=recorder)
 
     rows = result.checkpoint.metrics["epochs"]
     assert [row["epoch"] for row in rows] == [1, 2, 3]
@@ -123,7 +108,7 @@ def test_a_row_of_metrics_is_kept_for_each_epoch(tmp_path: Path) -> None:
 
 
 def test_the_result_tells_the_accuracy_of_the_weights_that_were_written(tmp_path: Path) -> None:
-    result = train_quietly(tmp_path)
+    result = train_digits(tmp_path)
 
     saved = Checkpoint.load(tmp_path / "model.pt")
     test = load_data(DIGITS).test
@@ -138,7 +123,7 @@ def test_the_result_tells_the_accuracy_of_the_weights_that_were_written(tmp_path
 
 
 def test_the_checkpoint_carries_images_that_were_not_trained_on(tmp_path: Path) -> None:
-    result = train_quietly(tmp_path)
+    result = train_digits(tmp_path)
 
     test = load_data(DIGITS).test
     assert test is not None
@@ -147,52 +132,64 @@ def test_the_checkpoint_carries_images_that_were_not_trained_on(tmp_path: Path) 
     assert all(image.numpy().tobytes() in known for image in result.checkpoint.samples)
 
 
-def validation_accuracy(checkpoint: Checkpoint, source: DataSource) -> float:
+@pytest.fixture
+def held_out(tmp_path: Path) -> DataSource:
+    """Data of which 20 images are for validation, and 20 for testing."""
+    return DataSource(data=str(write_idx_folder(tmp_path / "data")), val_split=0.5)
+
+
+def validation_images(source: DataSource) -> LabeledImages:
     part = load_data(source).validation
     assert part is not None
-    return float((predict_logits(checkpoint.build_model(), part.images).argmax(axis=1) == part.labels).mean())
+    return part
 
 
-def test_the_best_epoch_on_the_validation_images_is_kept(tmp_path: Path) -> None:
-    source = replace(DIGITS, val_split=0.2)
-    # so high that some epochs are worse than the one before
-    settings = replace(SMALL, epochs=10, learning_rate=0.1, seed=1)
+def test_the_best_epoch_on_the_validation_images_is_kept(
+    tmp_path: Path, held_out: DataSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accuracies = [0.25, 0.75, 0.5, 0.75, 0.0]
+    epochs = KnownAccuracies(monkeypatch, validation_images(held_out).labels, accuracies)
 
-    result = train_quietly(tmp_path, source, settings)
-
-    accuracies = [row["validation_accuracy"] for row in result.checkpoint.metrics["epochs"]]
-    assert max(accuracies) > accuracies[-1], "this run doesn't tell the best epoch from the last"
-    assert validation_accuracy(Checkpoint.load(tmp_path / "model.pt"), source) == max(accuracies)
-
-
-def test_a_checkpoint_of_a_run_that_was_stopped_holds_the_best_epoch_so_far(tmp_path: Path) -> None:
-    source = replace(DIGITS, val_split=0.2)
-    settings = replace(SMALL, epochs=10, learning_rate=0.1, seed=1)
-
-    class Stop(TrainingProgress):
-        def step(self, epoch: int, step: int, loss: float, images: int) -> None:  # noqa: ARG002
-            if epoch == 9:
-                raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train_quietly(tmp_path, source, settings, progress=Stop())
+    result = train_quietly(tmp_path / "model.pt", held_out, replace(SMALL, epochs=5))
 
     saved = Checkpoint.load(tmp_path / "model.pt")
-    accuracies = [row["validation_accuracy"] for row in saved.metrics["epochs"]]
-    assert len(accuracies) == 8
-    assert validation_accuracy(saved, source) == max(accuracies)
+    assert [row["validation_accuracy"] for row in result.checkpoint.metrics["epochs"]] == accuracies
+    assert_equal(saved.weights, epochs.weights[1])
+    assert_equal(saved.progress["weights"], epochs.weights[4])
+    assert not torch.equal(saved.weights["linear.bias"], epochs.weights[3]["linear.bias"])
+
+
+def test_a_run_that_was_stopped_holds_the_best_epoch_so_far(
+    tmp_path: Path, held_out: DataSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    epochs = KnownAccuracies(monkeypatch, validation_images(held_out).labels, [0.25, 0.75, 0.5, 1.0])
+
+    with pytest.raises(KeyboardInterrupt):
+        train_quietly(tmp_path / "model.pt", held_out, replace(SMALL, epochs=5), progress=StopIn(4, 1))
+
+    saved = Checkpoint.load(tmp_path / "model.pt")
+    assert [row["validation_accuracy"] for row in saved.metrics["epochs"]] == [0.25, 0.75, 0.5]
+    assert_equal(saved.weights, epochs.weights[1])
+
+
+def test_the_best_accuracy_is_that_of_the_weights_that_are_kept(tmp_path: Path) -> None:
+    source = replace(DIGITS, val_split=0.2)
+
+    train_quietly(tmp_path / "model.pt", source, replace(SMALL, epochs=3, learning_rate=0.1))
+
+    saved, part = Checkpoint.load(tmp_path / "model.pt"), validation_images(source)
+    accuracy = (predict_logits(saved.build_model(), part.images).argmax(axis=1) == part.labels).mean()
+    assert accuracy == max(row["validation_accuracy"] for row in saved.metrics["epochs"])
 
 
 def test_without_validation_the_last_epoch_is_kept(tmp_path: Path) -> None:
-    saved = train_quietly(tmp_path, settings=replace(SMALL, epochs=3, learning_rate=0.1)).checkpoint
+    saved = train_digits(tmp_path, replace(SMALL, epochs=3, learning_rate=0.1)).checkpoint
 
     assert all(torch.equal(saved.progress["weights"][name], tensor) for name, tensor in saved.weights.items())
 
 
 def test_without_test_images_accuracy_is_that_of_validation(tmp_path: Path) -> None:
-    write_classes(tmp_path / "photos", count=10)
-
-    result = train_quietly(tmp_path, DataSource(data=str(tmp_path / "photos"), val_split=0.2))
+    result = train_quietly(tmp_path / "model.pt", photos(tmp_path, count=10, val_split=0.2), SMALL)
 
     assert (result.part, result.images) == ("validation", 4)
     assert result.checkpoint.metrics["validation_accuracy"] == result.accuracy
@@ -200,10 +197,9 @@ def test_without_test_images_accuracy_is_that_of_validation(tmp_path: Path) -> N
 
 
 def test_without_any_image_held_out_there_is_no_accuracy_and_a_message_how_to_get_one(tmp_path: Path) -> None:
-    write_classes(tmp_path / "photos")
     recorder = Recorder()
 
-    result = train_quietly(tmp_path, DataSource(data=str(tmp_path / "photos")), progress=recorder)
+    result = train_quietly(tmp_path / "model.pt", photos(tmp_path), SMALL, progress=recorder)
 
     assert (result.accuracy, result.part, result.images) == (None, None, 0)
     assert set(result.checkpoint.metrics) == {"epochs"}
@@ -211,11 +207,11 @@ def test_without_any_image_held_out_there_is_no_accuracy_and_a_message_how_to_ge
 
 
 def test_normalization_is_that_of_the_training_images(tmp_path: Path) -> None:
-    write_classes(tmp_path / "photos", count=8, channels=3)
+    source = photos(tmp_path, count=8, channels=3)
 
-    result = train_quietly(tmp_path, DataSource(data=str(tmp_path / "photos")), replace(SMALL, normalize=True))
+    result = train_quietly(tmp_path / "model.pt", source, replace(SMALL, normalize=True))
 
-    pixels = load_data(DataSource(data=str(tmp_path / "photos"))).train.images.reshape(-1, 3) / 255
+    pixels = load_data(source).train.images.reshape(-1, 3) / 255
     assert result.checkpoint.spec.mean == pytest.approx(pixels.mean(axis=0))
     assert result.checkpoint.spec.std == pytest.approx(pixels.std(axis=0))
 
@@ -224,25 +220,74 @@ def test_images_of_one_colour_can_be_normalized(tmp_path: Path) -> None:
     write_idx_folder(tmp_path / "data", classes=2, side=4)
     header = (tmp_path / "data" / "train-images-idx3-ubyte").read_bytes()[:16]
     (tmp_path / "data" / "train-images-idx3-ubyte").write_bytes(header + b"\x80" * 40 * 16)
+    source = DataSource(data=str(tmp_path / "data"))
 
-    result = train_quietly(tmp_path, DataSource(data=str(tmp_path / "data")), replace(SMALL, normalize=True))
+    result = train_quietly(tmp_path / "model.pt", source, replace(SMALL, normalize=True))
 
     assert result.checkpoint.spec.std == (1.0,)
 
 
-@pytest.mark.parametrize("learning_rate", [1e30, 1e39, 1e300])
+# Adam's first step moves each weight that has a gradient by the learning rate, whatever is rounded how.
+@pytest.mark.parametrize("learning_rate", [1e7, 1e30, 1e39, 1e300])
 @pytest.mark.parametrize("epochs", [1, 2])
 def test_training_that_diverges_says_so_and_what_to_lower(tmp_path: Path, epochs: int, learning_rate: float) -> None:
-    settings = replace(SMALL, epochs=epochs, learning_rate=learning_rate)
+    with pytest.raises(SettingsError, match=r"training diverged in epoch 1: .*--learning-rate"):
+        train_digits(tmp_path, replace(SMALL, epochs=epochs, learning_rate=learning_rate))
 
-    with pytest.raises(SettingsError, match=r"diverged.*--learning-rate"):
-        train_quietly(tmp_path, settings=settings)
+    assert not (tmp_path / "model.pt").exists()
+
+
+def huge_bias(weights: dict[str, Tensor]) -> None:
+    weights["linear.bias"][0] = -2e6
+
+
+def huge_recurrent_weight(weights: dict[str, Tensor]) -> None:
+    weights["rnn.weight_hh_l0"][0, 0] = 1e9
+
+
+def huge_logits(weights: dict[str, Tensor]) -> None:
+    """No weight is huge, nor is the loss, since all classes have the same logit: 8 times 500,000."""
+    for name, weight in weights.items():
+        weight.fill_({"linear.weight": 5e5, "linear.bias": 0.0}.get(name, 9.0 if "bias" in name else 0.0))
+
+
+@pytest.mark.parametrize("change", [huge_bias, huge_recurrent_weight, huge_logits])
+def test_huge_but_finite_values_are_divergence(tmp_path: Path, change: Callable[[dict[str, Tensor]], None]) -> None:
+    source, path = DataSource(data=str(write_idx_folder(tmp_path / "data"))), tmp_path / "model.pt"
+    train_quietly(path, source, SMALL)
+    saved = Checkpoint.load(path)
+    change(saved.progress["weights"])
+    saved.save(path)
+
+    with pytest.raises(SettingsError, match=r"training diverged in epoch 3: .*--learning-rate"):
+        resume(path, epochs=3, device="cpu", plots=False)
+
+
+def test_a_run_that_diverges_leaves_the_last_good_checkpoint(
+    tmp_path: Path, held_out: DataSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, predict = tmp_path / "model.pt", training.predict_logits
+    good: list[bytes] = []
+
+    def diverge_in_epoch_2(model: ImageRNN, images: NDArray[np.uint8], device: Any) -> NDArray[np.float32]:
+        if path.exists():
+            good.append(path.read_bytes())
+            model.linear.bias.data.fill_(1e9)
+        return predict(model, images, device)
+
+    monkeypatch.setattr(training, "predict_logits", diverge_in_epoch_2)
+
+    with pytest.raises(SettingsError, match="training diverged in epoch 2"):
+        train_quietly(path, held_out, SMALL)
+
+    assert [path.read_bytes()] == good
+    assert Checkpoint.load(path).progress["epoch"] == 1
 
 
 def test_a_checkpoint_never_holds_weights_that_are_not_finite(tmp_path: Path) -> None:
     # one step alone: its loss is of the weights before it
     with pytest.raises(SettingsError, match="diverged"):
-        train_quietly(tmp_path, settings=replace(SMALL, epochs=1, learning_rate=1e39, batch_size=2000))
+        train_digits(tmp_path, replace(SMALL, epochs=1, learning_rate=1e39, batch_size=2000))
 
     assert not (tmp_path / "model.pt").exists()
 
@@ -251,7 +296,7 @@ def test_a_checkpoint_never_holds_weights_that_are_not_finite(tmp_path: Path) ->
 def test_one_cycle_works_for_any_number_of_steps_in_all(tmp_path: Path, steps: int) -> None:
     settings = replace(SMALL, epochs=steps, batch_size=2000, schedule="one-cycle")
 
-    result = train_quietly(tmp_path, settings=settings)
+    result = train_digits(tmp_path, settings)
 
     rates = [row["learning_rate"] for row in result.checkpoint.metrics["epochs"]]
     assert len(rates) == steps
@@ -261,7 +306,7 @@ def test_one_cycle_works_for_any_number_of_steps_in_all(tmp_path: Path, steps: i
 def test_one_cycle_rises_over_the_first_third_and_falls_to_nothing(tmp_path: Path) -> None:
     settings = replace(SMALL, epochs=20, batch_size=500, schedule="one-cycle")
 
-    result = train_quietly(tmp_path, settings=settings)
+    result = train_digits(tmp_path, settings)
 
     rates = [row["learning_rate"] for row in result.checkpoint.metrics["epochs"]]
     assert max(rates) == pytest.approx(0.01, rel=0.01)
@@ -274,21 +319,21 @@ def test_one_cycle_rises_over_the_first_third_and_falls_to_nothing(tmp_path: Pat
 def test_a_batch_may_be_larger_than_the_data(tmp_path: Path, batch_size: int) -> None:
     recorder = Recorder()
 
-    train_quietly(tmp_path, settings=replace(SMALL, batch_size=batch_size), progress=recorder)
+    train_digits(tmp_path, replace(SMALL, batch_size=batch_size), progress=recorder)
 
     assert recorder.steps == [(1, 1, 1437), (2, 1, 1437)]
 
 
 def test_label_smoothing_and_clipping_and_decay_change_the_result(tmp_path: Path) -> None:
-    plain = train_quietly(tmp_path)
+    plain = train_digits(tmp_path)
 
     for changes in ({"label_smoothing": 0.1}, {"clip_norm": 0.1}, {"weight_decay": 0.1}):
-        assert not same_weights(plain, train_quietly(tmp_path, settings=replace(SMALL, **changes)))  # type: ignore[arg-type]
+        assert not same_weights(plain, train_digits(tmp_path, replace(SMALL, **changes)))  # type: ignore[arg-type]
 
 
 def test_a_shift_that_no_image_outlives_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="shift"):
-        train_quietly(tmp_path, settings=replace(SMALL, shift=10**6))
+        train_digits(tmp_path, replace(SMALL, shift=10**6))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
@@ -300,7 +345,7 @@ def test_cuda_without_cuda_is_refused_and_not_replaced_by_the_cpu(tmp_path: Path
 
 
 def test_a_missing_output_folder_is_made(tmp_path: Path) -> None:
-    train_quietly(tmp_path / "runs" / "first")
+    train_digits(tmp_path / "runs" / "first")
 
     assert sorted(path.name for path in (tmp_path / "runs" / "first").iterdir()) == ["metrics.csv", "model.pt"]
 
@@ -310,7 +355,7 @@ def test_an_output_that_cannot_be_written_is_an_os_error_before_training(tmp_pat
     recorder = Recorder()
 
     with pytest.raises(OSError, match="file"):
-        train_quietly(tmp_path / "file", progress=recorder)
+        train_digits(tmp_path / "file", progress=recorder)
 
     assert recorder.steps == []
 

@@ -16,21 +16,7 @@ from rnn_train.data.image_folder import list_classes, load_images, write_image_f
 from rnn_train.data.labeled_images import Data
 from rnn_train.data.load import load_data
 from rnn_train.data.source import DataSource
-from tests.support.encoded_images import pattern, to_image
-
-
-def write_photo(path: Path, height: int = 6, width: int = 5, channels: int = 1, seed: int = 0) -> Path:
-    """An image of noise, in the format that the ending names; gives `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    to_image(pattern(height, width, channels, seed)).save(path)
-    return path
-
-
-def write_classes(folder: Path, count: int = 2, names: tuple[str, ...] = ("ant", "bee"), **image: Any) -> Path:
-    for name in names:
-        for i in range(count):
-            write_photo(folder / name / f"{i}.png", seed=i, **image)
-    return folder
+from tests.support.image_folders import write_classes, write_photo
 
 
 def load(folder: Path, **options: Any) -> Data:

@@ -1,0 +1,20 @@
+"""Small folders of images, a folder a class."""
+
+from pathlib import Path
+
+from tests.support.encoded_images import pattern, to_image
+
+
+def write_photo(path: Path, height: int = 6, width: int = 5, channels: int = 1, seed: int = 0) -> Path:
+    """An image of noise, in the format that the ending names; gives `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    to_image(pattern(height, width, channels, seed)).save(path)
+    return path
+
+
+def write_classes(folder: Path, count: int = 2, names: tuple[str, ...] = ("ant", "bee"), channels: int = 1) -> Path:
+    """Write `count` images of noise for each class; gives `folder`."""
+    for name in names:
+        for i in range(count):
+            write_photo(folder / name / f"{i}.png", channels=channels, seed=i)
+    return folder

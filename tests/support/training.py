@@ -1,0 +1,118 @@
+"""Training runs that are watched, stopped at a step, given known accuracies, and compared."""
+
+import copy
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rnn_train import DataSource, TrainSettings, train, training
+from rnn_train.callbacks import TrainingProgress
+from rnn_train.checkpoint import Checkpoint
+from rnn_train.model import ImageRNN
+from rnn_train.training import TrainResult
+
+
+def train_quietly(path: Path, source: DataSource, settings: TrainSettings, **others: Any) -> TrainResult:
+    """Train on the CPU, without plots."""
+    return train(source, settings, path, device="cpu", plots=False, **others)
+
+
+class Recorder(TrainingProgress):
+    """Writes down all that it is told."""
+
+    def __init__(self) -> None:
+        self.started: list[tuple[int, int, int]] = []
+        self.steps: list[tuple[int, int, int]] = []
+        self.losses: list[float] = []
+        self.messages: list[str] = []
+
+    def start(self, epochs: int, steps: int, done: int) -> None:
+        self.started.append((epochs, steps, done))
+
+    def step(self, epoch: int, step: int, loss: float, images: int) -> None:
+        self.steps.append((epoch, step, images))
+        self.losses.append(loss)
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+
+class StopIn(Recorder):
+    """Ends the run in the middle of an epoch, as a failure of the power would: nothing is saved."""
+
+    def __init__(self, epoch: int, step: int = 2) -> None:
+        super().__init__()
+        self._place = epoch, step
+
+    def step(self, epoch: int, step: int, loss: float, images: int) -> None:
+        super().step(epoch, step, loss, images)
+        if (epoch, step) == self._place:
+            raise KeyboardInterrupt
+
+
+class SignalIn(Recorder):
+    """Sends this process SIGTERM in a step."""
+
+    def __init__(self, epoch: int, step: int) -> None:
+        super().__init__()
+        self._place = epoch, step
+
+    def step(self, epoch: int, step: int, loss: float, images: int) -> None:
+        super().step(epoch, step, loss, images)
+        if (epoch, step) == self._place:
+            signal.raise_signal(signal.SIGTERM)  # the other may be ignored where the tests run in the background
+
+
+class KnownAccuracies:
+    """Stands in for validation: epochs reach these accuracies, whatever was learned.
+
+    Attributes:
+        weights: Those that each epoch ended with.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, labels: NDArray[np.int64], accuracies: Sequence[float]) -> None:
+        self.weights: list[dict[str, Tensor]] = []
+        self._labels, self._accuracies = labels, list(accuracies)
+        self._predict = training.predict_logits
+        monkeypatch.setattr(training, "predict_logits", self._predict_logits)
+
+    def _predict_logits(
+        self, model: ImageRNN, images: NDArray[np.uint8], device: torch.device | str = "cpu"
+    ) -> NDArray[np.float32]:
+        epoch = len(self.weights)
+        if epoch == len(self._accuracies):  # after the last epoch comes the evaluation on the test images
+            return self._predict(model, images, device)
+        self.weights.append(copy.deepcopy(model.state_dict()))
+        assert len(images) == len(self._labels)
+        right = np.arange(len(images)) < round(self._accuracies[epoch] * len(images))
+        classes = len(model.spec.class_names)
+        return np.eye(classes, dtype=np.float32)[np.where(right, self._labels, (self._labels + 1) % classes)]
+
+
+def assert_same_run(found: Checkpoint, expected: Checkpoint) -> None:
+    """Both hold the same, tensors bit for bit; how fast they were trained, and where their data is, don't count."""
+    for name in ("spec", "settings", "weights", "metrics", "samples", "progress"):
+        assert_equal(getattr(found, name), getattr(expected, name), name)
+
+
+def assert_equal(found: Any, expected: Any, place: str = "") -> None:
+    """The same values all the way down, tensors bit for bit; speeds don't count."""
+    if isinstance(expected, Tensor):
+        assert torch.equal(found, expected), place
+    elif isinstance(expected, dict):
+        assert found.keys() == expected.keys(), place
+        for key in expected.keys() - {"seconds", "images_per_second"}:
+            assert_equal(found[key], expected[key], f"{place}/{key}")
+    elif isinstance(expected, list | tuple):
+        assert len(found) == len(expected), place
+        for i, (one, other) in enumerate(zip(found, expected, strict=True)):
+            assert_equal(one, other, f"{place}/{i}")
+    else:
+        assert found == expected, place
