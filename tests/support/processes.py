@@ -4,6 +4,7 @@ import contextlib
 import os
 import pty
 import resource
+import select
 import signal
 import subprocess
 import time
@@ -11,13 +12,52 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.support.commands import installed
+from tests.support.commands import installed, modules_from
 
-Process = subprocess.Popen[str]
+_PAUSED = Path(__file__).with_name("paused")  # what a process imports that can be held
+_LONGEST = 300  # seconds that a test waits for a process to come where it is to be held
+
+
+class Process(subprocess.Popen[str]):
+    """A process that can be held at a place, and the pipes through which it tells that it is there and goes on."""
+
+    def __init__(self, *arguments: Any, pause_at: str | None = None, **options: Any) -> None:
+        says, say = os.pipe()
+        wait, hold = os.pipe()
+        self._says, self._hold = says, hold
+        if pause_at is not None:
+            variables = modules_from(_PAUSED) | {"PAUSE_AT": pause_at, "PAUSE_PIPES": f"{say} {wait}"}
+            options |= {"pass_fds": (say, wait), "env": os.environ | variables}
+        try:
+            super().__init__(*arguments, **options)
+        finally:
+            os.close(say)
+            os.close(wait)
+
+    def wait_for_pause(self) -> None:
+        """Return when the process is held at `pause_at`."""
+        ready, _, _ = select.select([self._says], [], [], _LONGEST)
+        assert ready, f"not there after {_LONGEST} s"
+        assert os.read(self._says, 1), self.communicate()  # nothing: it has ended
+
+    def go_on(self) -> None:
+        """Let it go on from there."""
+        if self._hold is not None:
+            os.close(self._hold)
+            self._hold = None
+
+    def end(self) -> None:
+        """Kill it if it still runs, and close what leads to it."""
+        self.kill()
+        self.communicate()
+        self.go_on()
+        os.close(self._says)
 
 
 @contextlib.contextmanager
-def started(command: str, *arguments: object, folder: Path, largest_file: int | None = None) -> Iterator[Process]:
+def started(
+    command: str, *arguments: object, folder: Path, largest_file: int | None = None, pause_at: str | None = None
+) -> Iterator[Process]:
     """A command that runs in a folder, its stdout and stderr in pipes; killed at the end of the block if it runs on.
 
     Args:
@@ -25,6 +65,8 @@ def started(command: str, *arguments: object, folder: Path, largest_file: int | 
         arguments: Its arguments.
         folder: Where it runs.
         largest_file: Bytes; what goes beyond them can't be written, as on a disk that is full.
+        pause_at: One of Python's audit events and the end of one of its arguments, as in `open:images/9.png` or
+            `os.rename:model.pt`, at which the process is held when it first comes there, until `go_on`.
     """
 
     def prepare() -> None:
@@ -35,12 +77,11 @@ def started(command: str, *arguments: object, folder: Path, largest_file: int | 
 
     line = [installed(command), *map(str, arguments)]
     pipe = subprocess.PIPE
-    process = subprocess.Popen(line, cwd=folder, stdout=pipe, stderr=pipe, text=True, preexec_fn=prepare)
+    process = Process(line, cwd=folder, stdout=pipe, stderr=pipe, text=True, preexec_fn=prepare, pause_at=pause_at)
     try:
         yield process
     finally:
-        process.kill()
-        process.communicate()
+        process.end()
 
 
 def at_a_terminal(command: str, *arguments: object, folder: Path, **streams: Any) -> str:

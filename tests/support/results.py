@@ -1,0 +1,27 @@
+"""What commands write, read back."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+
+def csv_rows(text: str) -> list[Row]:
+    """The rows of CSV, by the names of their columns."""
+    # line ends within a name are to stay what they are
+    return list(csv.DictReader(text.splitlines(keepends=True)))
+
+
+def jsonl_rows(text: str) -> list[Row]:
+    """The results in JSON Lines, without the lines that tell of runs, the first of which must be there."""
+    first, *others = map(json.loads, text.splitlines())
+    assert first.keys() == {"run"}
+    return [row for row in others if row.keys() != {"run"}]
+
+
+def read_results(path: Path) -> list[Row]:
+    """The results in a file of `rnn-infer`: CSV, or JSON Lines if its name says so."""
+    text = path.read_bytes().decode(errors="surrogateescape")
+    return jsonl_rows(text) if ".jsonl" in path.suffixes else csv_rows(text)
