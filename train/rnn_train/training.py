@@ -22,7 +22,7 @@ from rnn_train.data.source import DataSource
 from rnn_train.model import ImageRNN
 from rnn_train.reports import write_reports
 from rnn_train.settings import TrainSettings
-from rnn_train.training_state import Device, EpochState, TrainingState
+from rnn_train.training_state import LARGEST_VALUE, Device, EpochState, TrainingState
 
 EVALUATION_BATCH = 512
 
@@ -50,6 +50,7 @@ def train(
     """Train a classifier, and write a checkpoint after every epoch and reports at the end.
 
     On Ctrl-C or SIGTERM the step under way is finished, and a checkpoint is written from which `resume` goes on.
+    A loss, weight or logit beyond 1,000,000 is divergence: training stops, and the checkpoint before stays.
 
     Args:
         source: The data to train on.
@@ -62,7 +63,7 @@ def train(
 
     Raises:
         DataError: the data can't be had.
-        SettingsError: the settings are out of range, or contradict each other.
+        SettingsError: the settings are out of range, contradict each other, or make training diverge.
         ProviderError: CUDA was asked for and isn't there.
         OutputError: a checkpoint can't be written; the one before is whole.
         RunInterruptedError: Ctrl-C or SIGTERM; the text says what the checkpoint holds.
@@ -182,11 +183,8 @@ class _Saving:
 
     def save(self, metrics: Mapping[str, Any] | None = None) -> Checkpoint:
         run = self._run
-        if not run.is_finite():  # and what was saved before is of more use
-            raise SettingsError(
-                f"training diverged in epoch {run.epoch + bool(run.under_way)}: loss or weights are no longer finite; "
-                "lower --learning-rate, or set --clip-norm 1"
-            )
+        if run.has_diverged():  # and what was saved before is of more use
+            raise _divergence(run, "a loss or weight")
         checkpoint = run.checkpoint(metrics)
         try:
             checkpoint.save(self.output)
@@ -255,12 +253,12 @@ def _train_epoch(run: TrainingState, images: Tensor, labels: Tensor, progress: T
         epoch.learning_rate = float(run.schedule.get_last_lr()[0])
         run.optimizer.step()
         run.schedule.step()
-        value = loss.item()
-        epoch.loss_sum += value * len(batch)
+        run.last_loss = loss.item()
+        epoch.loss_sum += run.last_loss * len(batch)
         epoch.correct += int((logits.argmax(dim=1) == targets).sum())
         epoch.step += 1
         epoch.seconds += time.perf_counter() - start
-        progress.step(run.epoch + 1, epoch.step, value, len(batch))
+        progress.step(run.epoch + 1, epoch.step, run.last_loss, len(batch))
         yield
 
 
@@ -309,6 +307,8 @@ def _finish(run: TrainingState, saving: _Saving, progress: TrainingProgress, plo
     if held_out is not None:
         model = run.checkpoint().build_model().to(run.device)
         logits = predict_logits(model, held_out.images, run.device)
+        if not np.abs(logits).max() <= LARGEST_VALUE:  # nothing compares with NaN
+            raise _divergence(run, "a logit")
         accuracy = _accuracy(logits, held_out)
         metrics = {f"{part}_accuracy": accuracy, f"{part}_images": len(held_out)}
     final = saving.save(metrics)
@@ -318,6 +318,14 @@ def _finish(run: TrainingState, saving: _Saving, progress: TrainingProgress, plo
     else:
         progress.message("No accuracy: this data has no test images; hold some out with --val-split 0.2")
     return TrainResult(final, accuracy, part, len(held_out) if held_out else 0)
+
+
+def _divergence(run: TrainingState, what: str) -> SettingsError:
+    epoch = run.epoch + bool(run.under_way)
+    return SettingsError(
+        f"training diverged in epoch {epoch}: {what} is beyond {LARGEST_VALUE:,.0f} or not a number; "
+        "lower --learning-rate, or set --clip-norm 1"
+    )
 
 
 def _accuracy(logits: NDArray[np.float32], part: LabeledImages) -> float:

@@ -25,6 +25,9 @@ Device = Literal["auto", "cpu", "cuda"]
 DEVICES: tuple[Device, ...] = ("auto", "cpu", "cuda")
 # what values of wrong types and ranges make Python and torch raise
 _UNFIT = (CheckpointError, KeyError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError)
+# The most that a loss, weight or logit may be. Beyond 1e6, neighbouring float32 values are 0.06 or more apart and
+# cross-entropy is saturated: training has diverged, even if every number is still finite.
+LARGEST_VALUE = 1e6
 SAMPLES = 64  # images that travel with the checkpoint, for parity where its data isn't at hand
 
 
@@ -72,6 +75,7 @@ class TrainingState:
         data_sha256: Of the training images and labels.
         epoch: Epochs that are done.
         under_way: The epoch that is begun and not done, if any.
+        last_loss: Of the last step that this process did.
         history: A row of metrics for each epoch that is done.
         best_accuracy: On the validation images, so far; below 0 before the first epoch.
         best_weights: Those that reached it.
@@ -89,6 +93,7 @@ class TrainingState:
     data_sha256: str
     epoch: int = 0
     under_way: EpochState | None = None
+    last_loss: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
     best_accuracy: float = -1.0
     best_weights: dict[str, Tensor] | None = None
@@ -129,11 +134,13 @@ class TrainingState:
             return f"{self.epoch} of {self.settings.epochs} epochs"
         return f"step {self.under_way.step} of {self.steps} in epoch {self.epoch + 1} of {self.settings.epochs}"
 
-    def is_finite(self) -> bool:
-        """Whether loss and weights still are numbers."""
-        # the loss is that of the weights before the last step
-        loss = self.under_way.loss_sum if self.under_way else 0.0
-        return math.isfinite(loss) and all(bool(weight.isfinite().all()) for weight in self.model.parameters())
+    def has_diverged(self) -> bool:
+        """Whether the last loss or a weight is beyond `LARGEST_VALUE`, or not a number."""
+        row = self.history[-1] if self.history else {}
+        losses = [self.last_loss, row.get("validation_loss", 0.0)]
+        # the last loss is that of the weights before the last step, so these are looked at as well
+        weights = [weight.detach().abs().max().item() for weight in self.model.parameters()]
+        return not all(value <= LARGEST_VALUE for value in (*losses, *weights))  # nothing compares with NaN
 
     def checkpoint(self, metrics: Mapping[str, Any] | None = None) -> Checkpoint:
         """All of it that a later process needs; its weights are the best epoch's by validation, else the last.
