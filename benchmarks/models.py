@@ -21,7 +21,7 @@ from rnn_runtime import Classifier
 from rnn_runtime.engine.session import open_session as open_ours
 from rnn_runtime.model.spec import ImageSpec, ModelSpec
 from rnn_train.checkpoint import Checkpoint
-from rnn_train.data.source import DataSource
+from rnn_train.data import DataSource
 from rnn_train.model import ImageRNN
 from rnn_train.settings import TrainSettings
 

@@ -21,7 +21,7 @@ from rnn_runtime.model.file import seal_model
 from rnn_runtime.model.metadata import GoldenSamples, ModelMetadata
 from rnn_runtime.model.spec import ModelSpec
 from rnn_train.checkpoint import Checkpoint, file_sha256
-from rnn_train.data.load import load_data
+from rnn_train.data import load_data
 from rnn_train.model import ImageRNN
 from rnn_train.training import predict_logits
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rnn_train.checkpoint import Checkpoint
-    from rnn_train.data.source import DataSource
+    from rnn_train.data import DataSource
     from rnn_train.settings import TrainSettings
     from rnn_train.training import resume, train
 
@@ -20,7 +20,7 @@ __all__ = ["Checkpoint", "DataSource", "TrainSettings", "resume", "train"]
 
 _MODULES = {
     "Checkpoint": "checkpoint",
-    "DataSource": "data.source",
+    "DataSource": "data",
     "TrainSettings": "settings",
     "resume": "training",
     "train": "training",

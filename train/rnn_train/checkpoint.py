@@ -22,7 +22,7 @@ from torch import Tensor
 from rnn_runtime.errors import CheckpointError, SettingsError
 from rnn_runtime.files.atomic import atomic_write
 from rnn_runtime.model.spec import ModelSpec
-from rnn_train.data.source import DataSource
+from rnn_train.data import DataSource
 from rnn_train.model import ImageRNN
 from rnn_train.settings import TrainSettings
 

@@ -16,7 +16,7 @@ from rnn_runtime.model.spec import CELLS, NONLINEARITIES
 from rnn_train.settings import DATASETS, PRESETS, SCHEDULES, TrainSettings, preset_settings
 
 if TYPE_CHECKING:
-    from rnn_train.data.source import DataSource
+    from rnn_train.data import DataSource
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -195,7 +195,7 @@ def _settings(preset: Any, options: dict[str, Any]) -> TrainSettings:
 
 
 def _source(options: dict[str, Any]) -> "DataSource":
-    from rnn_train.data.source import DataSource
+    from rnn_train.data import DataSource
 
     names, channels = options["class_names"], options["channels"]
     given = {name: options[name] for name in _DATA_OPTIONS} | {

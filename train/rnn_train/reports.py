@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rnn_runtime.files.atomic import atomic_write
-from rnn_train.data.labeled_images import LabeledImages
+from rnn_train.data import LabeledImages
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

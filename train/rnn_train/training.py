@@ -17,8 +17,7 @@ from rnn_runtime.interruption import RunInterruptedError, StopRequest
 from rnn_train.augment import augment
 from rnn_train.callbacks import TrainingProgress
 from rnn_train.checkpoint import Checkpoint
-from rnn_train.data.labeled_images import LabeledImages
-from rnn_train.data.source import DataSource
+from rnn_train.data import DataSource, LabeledImages
 from rnn_train.model import ImageRNN
 from rnn_train.reports import write_reports
 from rnn_train.settings import TrainSettings

@@ -15,9 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from rnn_runtime.errors import CheckpointError, ProviderError, SettingsError
 from rnn_runtime.model.spec import ModelSpec
 from rnn_train.checkpoint import Checkpoint, check_weights, is_like
-from rnn_train.data.labeled_images import Data
-from rnn_train.data.load import load_data
-from rnn_train.data.source import DataSource
+from rnn_train.data import Data, DataSource, load_data
 from rnn_train.model import ImageRNN
 from rnn_train.settings import TrainSettings
 

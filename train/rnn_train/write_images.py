@@ -10,7 +10,7 @@ from rnn_runtime.errors import DataError
 from rnn_train.settings import DATASETS
 
 
-@click.command(cls=Command, extras={"train": ("torch", "torchvision", "sklearn")}, imports=("rnn_train.data.load",))
+@click.command(cls=Command, extras={"train": ("torch", "torchvision", "sklearn")}, imports=("rnn_train.data",))
 @click.option("--dataset", type=click.Choice(DATASETS), help="A known data set.  [default: mnist]")
 @click.option("--data", type=str, help="A folder with the data set's IDX files.")
 @click.option("--data-root", default="data", show_default=True, help="Where downloads are kept.")
@@ -19,9 +19,7 @@ from rnn_train.settings import DATASETS
 @click.argument("output", type=click.Path(file_okay=False, path_type=Path))
 def main(dataset: Any, data: str | None, data_root: str, part: str, limit: int | None, output: Path) -> None:
     """Write images into OUTPUT/<class>/<number>.png, for rnn-infer --labels-from-folders."""
-    from rnn_train.data.image_folder import write_image_folder
-    from rnn_train.data.load import load_data
-    from rnn_train.data.source import DataSource
+    from rnn_train.data import DataSource, load_data, write_image_folder
 
     if output.is_dir() and any(output.iterdir()):
         raise DataError(f"{output}: this folder isn't empty; choose a new one, so that images of two sets don't mix")

@@ -1,18 +1,23 @@
-"""A data set as a folder of images for each class: its parts, its classes, and what would be odd about them."""
+"""A data set as a folder of images for each class: its splits, its classes, and its images decoded for memory."""
 
-from collections.abc import Mapping
-from dataclasses import replace
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from rnn_runtime.errors import DataError
+from rnn_runtime.errors import DataError, ImageError, InputError, SettingsError
+from rnn_runtime.images.decode import decode_image, image_shape, read_bytes
+from rnn_runtime.images.find import find_images
+from rnn_runtime.images.pool import map_files, usable_cores
 from rnn_runtime.model.spec import ImageSpec
-from rnn_train.data.image_folder import find_image_spec, folder_names, list_classes, load_images
 from rnn_train.data.labeled_images import Data, LabeledImages
 from rnn_train.data.source import DataSource
 
-_PARTS = ("train", "test")  # folders of these names hold class folders
+_SPLITS = ("train", "test")  # folders of these names hold class folders
+_FILES_PER_BATCH = 32  # decoded at their own size and not yet in the array: a few batches of them at a time
 
 
 def load_class_folders(folder: Path, source: DataSource) -> Data:
@@ -24,66 +29,223 @@ def load_class_folders(folder: Path, source: DataSource) -> Data:
     """
     if source.class_names is not None or source.dataset is not None:
         raise DataError(f"{folder}: no IDX files here, and a class folder's name is the class's: give --data only")
-    parts, notes = _find_parts(folder)
-    files = {name: list_classes(path) for name, path in parts.items()}
+    splits, notes = _find_splits(folder)
+    files = {split: list_classes(path) for split, path in splits.items()}
     class_names = tuple(files["train"])
-    _check_classes(parts, files, class_names)
-    spec = _choose_spec([path for classes in files.values() for paths in classes.values() for path in paths], source)
-    images = {}
-    for name, classes in files.items():
-        images[name], left_out = _load_part(parts[name], classes, class_names, spec, source.skip_unreadable)
-        notes += left_out
+    _check_classes(splits, files, class_names)
+    paths = {split: [path for name in class_names for path in files[split].get(name, ())] for split in splits}
+    pixels, errors = load_images(
+        [path for split in paths.values() for path in split],
+        source.image_size,
+        source.channels,
+        skip_unreadable=source.skip_unreadable,
+    )
+    images, start = {}, 0
+    for split, path in splits.items():
+        labels = np.repeat(np.arange(len(class_names)), [len(files[split].get(name, ())) for name in class_names])
+        unreadable = {row - start: text for row, text in errors.items() if 0 <= row - start < len(labels)}
+        kept = np.delete(labels, list(unreadable))
+        if lost := set(labels) - set(kept):
+            raise DataError(f"{path}: of the class {class_names[min(lost)]!r}, no image can be decoded")
+        images[split] = LabeledImages(pixels[: len(kept)], kept)
+        pixels, start = pixels[len(kept) :], start + len(labels)
+        if unreadable:
+            first = min(unreadable)
+            notes.append(
+                f"Left out {len(unreadable)} of {len(labels)} images that can't be decoded, the first: "
+                f"{paths[split][first]}: {unreadable[first]}"
+            )
     if "test" in files and (missing := set(class_names) - set(files["test"])):
-        notes.append(f"{parts['test']}: no test images for the class {min(missing)!r}")
+        notes.append(f"{splits['test']}: no test images for the class {min(missing)!r}")
     return Data(images["train"], None, images.get("test"), class_names, tuple(notes))
 
 
-def _find_parts(folder: Path) -> tuple[dict[str, Path], list[str]]:
+def list_classes(folder: Path) -> dict[str, list[str]]:
+    """The image files of each class folder, both sorted by name.
+
+    Args:
+        folder: Its folders are the classes; images in their subfolders count too. Hidden ones are left out.
+
+    Raises:
+        DataError: there is no class folder, or one without images.
+    """
+    names = _folder_names(folder)
+    if not names:
+        raise DataError(
+            f"{folder}: no folders in it; it needs one for each class (train and test are parts, no classes)"
+        )
+    try:
+        return {name: list(find_images([str(folder / name)], recursive=True)) for name in names}
+    except InputError as error:
+        raise DataError(f"{error}; each class needs images, so fill the folder or remove it") from None
+
+
+def load_images(
+    paths: Sequence[str],
+    image_size: tuple[int, int] | None = None,
+    channels: int | None = None,
+    *,
+    skip_unreadable: bool = False,
+) -> tuple[NDArray[np.uint8], dict[int, str]]:
+    """Decode images just as the runtime does, by several threads. Each file is read once.
+
+    Args:
+        paths: The files.
+        image_size: `(height, width)` to bring them to; None for the size that they all have.
+        channels: 1 or 3; None for 3 if any image is in colour, else 1.
+        skip_unreadable: Leave out files that can't be decoded, instead of raising.
+
+    Returns:
+        The images that could be read, uint8 `(images, height, width, channels)`, and what is wrong with
+        the other files, by their place in `paths`.
+
+    Raises:
+        DataError: a file can't be decoded, or without `image_size` the images differ in size.
+    """
+    images = _Images(len(paths), image_size, channels)
+    for batch in map_files(images.read, paths, batch_size=_FILES_PER_BATCH, threads=usable_cores()):
+        for path, found in batch:
+            images.add(path, found)
+    pixels, errors = images.finish(paths), images.errors
+    if errors and not skip_unreadable:
+        first = min(errors)
+        raise DataError(
+            f"{len(errors)} of {len(paths)} images can't be read, the first: {paths[first]}: {errors[first]}; "
+            "mend or remove them, or add --skip-unreadable"
+        )
+    return pixels, errors
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A file whose header could be read: the shape that it says, and the pixels, or why there are none."""
+
+    shape: tuple[int, int, int]
+    pixels: NDArray[np.uint8] | ImageError | None  # None if their size is out of range
+
+
+class _Images:
+    """Images on their way into one array, whose size and channels may follow from the images themselves."""
+
+    def __init__(self, count: int, size: tuple[int, int] | None, channels: int | None) -> None:
+        self.errors: dict[int, str] = {}
+        self._count, self._size, self._channels = count, size, channels
+        self._added = self._kept = 0
+        self._first: tuple[str, tuple[int, int, int]] | None = None  # the first file with a header, and its shape
+        self._in_colour = False
+        self._array: NDArray[np.uint8] | None = None
+
+    def read(self, path: str) -> _Found:
+        """Read and decode a file; runs in several threads.
+
+        Raises:
+            ImageError: it can't be read, or has no header.
+        """
+        data = read_bytes(path)
+        if self._size and self._channels:
+            shape = (*self._size, self._channels)
+        else:
+            found = image_shape(data)
+            # Of a gray image, RGB would be the same values three times, which `add` makes of it where needed.
+            shape = (*(self._size or found[:2]), self._channels or found[2])
+        try:
+            return _Found(shape, decode_image(data, ImageSpec(*shape)))
+        except ImageError as error:
+            return _Found(shape, error)
+        except SettingsError:
+            return _Found(shape, None)
+
+    def add(self, path: str, found: _Found | ImageError) -> None:
+        """Take a file's result; they come in the order of the files."""
+        row, self._added = self._added, self._added + 1
+        if isinstance(found, ImageError):
+            self.errors[row] = str(found)
+            return
+        if self._first is None:
+            self._first = path, found.shape
+        (height, width), other = self._first[1][:2], found.shape[:2]
+        if other != (height, width):
+            raise DataError(
+                f"images differ in size, {height}x{width} in {self._first[0]} and {other[0]}x{other[1]} in {path}; "
+                "choose the height and width to resize them to, such as --image-size 64x64"
+            )
+        self._in_colour |= found.shape[2] == 3
+        if isinstance(found.pixels, ImageError):
+            self.errors[row] = str(found.pixels)
+        elif found.pixels is not None:
+            self._keep(found.pixels)
+
+    def _keep(self, pixels: NDArray[np.uint8]) -> None:
+        shape = (self._count, *pixels.shape[:2], 3 if self._in_colour else 1)
+        if self._array is None:
+            self._array = np.empty(shape, np.uint8)
+        elif self._array.shape != shape:  # the first in colour, after gray ones
+            self._array = self._widen(self._array)
+        self._array[self._kept] = pixels
+        self._kept += 1
+
+    def _widen(self, gray: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        wide = np.empty((*gray.shape[:3], 3), np.uint8)
+        wide[: self._kept] = gray[: self._kept]
+        return wide
+
+    def finish(self, paths: Sequence[str]) -> NDArray[np.uint8]:
+        """The images that could be read.
+
+        Raises:
+            DataError: size and channels don't follow from any image, or the size is out of range.
+        """
+        if self._first is None:
+            if not self._size or not self._channels:
+                raise DataError(f"{paths[0]} and {len(paths) - 1} more: none is an image that can be decoded")
+            shape = (*self._size, self._channels)
+        else:
+            first, (height, width, _) = self._first
+            shape = (height, width, 3 if self._in_colour else 1)
+            try:
+                ImageSpec(*shape)
+            except SettingsError as error:
+                raise DataError(f"{first}: {error}; resize all, such as with --image-size 64") from None
+        if self._array is None:
+            return np.empty((0, *shape), np.uint8)
+        if self._array.shape[3] != shape[2]:  # the one in colour couldn't be decoded
+            self._array = self._widen(self._array)
+        return self._array[: self._kept]
+
+
+def _find_splits(folder: Path) -> tuple[dict[str, Path], list[str]]:
     """The folders that hold class folders, and what is said of other folders beside them."""
-    folders = folder_names(folder)
+    folders = _folder_names(folder)
     if "train" not in folders:
         return {"train": folder}, []
-    others = [name for name in folders if name not in _PARTS]
+    others = [name for name in folders if name not in _SPLITS]
     notes = [f"{folder / name}: left out, since beside train only test is looked at" for name in others]
-    return {name: folder / name for name in _PARTS if name in folders}, notes
+    return {name: folder / name for name in _SPLITS if name in folders}, notes
 
 
-def _choose_spec(paths: list[str], source: DataSource) -> ImageSpec:
-    if source.image_size and source.channels:
-        return ImageSpec(*source.image_size, source.channels)
-    spec = find_image_spec(paths, source.image_size)
-    return replace(spec, channels=source.channels or spec.channels)
+def _folder_names(folder: Path) -> list[str]:
+    """The folders in a folder, and links to folders, sorted; hidden ones are left out.
 
-
-def _load_part(
-    folder: Path, classes: Mapping[str, list[str]], class_names: tuple[str, ...], spec: ImageSpec, skip_unreadable: bool
-) -> tuple[LabeledImages, list[str]]:
-    """The images of a part, and what is said of those that were left out."""
-    labels = np.repeat(np.arange(len(class_names)), [len(classes.get(name, ())) for name in class_names])
-    paths = [path for name in class_names for path in classes.get(name, ())]
-    images, errors = load_images(paths, spec, skip_unreadable=skip_unreadable)
-    kept = np.delete(labels, list(errors))
-    if lost := set(labels) - set(kept):
-        raise DataError(f"{folder}: of the class {class_names[min(lost)]!r}, no image can be decoded")
-    if not errors:
-        return LabeledImages(images, kept), []
-    first = min(errors)
-    note = (
-        f"Left out {len(errors)} of {len(paths)} images that can't be decoded, the first: "
-        f"{paths[first]}: {errors[first]}"
-    )
-    return LabeledImages(images, kept), [note]
+    Raises:
+        DataError: it can't be listed.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            # isdir, since the entry's own is_dir doesn't stand a link that leads to itself
+            return sorted(entry.name for entry in entries if entry.name[0] != "." and os.path.isdir(entry.path))
+    except OSError as error:
+        raise DataError(f"{folder}: {error.strerror}; give a folder with a folder of images for each class") from None
 
 
 def _check_classes(
-    parts: Mapping[str, Path], files: Mapping[str, Mapping[str, list[str]]], class_names: tuple[str, ...]
+    splits: Mapping[str, Path], files: Mapping[str, Mapping[str, list[str]]], class_names: tuple[str, ...]
 ) -> None:
     if len(class_names) < 2:
-        raise DataError(f"{parts['train']}: only one class folder, {class_names[0]!r}; a classifier needs two or more")
+        raise DataError(f"{splits['train']}: only one class folder, {class_names[0]!r}; a classifier needs two or more")
     if {name.lower() for name in class_names} <= {"train", "training", "test", "testing", "val", "valid", "validation"}:
         raise DataError(
-            f"{parts['train']}: are {' and '.join(class_names)} parts, not classes? Name them train and test, in small "
-            "letters; validation images are held out of train with --val-split"
+            f"{splits['train']}: are {' and '.join(class_names)} parts, not classes? Name them train and test, in "
+            "small letters; validation images are held out of train with --val-split"
         )
     if unknown := set(files.get("test", ())) - set(class_names):
-        raise DataError(f"{parts['test']}: no training images for the class {min(unknown)!r}")
+        raise DataError(f"{splits['test']}: no training images for the class {min(unknown)!r}")

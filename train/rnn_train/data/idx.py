@@ -1,4 +1,4 @@
-"""The IDX files of the MNIST family: arrays of bytes behind a short header, plain or gzipped."""
+"""The IDX files of the MNIST family: arrays of bytes behind a short header, plain or gzipped, four to a data set."""
 
 import gzip
 import math
@@ -9,9 +9,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rnn_runtime.errors import DataError
+from rnn_train.data.labeled_images import Data, LabeledImages
+from rnn_train.data.named import dataset_classes
+from rnn_train.data.source import DataSource
 
 _UNSIGNED_BYTE = 0x08
 _MAX_DIMENSIONS = 4
+
+
+def find_idx(folder: Path, name: str) -> Path | None:
+    """The IDX file of this name in a folder, plain or gzipped."""
+    # some mirrors write train-images.idx3-ubyte
+    candidates = [folder / f"{form}{ending}" for form in (name, name.replace("-idx", ".idx")) for ending in ("", ".gz")]
+    return next(filter(Path.is_file, candidates), None)
+
+
+def load_idx_folder(folder: Path, source: DataSource) -> Data:
+    """Load `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, and the two of `t10k`, which is the test split.
+
+    Raises:
+        DataError: a file is missing or damaged, or files don't fit each other or the classes' names.
+    """
+    if source.channels is not None:
+        raise DataError(f"{folder}: IDX files have their own number of channels; leave out --channels")
+    train, test = (_load_split(folder, prefix) for prefix in ("train", "t10k"))
+    count = int(max(train.labels.max(), test.labels.max())) + 1
+    if source.class_names is not None:
+        names = source.class_names
+    else:
+        names = dataset_classes(source.dataset) if source.dataset else tuple(map(str, range(count)))
+    if count > len(names):
+        raise DataError(f"{folder}: labels go up to {count - 1}, but there are names for {len(names)} classes")
+    if train.images.shape[1:] != test.images.shape[1:] and not source.image_size:
+        raise DataError(f"{folder}: the training and the test images differ in size; choose one with --image-size")
+    return Data(train, None, test, names)
 
 
 def read_idx(path: str | Path) -> NDArray[np.uint8]:
@@ -66,3 +97,28 @@ def parse_idx(data: bytes) -> NDArray[np.uint8]:
         raise DataError(
             f"an IDX file of {' x '.join(map(str, shape))}, which is no shape of images or labels"
         ) from None
+
+
+def _load_split(folder: Path, prefix: str) -> LabeledImages:
+    arrays = []
+    for name in (f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"):
+        path = find_idx(folder, name)
+        if path is None:
+            raise DataError(f"{folder}: {name} (or {name}.gz) is missing beside the other IDX files")
+        arrays.append(read_idx(path))
+    images, labels = arrays
+    images = images[..., np.newaxis] if images.ndim == 3 else images
+    if (
+        images.ndim != 4
+        or 0 in images.shape[1:]
+        or images.shape[3] not in (1, 3)
+        or labels.ndim != 1
+        or len(images) != len(labels)
+    ):
+        raise DataError(
+            f"{folder}: {prefix} images of shape {images.shape} and labels of shape {labels.shape} don't fit; "
+            "expected (images, height, width) and (images,)"
+        )
+    if not len(images):
+        raise DataError(f"{folder}: the {prefix} split holds no images")
+    return LabeledImages(images, labels.astype(np.int64))

@@ -41,8 +41,8 @@ class Data:
 
     def describe(self) -> str:
         """How many images of what, in a line."""
-        parts = {"training": self.train, "validation": self.validation, "test": self.test}
-        counts = ", ".join(f"{len(part):,} {name}" for name, part in parts.items() if part is not None)
+        splits = {"training": self.train, "validation": self.validation, "test": self.test}
+        counts = ", ".join(f"{len(split):,} {name}" for name, split in splits.items() if split is not None)
         names = ", ".join(self.class_names[:_CLASSES_SHOWN]) + (
             " ..." if len(self.class_names) > _CLASSES_SHOWN else ""
         )

@@ -1,4 +1,4 @@
-"""Loading a data set into memory: train, validation and test parts."""
+"""Loading a data set into memory: train, validation and test splits."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +9,7 @@ from rnn_runtime.errors import DataError, SettingsError
 from rnn_runtime.images.decode import resize_image
 from rnn_runtime.model.spec import ImageSpec
 from rnn_train.data.class_folders import load_class_folders
-from rnn_train.data.idx_folder import find_idx, load_idx_folder
+from rnn_train.data.idx import find_idx, load_idx_folder
 from rnn_train.data.labeled_images import Data, LabeledImages
 from rnn_train.data.named import load_digits_dataset, load_torchvision_dataset
 from rnn_train.data.source import DataSource
@@ -46,11 +46,11 @@ def load_data(source: DataSource, *, download: bool = True) -> Data:
 
 
 def _resize(data: Data, size: tuple[int, int]) -> Data:
-    def resize(part: LabeledImages) -> LabeledImages:
-        spec = ImageSpec(*size, part.images.shape[3])
-        if part.images.shape[1:] == spec.shape:
-            return part
-        return LabeledImages(np.stack([resize_image(image, spec) for image in part.images]), part.labels)
+    def resize(split: LabeledImages) -> LabeledImages:
+        spec = ImageSpec(*size, split.images.shape[3])
+        if split.images.shape[1:] == spec.shape:
+            return split
+        return LabeledImages(np.stack([resize_image(image, spec) for image in split.images]), split.labels)
 
     return replace(data, train=resize(data.train), test=resize(data.test) if data.test else None)
 
@@ -68,7 +68,7 @@ def _hold_out(data: Data, source: DataSource) -> Data:
     if not classes <= held_out_count <= len(labels) - classes:
         raise DataError(
             f"{source.name}: can't hold out {source.val_split:g} of the images: {held_out_count} of {len(labels)}; "
-            f"with {classes} classes, from {classes} to {len(labels) - classes} are needed for each to be in both parts"
+            f"with {classes} classes, from {classes} to {len(labels) - classes} are needed for both to have each"
         )
     kept, held_out = train_test_split(
         np.arange(len(labels)), test_size=held_out_count, random_state=source.split_seed, stratify=labels

@@ -1,8 +1,6 @@
 """The data sets that are known by name: digits, which comes with scikit-learn, and those that torchvision downloads."""
 
-import contextlib
 import http.client
-import io
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +14,7 @@ DIGITS = tuple("0123456789")
 
 
 def load_digits_dataset() -> Data:
-    """scikit-learn's 1,797 handwritten digits of 8x8 pixels, a fixed fifth of them as the test part."""
+    """scikit-learn's 1,797 handwritten digits of 8x8 pixels, a fixed fifth of them as the test split."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -24,8 +22,8 @@ def load_digits_dataset() -> Data:
     images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., np.newaxis]  # its values are 0 to 16
     labels = digits.target.astype(np.int64)
     # The same fifth for everyone, whatever the seed, so that accuracies can be compared.
-    parts = train_test_split(images, labels, test_size=0.2, random_state=0, stratify=labels)
-    return Data(LabeledImages(parts[0], parts[2]), None, LabeledImages(parts[1], parts[3]), DIGITS)
+    splits = train_test_split(images, labels, test_size=0.2, random_state=0, stratify=labels)
+    return Data(LabeledImages(splits[0], splits[2]), None, LabeledImages(splits[1], splits[3]), DIGITS)
 
 
 def load_torchvision_dataset(dataset: Dataset, root: str, download: bool) -> Data:
@@ -41,19 +39,17 @@ def load_torchvision_dataset(dataset: Dataset, root: str, download: bool) -> Dat
         "fashion-mnist": datasets.FashionMNIST,
         "kmnist": datasets.KMNIST,
     }[dataset]
-    # torchvision prints each mirror that it fails at; the error below says it once
-    with contextlib.redirect_stdout(io.StringIO()):
-        try:
-            parts = [kind(root, train=train, download=download) for train in (True, False)]
-        except (RuntimeError, OSError, EOFError, ValueError, AssertionError, http.client.HTTPException) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-            raise DataError(
-                f"{dataset}: could not be downloaded to the folder {root!r}, or is damaged there: {reason}. Remove "
-                "what is damaged; without network, use --dataset digits, or --data DIR with the data set's IDX files "
-                "or a folder of images a class"
-            ) from None
+    try:
+        splits = [kind(root, train=train, download=download) for train in (True, False)]
+    except (RuntimeError, OSError, EOFError, ValueError, AssertionError, http.client.HTTPException) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        raise DataError(
+            f"{dataset}: could not be downloaded to the folder {root!r}, or is damaged there: {reason}. Remove "
+            "what is damaged; without network, use --dataset digits, or --data DIR with the data set's IDX files "
+            "or a folder of images a class"
+        ) from None
     train, test = (
-        LabeledImages(part.data.numpy()[..., np.newaxis], part.targets.numpy().astype(np.int64)) for part in parts
+        LabeledImages(split.data.numpy()[..., np.newaxis], split.targets.numpy().astype(np.int64)) for split in splits
     )
     return Data(train, None, test, dataset_classes(dataset))
 
