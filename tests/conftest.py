@@ -62,9 +62,7 @@ def digits_model(digits_checkpoint: Path) -> Path:
 @pytest.fixture(scope="session")
 def digits_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The 360 test digits as PNG files, in a folder a class."""
-    from rnn_train.data.image_folder import write_image_folder
-    from rnn_train.data.load import load_data
-    from rnn_train.data.source import DataSource
+    from rnn_train.data import DataSource, load_data, write_image_folder
 
     folder = tmp_path_factory.mktemp("digits_images")
     data = load_data(DataSource(dataset="digits"))

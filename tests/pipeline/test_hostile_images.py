@@ -148,18 +148,18 @@ def assert_same_result(classifier: Classifier, path: Path, problem: str | None) 
     """Inference and training say the same of a file; gives the pixels that training has of it."""
     image = classifier.metadata.spec.image
     (prediction,) = classifier.predict([path], top_k=10)
-    pixels, errors = load_images([str(path)], image, skip_unreadable=True)
+    pixels, errors = load_images([str(path)], image.shape[:2], image.channels, skip_unreadable=True)
     if problem:
         assert prediction.error == problem
         assert prediction.label is None
         assert errors == {0: problem}
         assert pixels.shape == (0, *image.shape)
         with pytest.raises(DataError, match=f"the first: {re.escape(f'{path}: {problem}')}; .*--skip-unreadable"):
-            load_images([str(path)], image)
+            load_images([str(path)], image.shape[:2], image.channels)
     else:
         assert prediction.error is None
         assert errors == {}
-        assert np.array_equal(load_images([str(path)], image)[0], pixels)
+        assert np.array_equal(load_images([str(path)], image.shape[:2], image.channels)[0], pixels)
         expected = dict(zip(classifier.class_names, classifier.predict_proba(pixels)[0], strict=True))
         assert dict(prediction.top) == pytest.approx(expected, rel=1e-6)
     return pixels
@@ -313,7 +313,7 @@ def test_files_that_vanish_after_listing_are_told(tmp_path: Path, classifier: Cl
             yield path
 
     predictions = classifier.predict(found())
-    _, errors = load_images(listed, classifier.metadata.spec.image, skip_unreadable=True)
+    _, errors = load_images(listed, (8, 8), 1, skip_unreadable=True)
 
     gone = "no such file or directory"
     assert {prediction.path: prediction.error for prediction in predictions} == {
@@ -378,7 +378,7 @@ def test_no_permission_is_told_of_each_file_and_folder(closed: Path, classifier:
     def attempt() -> tuple[dict[str, str | None], dict[str, str]]:
         predictions = classifier.predict(find_images(["data"], recursive=True))
         listed = [path for paths in list_classes(Path("data")).values() for path in paths]
-        _, errors = load_images(listed, classifier.metadata.spec.image, skip_unreadable=True)
+        _, errors = load_images(listed, (8, 8), 1, skip_unreadable=True)
         return {prediction.path: prediction.error for prediction in predictions}, {
             listed[row]: problem for row, problem in errors.items()
         }

@@ -20,7 +20,7 @@ from rnn_runtime import Classifier
 from rnn_runtime.model.spec import Cell, ImageSpec, ModelSpec
 from rnn_train import DataSource, TrainSettings, train
 from rnn_train.checkpoint import Checkpoint
-from rnn_train.data.load import load_data
+from rnn_train.data import load_data
 from rnn_train.training import predict_logits
 from tests.support.checkpoints import random_checkpoint
 from tests.support.commands import Run

@@ -4,7 +4,7 @@ import torch
 
 from rnn_runtime.model.spec import ModelSpec
 from rnn_train.checkpoint import Checkpoint
-from rnn_train.data.source import DataSource
+from rnn_train.data import DataSource
 from rnn_train.model import ImageRNN
 from rnn_train.settings import TrainSettings
 

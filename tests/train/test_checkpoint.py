@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from rnn_runtime.errors import CheckpointError
 from rnn_runtime.model.spec import ImageSpec, ModelSpec
 from rnn_train.checkpoint import Checkpoint, file_sha256
-from rnn_train.data.source import DataSource
+from rnn_train.data import DataSource
 from rnn_train.settings import TrainSettings
 from tests.support.checkpoints import random_checkpoint
 

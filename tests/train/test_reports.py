@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from rnn_train.data.labeled_images import LabeledImages
+from rnn_train.data import LabeledImages
 from rnn_train.reports import write_reports
 
 PLOTS = ("curves.png", "confusion_matrix.png", "examples.png")

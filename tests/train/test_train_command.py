@@ -16,7 +16,7 @@ import torchvision
 from rnn_train import write_images
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.cli import main
-from rnn_train.data.source import DataSource
+from rnn_train.data import DataSource
 from rnn_train.settings import TrainSettings, preset_settings
 from tests.support.commands import Run, RunProcess, installed
 from tests.support.idx_files import idx_bytes, write_idx_folder

@@ -18,10 +18,8 @@ from hypothesis import strategies as st
 from rnn_runtime.errors import DataError, SettingsError
 from rnn_runtime.images.decode import resize_image
 from rnn_runtime.model.spec import ImageSpec
+from rnn_train.data import Data, DataSource, LabeledImages, load_data
 from rnn_train.data.idx import read_idx
-from rnn_train.data.labeled_images import Data, LabeledImages
-from rnn_train.data.load import load_data
-from rnn_train.data.source import DataSource
 from tests.support.idx_files import idx_bytes, write_idx_folder
 
 
@@ -214,7 +212,7 @@ def test_files_that_do_not_fit_one_another_are_refused(tmp_path: Path, name: str
 def test_an_empty_part_is_refused(tmp_path: Path) -> None:
     write_idx_folder(tmp_path, test=0)
 
-    with pytest.raises(DataError, match="t10k part holds no images"):
+    with pytest.raises(DataError, match="t10k split holds no images"):
         load_data(DataSource(data=str(tmp_path)))
 
 
