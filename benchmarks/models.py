@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from benchmarks.measure import Row, compare, race_once, race_throughput
 from benchmarks.peers.networks import ArticleNetwork, export_dynamo, export_legacy, open_session, run_session
 from rnn_export import export_onnx
-from rnn_export.graph.build import build_model
+from rnn_export.graph.build import build_onnx_model
 from rnn_runtime import Classifier
 from rnn_runtime.engine.session import open_session as open_ours
 from rnn_runtime.model.spec import ImageSpec, ModelSpec
@@ -137,7 +137,7 @@ def _int8() -> Iterator[Row]:
     threads = len(os.sched_getaffinity(0))
     sessions = {
         name: open_ours(
-            build_model(spec, weights, precision=precision).SerializeToString(), "cpu", intra_op_threads=threads
+            build_onnx_model(spec, weights, precision=precision).SerializeToString(), "cpu", intra_op_threads=threads
         ).session
         for name, precision in (("ours", "int8"), ("fp32", "fp32"))
     }

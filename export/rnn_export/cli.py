@@ -64,8 +64,8 @@ def main(checkpoint: Path, output: Path, graph: Any, precision: Any, atol: float
     """
     from rnn_export.export import export_onnx
 
-    form = None if graph == "auto" else graph
-    report = export_onnx(checkpoint, output, form=form, precision=precision, atol=atol, rtol=rtol)
+    chosen = None if graph == "auto" else graph
+    report = export_onnx(checkpoint, output, graph=chosen, precision=precision, atol=atol, rtol=rtol)
     say(f"Wrote {output}")
     print_report(report)
 
@@ -82,7 +82,7 @@ def print_report(report: "ExportReport") -> None:
     facts = Table(show_header=False, title=str(report.output), title_justify="left")
     for name, value in (
         ("cell", f"{spec.cell_name}, {spec.num_layers} layers of {spec.hidden_size}"),
-        ("image", str(spec.image)),
+        ("image", str(spec.image_spec)),
         ("classes", str(len(spec.class_names))),
         ("training", report.training),
         ("graph", f"{report.graph}, {report.nodes} nodes"),

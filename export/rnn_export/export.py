@@ -11,7 +11,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from rnn_export.graph.build import OPSET, GraphForm, Precision, build_model, choose_form, describe_form
+from rnn_export.graph.build import OPSET, Graph, Precision, build_onnx_model, choose_graph, describe_graph
 from rnn_export.parity import ParityReport, measure_parity
 from rnn_runtime.classifier import Classifier
 from rnn_runtime.errors import CheckpointError, DataError, OutputError, ParityError
@@ -67,7 +67,7 @@ def export_onnx(
     checkpoint: str | Path,
     output: str | Path,
     *,
-    form: GraphForm | None = None,
+    graph: Graph | None = None,
     precision: Precision = "fp32",
     atol: float | None = None,
     rtol: float | None = None,
@@ -80,14 +80,14 @@ def export_onnx(
     Args:
         checkpoint: A file that `rnn-train` wrote.
         output: The model file to write; an existing one is replaced.
-        form: How the recurrent net is written, as for `build_model`; None for the fastest on CPUs.
-        precision: What the net computes in, as for `build_model`. PyTorch's side of parity is always float32.
+        graph: How the recurrent net is written, as for `build_onnx_model`; None for the fastest on CPUs.
+        precision: What the net computes in, as for `build_onnx_model`. PyTorch's side of parity is always float32.
         atol: Absolute tolerance of a logit; None for that of the precision in `TOLERANCES`.
         rtol: Tolerance relative to PyTorch's logit; None for that of the precision in `TOLERANCES`.
 
     Raises:
         CheckpointError: the checkpoint can't be read, or its weights aren't finite.
-        SettingsError: the form or precision isn't for this cell, or a weight is too large for float16.
+        SettingsError: the graph or precision isn't for this cell, or a weight is too large for float16.
         ParityError: the exported model differs from PyTorch by more than the tolerance.
         OutputError: `output` can't be written.
     """
@@ -97,11 +97,11 @@ def export_onnx(
     for name, values in weights.items():
         if not np.isfinite(values).all():
             raise CheckpointError(f"{checkpoint}: the weight {name} has values that are not finite; train again")
-    form = form or choose_form(saved.spec)
-    proto = build_model(saved.spec, weights, form, precision)
+    graph = graph or choose_graph(saved.spec)
+    proto = build_onnx_model(saved.spec, weights, graph, precision)
     onnx.checker.check_model(proto, full_check=True)
-    graph = describe_form(saved.spec, form)
-    metadata = _describe(saved, model, file_sha256(checkpoint), graph, precision)
+    described = describe_graph(saved.spec, graph)
+    metadata = _make_metadata(saved, model, file_sha256(checkpoint), described, precision)
     usual = TOLERANCES[precision]
     tolerance = replace(usual, atol=usual.atol if atol is None else atol, rtol=usual.rtol if rtol is None else rtol)
 
@@ -118,7 +118,7 @@ def export_onnx(
         output=output,
         spec=saved.spec,
         training=_describe_training(saved),
-        graph=graph,
+        graph=described,
         precision=precision,
         opset=OPSET,
         nodes=len(proto.graph.node),
@@ -132,8 +132,8 @@ def _describe_training(saved: Checkpoint) -> str:
     return f"{done} epochs" if done >= planned else f"{done} of {planned} epochs: it was stopped"
 
 
-def _describe(saved: Checkpoint, model: ImageRNN, sha256: str, graph: str, precision: Precision) -> ModelMetadata:
-    shape = saved.spec.image.shape
+def _make_metadata(saved: Checkpoint, model: ImageRNN, sha256: str, graph: str, precision: Precision) -> ModelMetadata:
+    shape = saved.spec.image_spec.shape
     golden = np.concatenate(
         [
             saved.samples.numpy()[:GOLDEN_REAL],
@@ -160,7 +160,7 @@ def _real_images(saved: Checkpoint) -> dict[str, NDArray[np.uint8]]:
     except DataError:
         data = None
     held_out = data and (data.test or data.validation)
-    if data and held_out and data.image == saved.spec.image:
+    if data and held_out and data.image_spec == saved.spec.image_spec:
         return {"test" if data.test else "validation": held_out.images}
     return {"checkpoint samples": saved.samples.numpy()}
 

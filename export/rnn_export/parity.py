@@ -119,7 +119,7 @@ def measure_parity(
         least_equal_labels: Share of real images, 0 to 1, that must get the label that PyTorch gives.
     """
     total = sum(batch_sizes)
-    shape = (total, *model.spec.image.shape)
+    shape = (total, *model.spec.image_spec.shape)
     real_images = {name: real[:MOST_REAL_IMAGES] for name, real in real_images.items()}
     images = {name: np.resize(real, (max(total, len(real)), *shape[1:])) for name, real in real_images.items()} | {
         RANDOM: np.random.default_rng(0).integers(0, 256, shape, np.uint8),

@@ -13,11 +13,11 @@ from rnn_runtime.text import printable
 LINES_EVERY = 100  # steps, as in the article
 
 
-class TrainingProgress:
+class TrainingCallback:
     """Told of each step by the training loop; this base class keeps quiet."""
 
-    def start(self, epochs: int, steps: int, done: int) -> None:
-        """Training begins, of `epochs` times `steps`, of which `done` steps are already behind it."""
+    def start(self, epochs: int, steps_per_epoch: int, steps_done: int) -> None:
+        """Training begins, of `epochs` times `steps_per_epoch`, of which `steps_done` are behind it."""
 
     def note(self, text: str) -> None:
         """Something to know about the data or the files, before training starts."""
@@ -29,7 +29,7 @@ class TrainingProgress:
         """Something worth a line of its own."""
 
 
-class ConsoleProgress(TrainingProgress):
+class ConsoleCallback(TrainingCallback):
     """Lines on stdout, as the article prints them, notes on stderr; a bar with speed and time left if it is a terminal.
 
     Used in a `with` block, which takes the bar down again.
@@ -39,7 +39,7 @@ class ConsoleProgress(TrainingProgress):
         self._console = Console(markup=False, highlight=False, emoji=False, soft_wrap=True)
         self._bar: Progress | None = None
         self._task = TaskID(0)
-        self._epochs = self._steps = self._batch_size = 0
+        self._epochs = self._steps_per_epoch = 0
 
     def __enter__(self) -> Self:
         return self
@@ -50,8 +50,8 @@ class ConsoleProgress(TrainingProgress):
         if self._bar:
             self._bar.stop()
 
-    def start(self, epochs: int, steps: int, done: int) -> None:
-        self._epochs, self._steps = epochs, steps
+    def start(self, epochs: int, steps_per_epoch: int, steps_done: int) -> None:
+        self._epochs, self._steps_per_epoch = epochs, steps_per_epoch
         if self._console.is_terminal:
             columns = (
                 TextColumn("Training"),
@@ -61,7 +61,7 @@ class ConsoleProgress(TrainingProgress):
                 TimeRemainingColumn(),
             )
             self._bar = Progress(*columns, console=self._console, transient=True)
-            self._task = self._bar.add_task("", total=epochs * steps, completed=done, speed="")
+            self._task = self._bar.add_task("", total=epochs * steps_per_epoch, completed=steps_done, speed="")
             self._bar.start()
 
     def step(self, epoch: int, step: int, loss: float, images: int) -> None:
@@ -70,8 +70,8 @@ class ConsoleProgress(TrainingProgress):
             speed = self._bar.tasks[0].speed  # steps a second
             self._bar.update(self._task, speed=f"{speed * images:,.0f} images/s" if speed else "")
         # at the end of short epochs too, or a small data set would show nothing at all
-        if step % LINES_EVERY == 0 or (step == self._steps < LINES_EVERY):
-            self.message(f"Epoch [{epoch}/{self._epochs}], Step [{step}/{self._steps}], Loss: {loss:.4f}")
+        if step % LINES_EVERY == 0 or (step == self._steps_per_epoch < LINES_EVERY):
+            self.message(f"Epoch [{epoch}/{self._epochs}], Step [{step}/{self._steps_per_epoch}], Loss: {loss:.4f}")
 
     def note(self, text: str) -> None:
         say(printable(as_options(text)))  # with names of files, which may hold terminal codes

@@ -43,7 +43,7 @@ class Checkpoint:
         metrics: Plain values: `epochs`, a dictionary an epoch; once training is done also
             `test_accuracy` or `validation_accuracy`, 0 to 1, and `test_images`.
         samples: Some images that weren't trained on, uint8 `(samples, height, width, channels)`.
-        progress: What resuming needs: the epochs and steps done, and the state of the weights in training, of
+        resume_state: What resuming needs: the epochs and steps done, and the state of the weights in training, of
             optimizer and generators, and the SHA-256 of the training data.
     """
 
@@ -53,7 +53,7 @@ class Checkpoint:
     source: DataSource
     metrics: Mapping[str, Any]
     samples: Tensor
-    progress: Mapping[str, Any]
+    resume_state: Mapping[str, Any]
 
     def save(self, path: str | Path) -> None:
         """Write it; under its name stands always a whole checkpoint, this one or the one before.
@@ -70,7 +70,7 @@ class Checkpoint:
             "source": self.source.to_dict(),
             "metrics": dict(self.metrics),
             "samples": self.samples,
-            "progress": dict(self.progress),
+            "progress": dict(self.resume_state),  # its name in files since the first version
         }
         # Through memory: of a file that can't take all of it, torch may raise anything.
         archive = io.BytesIO()
@@ -139,10 +139,10 @@ class Checkpoint:
         _check_metrics(self.metrics)
         count = len(self.samples) if isinstance(self.samples, Tensor) and self.samples.ndim else 0
         if not count or not is_like(
-            self.samples, torch.empty(count, *self.spec.image.shape, dtype=torch.uint8, device="meta")
+            self.samples, torch.empty(count, *self.spec.image_spec.shape, dtype=torch.uint8, device="meta")
         ):
             raise CheckpointError("its sample images don't fit the model")
-        if not isinstance(self.progress, dict):
+        if not isinstance(self.resume_state, dict):
             raise CheckpointError("its progress must be a dictionary")
 
 

@@ -161,9 +161,9 @@ def main(
     rnn-train --resume model.pt
     """
     from rnn_train import training
-    from rnn_train.callbacks import ConsoleProgress
+    from rnn_train.callbacks import ConsoleCallback
 
-    with ConsoleProgress() as progress:
+    with ConsoleCallback() as callback:
         if resume:
             training.resume(
                 resume,
@@ -172,7 +172,7 @@ def main(
                 source=_moved_source(resume, ctx, options),
                 device=device,
                 checkpoint_every=checkpoint_every,
-                progress=progress,
+                callback=callback,
                 plots=plots,
             )
         else:
@@ -182,7 +182,7 @@ def main(
                 output or "model.pt",
                 device=device,
                 checkpoint_every=checkpoint_every,
-                progress=progress,
+                callback=callback,
                 plots=plots,
             )
     say(f"Wrote {output or resume or 'model.pt'}")

@@ -77,9 +77,9 @@ def _draw_curves(history: Sequence[Mapping[str, Any]]) -> "Figure":
     figure = Figure(figsize=(10, 4), layout="constrained")
     epochs = [row["epoch"] for row in history]
     for axes, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        for part in ("train", "validation"):
-            if f"{part}_{quantity}" in history[0]:
-                axes.plot(epochs, [row[f"{part}_{quantity}"] for row in history], marker=".", label=part)
+        for split in ("train", "validation"):
+            if f"{split}_{quantity}" in history[0]:
+                axes.plot(epochs, [row[f"{split}_{quantity}"] for row in history], marker=".", label=split)
         axes.set(xlabel="epoch", ylabel=quantity, title=quantity.capitalize())
         axes.set_xlim(0.5, epochs[-1] + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from rnn_runtime.errors import DataError, OutputError, SettingsError
 from rnn_runtime.interruption import RunInterruptedError, StopRequest
 from rnn_train.augment import augment
-from rnn_train.callbacks import TrainingProgress
+from rnn_train.callbacks import TrainingCallback
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.data import DataSource, LabeledImages
 from rnn_train.model import ImageRNN
@@ -28,11 +28,11 @@ EVALUATION_BATCH = 512
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """A finished run. `accuracy`, 0 to 1, is of the `part` of the data it names; None without such a part."""
+    """A finished run. `accuracy`, 0 to 1, is of the `split` of the data it names; None without such a split."""
 
     checkpoint: Checkpoint
     accuracy: float | None
-    part: Literal["test", "validation"] | None
+    split: Literal["test", "validation"] | None
     images: int
 
 
@@ -43,7 +43,7 @@ def train(
     *,
     device: Device = "auto",
     checkpoint_every: int | None = None,
-    progress: TrainingProgress | None = None,
+    callback: TrainingCallback | None = None,
     plots: bool = True,
 ) -> TrainResult:
     """Train a classifier, and write a checkpoint after every epoch and reports at the end.
@@ -57,7 +57,7 @@ def train(
         output: The checkpoint to write. `metrics.csv` and the plots are written beside it.
         device: `auto` is CUDA where torch has it.
         checkpoint_every: Write a checkpoint after so many steps, too; None for after each epoch only.
-        progress: Told of every step; None for silence.
+        callback: Told of every step; None for silence.
         plots: Whether to draw curves, confusion matrix and examples as PNG files.
 
     Raises:
@@ -70,7 +70,7 @@ def train(
     run = TrainingState.new(source, settings, device)
     saving = _Saving(run, Path(output), checkpoint_every)
     notes = [f"{output} is there already: it is replaced by the first checkpoint"] if Path(output).exists() else []
-    return _run(run, saving, progress or TrainingProgress(), plots, notes)
+    return _run(run, saving, callback or TrainingCallback(), plots, notes)
 
 
 def resume(
@@ -81,7 +81,7 @@ def resume(
     source: DataSource | None = None,
     device: Device = "auto",
     checkpoint_every: int | None = None,
-    progress: TrainingProgress | None = None,
+    callback: TrainingCallback | None = None,
     plots: bool = True,
 ) -> TrainResult:
     """Go on where a checkpoint stopped.
@@ -95,7 +95,7 @@ def resume(
         source: Where its data is now, if it has moved; it must be the same data.
         device: As for `train`.
         checkpoint_every: As for `train`.
-        progress: As for `train`.
+        callback: As for `train`.
         plots: As for `train`.
 
     Raises:
@@ -120,28 +120,28 @@ def resume(
             f"{run.source.name}: not the data that {checkpoint} was trained on: image size, channels or "
             "classes differ; say where that is now with --data or --data-root"
         )
-    sha256 = saved.progress.get("data_sha256")
+    sha256 = saved.resume_state.get("data_sha256")
     if isinstance(sha256, str) and sha256 != run.data_sha256:  # if it is none, `restore` says so
         raise DataError(
             f"{run.source.name}: not the data that {checkpoint} was trained on: the training images differ; say where "
             "that is now with --data or --data-root"
         )
     run.restore(saved, checkpoint)
-    if run.steps_done > settings.epochs * run.steps:
+    if run.steps_done > settings.epochs * run.steps_per_epoch:
         more = f" and {run.under_way.step} steps" if run.under_way else ""
         raise SettingsError(
             f"{checkpoint}: {run.epoch} epochs{more} are done already, more than --epochs {settings.epochs}"
         )
     done = f"{checkpoint}: all {run.epoch} epochs are done already; to train longer, add --epochs"
     notes = [done] if run.epoch == settings.epochs else []
-    threads = saved.progress["threads"]
+    threads = saved.resume_state["threads"]
     if run.device.type == "cpu" and threads != torch.get_num_threads() and not notes:
         notes.append(
             f"{checkpoint}: trained with {threads} threads, and torch has {torch.get_num_threads()} here: results will "
             f"differ by rounding from those of a run without the stop; for the same, set OMP_NUM_THREADS={threads}"
         )
     saving = _Saving(run, Path(output or checkpoint), checkpoint_every, held=output is None)
-    return _run(run, saving, progress or TrainingProgress(), plots, notes)
+    return _run(run, saving, callback or TrainingCallback(), plots, notes)
 
 
 def predict_logits(
@@ -174,7 +174,7 @@ class _Saving:
             raise SettingsError(f"checkpoint_every must be at least 1 step, not {every}")
         self.output = output
         self._run, self._every = run, every
-        self._held = run.describe_progress() if held else None
+        self._held = run.describe_position() if held else None
 
     @property
     def is_due(self) -> bool:
@@ -190,7 +190,7 @@ class _Saving:
         except OSError as error:
             reason = f"{self.output}: this checkpoint can't be written: {error.strerror or error}"
             raise OutputError(f"{reason}; {self.how_to_go_on()}") from None
-        self._held = run.describe_progress()
+        self._held = run.describe_position()
         return checkpoint
 
     def how_to_go_on(self) -> str:
@@ -200,36 +200,36 @@ class _Saving:
 
 
 def _run(
-    run: TrainingState, saving: _Saving, progress: TrainingProgress, plots: bool, notes: Sequence[str]
+    run: TrainingState, saving: _Saving, callback: TrainingCallback, plots: bool, notes: Sequence[str]
 ) -> TrainResult:
     saving.output.parent.mkdir(parents=True, exist_ok=True)  # before the training, not after it
     for text in (f"{run.source.name}: {run.data.describe()}", *run.data.notes, *notes):
-        progress.note(text)
-    progress.start(run.settings.epochs, run.steps, run.steps_done)
+        callback.note(text)
+    callback.start(run.settings.epochs, run.steps_per_epoch, run.steps_done)
     try:
         with StopRequest() as stop:
-            _train(run, saving, progress, stop)
-        return _finish(run, saving, progress, plots)
+            _train(run, saving, callback, stop)
+        return _finish(run, saving, callback, plots)
     except KeyboardInterrupt as interrupt:
         raise RunInterruptedError(f"interrupted; {saving.how_to_go_on()}", interrupt) from None
 
 
-def _train(run: TrainingState, saving: _Saving, progress: TrainingProgress, stop: StopRequest) -> None:
+def _train(run: TrainingState, saving: _Saving, callback: TrainingCallback, stop: StopRequest) -> None:
     images = torch.from_numpy(run.data.train.images).to(run.device)
     labels = torch.from_numpy(run.data.train.labels).to(run.device)
     while run.epoch < run.settings.epochs:
-        for _ in _train_epoch(run, images, labels, progress):
+        for _ in _train_epoch(run, images, labels, callback):
             if stop.interrupt or saving.is_due:
                 saving.save()
             if stop.interrupt:
                 raise stop.interrupt
-        _end_epoch(run, progress)
+        _end_epoch(run, callback)
         saving.save()
     if stop.interrupt:
         raise stop.interrupt
 
 
-def _train_epoch(run: TrainingState, images: Tensor, labels: Tensor, progress: TrainingProgress) -> Iterator[None]:
+def _train_epoch(run: TrainingState, images: Tensor, labels: Tensor, callback: TrainingCallback) -> Iterator[None]:
     """The rest of an epoch, from where it is; yields after each step."""
     settings, model = run.settings, run.model
     criterion = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
@@ -257,11 +257,11 @@ def _train_epoch(run: TrainingState, images: Tensor, labels: Tensor, progress: T
         epoch.correct += int((logits.argmax(dim=1) == targets).sum())
         epoch.step += 1
         epoch.seconds += time.perf_counter() - start
-        progress.step(run.epoch + 1, epoch.step, run.last_loss, len(batch))
+        callback.step(run.epoch + 1, epoch.step, run.last_loss, len(batch))
         yield
 
 
-def _end_epoch(run: TrainingState, progress: TrainingProgress) -> None:
+def _end_epoch(run: TrainingState, callback: TrainingCallback) -> None:
     """Add the epoch's row of metrics; validate, if there are images for it."""
     epoch, seen = run.under_way, len(run.data.train)
     assert epoch is not None
@@ -271,7 +271,7 @@ def _end_epoch(run: TrainingState, progress: TrainingProgress) -> None:
         "learning_rate": epoch.learning_rate,
         "train_loss": epoch.loss_sum / seen,
         "train_accuracy": epoch.correct / seen,
-        **_validate(run, progress),
+        **_validate(run, callback),
         "seconds": round(epoch.seconds, 3),
         "images_per_second": round(seen / epoch.seconds, 1),
     }
@@ -279,14 +279,14 @@ def _end_epoch(run: TrainingState, progress: TrainingProgress) -> None:
     run.under_way = None
 
 
-def _validate(run: TrainingState, progress: TrainingProgress) -> dict[str, float]:
-    part = run.data.validation
-    if part is None:
+def _validate(run: TrainingState, callback: TrainingCallback) -> dict[str, float]:
+    split = run.data.validation
+    if split is None:
         return {}
-    logits = predict_logits(run.model, part.images, run.device)
-    loss = nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(part.labels)).item()
-    accuracy = _accuracy(logits, part)
-    progress.message(
+    logits = predict_logits(run.model, split.images, run.device)
+    loss = nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(split.labels)).item()
+    accuracy = _accuracy(logits, split)
+    callback.message(
         f"Epoch [{run.epoch}/{run.settings.epochs}], Validation loss: {loss:.4f}, accuracy: {100 * accuracy:.2f} %"
     )
     if accuracy > run.best_accuracy:
@@ -295,11 +295,11 @@ def _validate(run: TrainingState, progress: TrainingProgress) -> dict[str, float
     return {"validation_loss": loss, "validation_accuracy": accuracy}
 
 
-def _finish(run: TrainingState, saving: _Saving, progress: TrainingProgress, plots: bool) -> TrainResult:
+def _finish(run: TrainingState, saving: _Saving, callback: TrainingCallback, plots: bool) -> TrainResult:
     """Evaluate the weights that are kept, once, and write the final checkpoint and the reports."""
     metrics: dict[str, Any] = {}
-    part: Literal["test", "validation"] | None = None
-    part, held_out = next(
+    split: Literal["test", "validation"] | None = None
+    split, held_out = next(
         (named for named in (("test", run.data.test), ("validation", run.data.validation)) if named[1]), (None, None)
     )
     logits, accuracy = None, None
@@ -309,14 +309,14 @@ def _finish(run: TrainingState, saving: _Saving, progress: TrainingProgress, plo
         if not np.abs(logits).max() <= LARGEST_VALUE:  # nothing compares with NaN
             raise _divergence(run, "a logit")
         accuracy = _accuracy(logits, held_out)
-        metrics = {f"{part}_accuracy": accuracy, f"{part}_images": len(held_out)}
+        metrics = {f"{split}_accuracy": accuracy, f"{split}_images": len(held_out)}
     final = saving.save(metrics)
     write_reports(saving.output.parent, run.history, run.spec.class_names, held_out, logits, plots=plots)
     if held_out is not None and accuracy is not None:
-        progress.message(f"Accuracy of the network on the {len(held_out)} {part} images: {100 * accuracy:.1f} %")
+        callback.message(f"Accuracy of the network on the {len(held_out)} {split} images: {100 * accuracy:.1f} %")
     else:
-        progress.message("No accuracy: this data has no test images; hold some out with --val-split 0.2")
-    return TrainResult(final, accuracy, part, len(held_out) if held_out else 0)
+        callback.message("No accuracy: this data has no test images; hold some out with --val-split 0.2")
+    return TrainResult(final, accuracy, split, len(held_out) if held_out else 0)
 
 
 def _divergence(run: TrainingState, what: str) -> SettingsError:
@@ -327,5 +327,5 @@ def _divergence(run: TrainingState, what: str) -> SettingsError:
     )
 
 
-def _accuracy(logits: NDArray[np.float32], part: LabeledImages) -> float:
-    return float((logits.argmax(axis=1) == part.labels).mean())
+def _accuracy(logits: NDArray[np.float32], split: LabeledImages) -> float:
+    return float((logits.argmax(axis=1) == split.labels).mean())

@@ -66,10 +66,10 @@ class EpochState:
 
 @dataclass(slots=True)
 class TrainingState:
-    """A run: its data and settings, which stay, and model, optimizer, schedule and progress, which change.
+    """A run: its data and settings, which stay, and model, optimizer, schedule and position, which change.
 
     Attributes:
-        steps: Steps an epoch.
+        steps_per_epoch: Optimizer steps in an epoch.
         data_sha256: Of the training images and labels.
         epoch: Epochs that are done.
         under_way: The epoch that is begun and not done, if any.
@@ -87,7 +87,7 @@ class TrainingState:
     model: ImageRNN
     optimizer: torch.optim.Optimizer
     schedule: LRScheduler
-    steps: int
+    steps_per_epoch: int
     data_sha256: str
     epoch: int = 0
     under_way: EpochState | None = None
@@ -107,30 +107,32 @@ class TrainingState:
         """
         target = _find_device(device)
         data = load_data(source)
-        spec = _describe(data, settings)
-        if settings.shift >= min(spec.image.height, spec.image.width):
-            raise SettingsError(f"shift must be less than the images' sides ({spec.image}), not {settings.shift}")
+        spec = _make_spec(data, settings)
+        if settings.shift >= min(spec.image_spec.height, spec.image_spec.width):
+            raise SettingsError(f"shift must be less than the images' sides ({spec.image_spec}), not {settings.shift}")
         torch.manual_seed(settings.seed)
         model = ImageRNN(spec).to(target)
         # without weight decay, AdamW is Adam
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
-        steps = -(-len(data.train) // settings.batch_size)
+        steps_per_epoch = -(-len(data.train) // settings.batch_size)
         sha256 = hashlib.sha256(data.train.images.tobytes() + data.train.labels.tobytes()).hexdigest()
-        schedule = _make_schedule(optimizer, settings, steps)
-        return cls(data, source, settings, spec, target, model, optimizer, schedule, steps, sha256)
+        schedule = _make_schedule(optimizer, settings, steps_per_epoch)
+        return cls(data, source, settings, spec, target, model, optimizer, schedule, steps_per_epoch, sha256)
 
     @property
     def steps_done(self) -> int:
         """Of the whole run."""
-        return self.epoch * self.steps + (self.under_way.step if self.under_way else 0)
+        return self.epoch * self.steps_per_epoch + (self.under_way.step if self.under_way else 0)
 
-    def describe_progress(self) -> str:
+    def describe_position(self) -> str:
         """For people: `1 of 2 epochs`, or `step 37 of 600 in epoch 2 of 2`."""
         if self.under_way is None:
             return f"{self.epoch} of {self.settings.epochs} epochs"
-        return f"step {self.under_way.step} of {self.steps} in epoch {self.epoch + 1} of {self.settings.epochs}"
+        return (
+            f"step {self.under_way.step} of {self.steps_per_epoch} in epoch {self.epoch + 1} of {self.settings.epochs}"
+        )
 
     def has_diverged(self) -> bool:
         """Whether the last loss or a weight is beyond `LARGEST_VALUE`, or not a number."""
@@ -155,7 +157,7 @@ class TrainingState:
             source=self.source,
             metrics={"epochs": self.history, **(metrics or {})},
             samples=torch.from_numpy(held_out.images[spread]),
-            progress={
+            resume_state={
                 "epoch": self.epoch,
                 "under_way": asdict(self.under_way) if self.under_way else None,
                 "weights": _on_cpu(self.model.state_dict()),
@@ -174,33 +176,33 @@ class TrainingState:
         Raises:
             CheckpointError: something is missing or doesn't fit; the text names `path`.
         """
-        progress = saved.progress
+        state = saved.resume_state
         try:
-            if progress["data_sha256"] != self.data_sha256 or type(progress["threads"]) is not int:
+            if state["data_sha256"] != self.data_sha256 or type(state["threads"]) is not int:
                 raise ValueError("other training data, or threads that are no number")
-            self._restore_epochs(progress, saved.metrics)
-            check_weights(progress["weights"], self.spec)
-            self.model.load_state_dict(progress["weights"])
-            self._restore_optimizer(progress["optimizer"])
-            self.best_accuracy = float(progress["best_accuracy"])
+            self._restore_epochs(state, saved.metrics)
+            check_weights(state["weights"], self.spec)
+            self.model.load_state_dict(state["weights"])
+            self._restore_optimizer(state["optimizer"])
+            self.best_accuracy = float(state["best_accuracy"])
             if self.data.validation and self.best_accuracy >= 0:
                 self.best_weights = {name: tensor.to(self.device) for name, tensor in saved.weights.items()}
-            torch.set_rng_state(progress["generator"])
-            if self.device.type == "cuda" and progress["cuda_generators"]:
-                torch.cuda.set_rng_state_all(progress["cuda_generators"])
+            torch.set_rng_state(state["generator"])
+            if self.device.type == "cuda" and state["cuda_generators"]:
+                torch.cuda.set_rng_state_all(state["cuda_generators"])
         except _UNFIT as error:
             raise CheckpointError(f"{path}: what it holds for resuming is damaged ({type(error).__name__})") from None
 
-    def _restore_epochs(self, progress: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
-        self.epoch = progress["epoch"]
+    def _restore_epochs(self, state: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
+        self.epoch = state["epoch"]
         self.history = list(metrics["epochs"])
         if type(self.epoch) is not int or [row["epoch"] for row in self.history] != list(range(1, self.epoch + 1)):
             raise ValueError("metrics without a row for each epoch")
-        begun = progress["under_way"]
+        begun = state["under_way"]
         if begun is not None:
             self.under_way = EpochState(**begun)
             self.under_way.draw_order(1)  # raises if there is something wrong with the generator
-            if self.under_way.step > self.steps:
+            if self.under_way.step > self.steps_per_epoch:
                 raise ValueError("more steps than an epoch has")
 
     def _restore_optimizer(self, moments: Mapping[int, Mapping[str, Any]]) -> None:
@@ -222,13 +224,13 @@ class TrainingState:
             self.schedule.step()
 
 
-def _make_schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, steps: int) -> LRScheduler:
+def _make_schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, steps_per_epoch: int) -> LRScheduler:
     if settings.schedule == "constant":
         return LambdaLR(optimizer, lambda _: 1.0)
     return OneCycleLR(
         optimizer,
         settings.learning_rate,
-        total_steps=settings.epochs * steps,
+        total_steps=settings.epochs * steps_per_epoch,
         cycle_momentum=False,  # made for SGD's momentum; Adam's is left as it is
     )
 
@@ -241,8 +243,8 @@ def _find_device(device: Device) -> torch.device:
     return torch.device(device)
 
 
-def _describe(data: Data, settings: TrainSettings) -> ModelSpec:
-    channels = data.image.channels
+def _make_spec(data: Data, settings: TrainSettings) -> ModelSpec:
+    channels = data.image_spec.channels
     mean, std = (0.0,) * channels, (1.0,) * channels
     if settings.normalize:
         pixels = data.train.images.reshape(-1, channels)
@@ -250,7 +252,7 @@ def _describe(data: Data, settings: TrainSettings) -> ModelSpec:
         # a channel that never changes has no scale of its own
         std = tuple(float(value) or 1.0 for value in pixels.std(axis=0, dtype=np.float64) / 255)
     return ModelSpec(
-        image=data.image,
+        image_spec=data.image_spec,
         class_names=data.class_names,
         cell=settings.cell,
         nonlinearity=settings.nonlinearity,

@@ -26,7 +26,7 @@ def main(dataset: Any, data: str | None, data_root: str, part: str, limit: int |
     loaded = load_data(DataSource(dataset=dataset, data=data, data_root=data_root))
     images = loaded.train if part == "train" else loaded.test
     if images is None:
-        raise DataError(f"{data}: no {part} part in this data")
+        raise DataError(f"{data}: no {part} split in this data")
     write_image_folder(output, images.images[:limit], images.labels[:limit], loaded.class_names)
     click.echo(f"Wrote {len(images.labels[:limit]):,} images of {len(loaded.class_names)} classes to {output}")
 

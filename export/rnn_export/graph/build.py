@@ -22,39 +22,39 @@ from rnn_runtime.model.spec import ModelSpec
 OPSET = 17
 IR_VERSION = 8
 
-GraphForm = Literal["unrolled", "scan", "operator"]
-GRAPH_FORMS: tuple[GraphForm, ...] = ("unrolled", "scan", "operator")
+Graph = Literal["unrolled", "scan", "operator"]
+GRAPHS: tuple[Graph, ...] = ("unrolled", "scan", "operator")
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 MAX_UNROLLED_ROWS = 128
 
 
-def choose_form(spec: ModelSpec) -> GraphForm:
-    """The form of graph that measured fastest (docs/design.md has the figures).
+def choose_graph(spec: ModelSpec) -> Graph:
+    """The graph that measured fastest (docs/design.md has the figures).
 
     onnxruntime's `RNN` kernel is slow in batches, its `GRU` and `LSTM` kernels are tuned. Steps that are unrolled
     are a little faster than a `Scan`, but the graph grows with the image's rows, and so does the time to open it.
     """
     if spec.cell != "rnn":
         return "operator"
-    return "unrolled" if spec.image.height <= MAX_UNROLLED_ROWS else "scan"
+    return "unrolled" if spec.image_spec.height <= MAX_UNROLLED_ROWS else "scan"
 
 
-def describe_form(spec: ModelSpec, form: GraphForm) -> str:
+def describe_graph(spec: ModelSpec, graph: Graph) -> str:
     """For people and metadata: `unrolled Gemm`, `Scan of Gemm`, `GRU operator`."""
-    return {"unrolled": "unrolled Gemm", "scan": "Scan of Gemm", "operator": f"{spec.cell.upper()} operator"}[form]
+    return {"unrolled": "unrolled Gemm", "scan": "Scan of Gemm", "operator": f"{spec.cell.upper()} operator"}[graph]
 
 
-def build_model(
-    spec: ModelSpec, weights: Weights, form: GraphForm | None = None, precision: Precision = "fp32"
+def build_onnx_model(
+    spec: ModelSpec, weights: Weights, graph: Graph | None = None, precision: Precision = "fp32"
 ) -> onnx.ModelProto:
     """Build the ONNX model of a classifier, without metadata.
 
     Args:
         spec: The model's description.
         weights: float32 arrays under the names and in the shapes of `ImageRNN.state_dict()`.
-        form: How the recurrent net is written: `unrolled` (a few nodes a row) or `scan` (a loop), both for the
-            vanilla RNN only, or `operator` (ONNX's `RNN`, `GRU` or `LSTM`); None for `choose_form`'s.
+        graph: How the recurrent net is written: `unrolled` (a few nodes a row) or `scan` (a loop), both for the
+            vanilla RNN only, or `operator` (ONNX's `RNN`, `GRU` or `LSTM`); None for `choose_graph`'s.
         precision: What the net computes in: `fp32`; `fp16`, made for GPUs; or `int8`, for LSTMs on CPUs.
             Preprocessing, and what comes out, is float32 in any case.
 
@@ -63,35 +63,35 @@ def build_model(
         `probabilities`, float32 `(batch, classes)`. `batch` is the one dynamic axis.
 
     Raises:
-        SettingsError: the form or precision isn't for this cell, or a weight is too large for float16.
+        SettingsError: the graph or precision isn't for this cell, or a weight is too large for float16.
     """
-    form = form or choose_form(spec)
-    if spec.cell != "rnn" and form != "operator":
-        raise SettingsError(f"the graph form {form} is for the cell rnn; a {spec.cell} is written as its operator")
+    graph = graph or choose_graph(spec)
+    if spec.cell != "rnn" and graph != "operator":
+        raise SettingsError(f"the graph {graph} is for the cell rnn; a {spec.cell} is written as its operator")
     if precision == "int8" and spec.cell != "lstm":
         raise SettingsError(
             f"int8 is for the cell lstm: a {spec.cell} gains too little or loses too much by it; use --precision fp32"
         )
-    graph = GraphBuilder(np.float16 if precision == "fp16" else np.float32)
-    pixels = _add_preprocessing(graph, spec)
-    add_rnn = {"unrolled": add_unrolled_rnn, "scan": add_scanned_rnn, "operator": add_rnn_operators}[form]
-    hidden = add_rnn(graph, spec, weights, pixels)
-    graph.constant("linear.weight", weights["linear.weight"].T)
-    graph.constant("linear.bias", weights["linear.bias"])
+    builder = GraphBuilder(np.float16 if precision == "fp16" else np.float32)
+    pixels = _add_preprocessing(builder, spec)
+    add_rnn = {"unrolled": add_unrolled_rnn, "scan": add_scanned_rnn, "operator": add_rnn_operators}[graph]
+    hidden = add_rnn(builder, spec, weights, pixels)
+    builder.constant("linear.weight", weights["linear.weight"].T)
+    builder.constant("linear.bias", weights["linear.bias"])
     if precision == "fp16":
-        graph.node("Gemm", [hidden, "linear.weight", "linear.bias"], "logits.float16")
-        graph.node("Cast", ["logits.float16"], "logits", to=TensorProto.FLOAT)
+        builder.node("Gemm", [hidden, "linear.weight", "linear.bias"], "logits.float16")
+        builder.node("Cast", ["logits.float16"], "logits", to=TensorProto.FLOAT)
     else:
-        graph.node("Gemm", [hidden, "linear.weight", "linear.bias"], "logits")
-    graph.node("Softmax", ["logits"], "probabilities", axis=1)
+        builder.node("Gemm", [hidden, "linear.weight", "linear.bias"], "logits")
+    builder.node("Softmax", ["logits"], "probabilities", axis=1)
 
-    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", *spec.image.shape])
+    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", *spec.image_spec.shape])
     outputs = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", len(spec.class_names)])
         for name in ("logits", "probabilities")
     ]
     model = helper.make_model(
-        helper.make_graph(graph.nodes, "image_rnn", [images], outputs, graph.initializers),
+        helper.make_graph(builder.nodes, "image_rnn", [images], outputs, builder.initializers),
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
         producer_name="rnn-onnx",
@@ -103,23 +103,23 @@ def build_model(
     return model
 
 
-def _add_preprocessing(graph: GraphBuilder, spec: ModelSpec) -> str:
+def _add_preprocessing(builder: GraphBuilder, spec: ModelSpec) -> str:
     """From `images` to `pixels`, `(height, batch, width * channels)`: time steps first."""
     # Height, width and channels lie side by side in memory, so a row's features need no moving,
     # and the transposition to time-major moves bytes, a quarter of what floats would be.
-    graph.constant("preprocessing.rows_shape", [0, spec.image.height, spec.input_size], np.int64)
-    graph.node("Reshape", ["images", "preprocessing.rows_shape"], "preprocessing.rows")
-    graph.node("Transpose", ["preprocessing.rows"], "preprocessing.steps", perm=[1, 0, 2])
-    graph.node("Cast", ["preprocessing.steps"], "preprocessing.float", to=TensorProto.FLOAT)
-    graph.constant("preprocessing.max", 255, np.float32)
+    builder.constant("preprocessing.rows_shape", [0, spec.image_spec.height, spec.input_size], np.int64)
+    builder.node("Reshape", ["images", "preprocessing.rows_shape"], "preprocessing.rows")
+    builder.node("Transpose", ["preprocessing.rows"], "preprocessing.steps", perm=[1, 0, 2])
+    builder.node("Cast", ["preprocessing.steps"], "preprocessing.float", to=TensorProto.FLOAT)
+    builder.constant("preprocessing.max", 255, np.float32)
     normalized = set(spec.mean) != {0.0} or set(spec.std) != {1.0}
-    last = "pixels" if graph.float is np.float32 else "preprocessing.normalized"
+    last = "pixels" if builder.float is np.float32 else "preprocessing.normalized"
     scaled = "preprocessing.scaled" if normalized else last
-    graph.node("Div", ["preprocessing.float", "preprocessing.max"], scaled)
+    builder.node("Div", ["preprocessing.float", "preprocessing.max"], scaled)
     if normalized:
         # one value a channel; a row repeats its channels width times
-        graph.constant("preprocessing.mean", np.tile(spec.mean, spec.image.width), np.float32)
-        graph.constant("preprocessing.std", np.tile(spec.std, spec.image.width), np.float32)
-        graph.node("Sub", [scaled, "preprocessing.mean"], "preprocessing.centered")
-        graph.node("Div", ["preprocessing.centered", "preprocessing.std"], last)
-    return "pixels" if last == "pixels" else graph.node("Cast", [last], "pixels", to=graph.float_type)
+        builder.constant("preprocessing.mean", np.tile(spec.mean, spec.image_spec.width), np.float32)
+        builder.constant("preprocessing.std", np.tile(spec.std, spec.image_spec.width), np.float32)
+        builder.node("Sub", [scaled, "preprocessing.mean"], "preprocessing.centered")
+        builder.node("Div", ["preprocessing.centered", "preprocessing.std"], last)
+    return "pixels" if last == "pixels" else builder.node("Cast", [last], "pixels", to=builder.float_type)

@@ -65,15 +65,15 @@ def directions_of(spec: ModelSpec, layer: int) -> list[tuple[str, str]]:
     return both[: spec.num_directions]
 
 
-def gemm_weights(graph: GraphBuilder, weights: Weights, name: str, suffix: str) -> tuple[str, str, str]:
+def gemm_weights(builder: GraphBuilder, weights: Weights, name: str, suffix: str) -> tuple[str, str, str]:
     """Weight, recurrent weight and bias (the sum of PyTorch's two) of one direction, as `Gemm` takes them."""
     return (
-        graph.constant(f"{name}.weight_input", weights[f"rnn.weight_ih{suffix}"].T),
-        graph.constant(f"{name}.weight_hidden", weights[f"rnn.weight_hh{suffix}"].T),
-        graph.constant(f"{name}.bias", weights[f"rnn.bias_ih{suffix}"] + weights[f"rnn.bias_hh{suffix}"]),
+        builder.constant(f"{name}.weight_input", weights[f"rnn.weight_ih{suffix}"].T),
+        builder.constant(f"{name}.weight_hidden", weights[f"rnn.weight_hh{suffix}"].T),
+        builder.constant(f"{name}.bias", weights[f"rnn.bias_ih{suffix}"] + weights[f"rnn.bias_hh{suffix}"]),
     )
 
 
-def concatenate(graph: GraphBuilder, directions: list[str], name: str, axis: int = 1) -> str:
+def concatenate(builder: GraphBuilder, directions: list[str], name: str, axis: int = 1) -> str:
     """Both directions side by side; of one direction, itself."""
-    return directions[0] if len(directions) == 1 else graph.node("Concat", directions, name, axis=axis)
+    return directions[0] if len(directions) == 1 else builder.node("Concat", directions, name, axis=axis)

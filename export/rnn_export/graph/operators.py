@@ -13,7 +13,7 @@ from rnn_runtime.model.spec import ModelSpec
 _GATE_ORDER = {"rnn": (0,), "lstm": (0, 3, 1, 2), "gru": (1, 0, 2)}
 
 
-def add_rnn_operators(graph: GraphBuilder, spec: ModelSpec, weights: Weights, pixels: str) -> str:
+def add_rnn_operators(builder: GraphBuilder, spec: ModelSpec, weights: Weights, pixels: str) -> str:
     """A net as ONNX's operator `RNN`, `GRU` or `LSTM`, one node a layer."""
     directions, hidden_size = spec.num_directions, spec.hidden_size
     attributes: dict[str, Any] = {
@@ -25,24 +25,24 @@ def add_rnn_operators(graph: GraphBuilder, spec: ModelSpec, weights: Weights, pi
     if spec.cell == "gru":
         # PyTorch multiplies by the reset gate after the matrix product, bias included.
         attributes["linear_before_reset"] = 1
-    graph.constant("rnn.merged_shape", [0, 0, directions * hidden_size], np.int64)
+    builder.constant("rnn.merged_shape", [0, 0, directions * hidden_size], np.int64)
     steps = pixels
     for layer in range(spec.num_layers):
-        inputs = [steps, *_operator_weights(graph, spec, weights, layer)]
+        inputs = [steps, *_operator_weights(builder, spec, weights, layer)]
         if layer == spec.num_layers - 1:
             last = f"rnn.{layer}.last_hidden"  # (directions, batch, hidden_size)
-            graph.nodes_out(spec.cell.upper(), inputs, ["", last], **attributes)
-            graph.node("Transpose", [last], "rnn.last_hidden", perm=[1, 0, 2])
-            graph.constant("rnn.hidden_shape", [0, directions * hidden_size], np.int64)
-            return graph.node("Reshape", ["rnn.last_hidden", "rnn.hidden_shape"], "rnn.hidden")
+            builder.nodes_out(spec.cell.upper(), inputs, ["", last], **attributes)
+            builder.node("Transpose", [last], "rnn.last_hidden", perm=[1, 0, 2])
+            builder.constant("rnn.hidden_shape", [0, directions * hidden_size], np.int64)
+            return builder.node("Reshape", ["rnn.last_hidden", "rnn.hidden_shape"], "rnn.hidden")
         # (height, directions, batch, hidden_size) -> (height, batch, directions * hidden_size)
-        graph.node(spec.cell.upper(), inputs, f"rnn.{layer}.directions", **attributes)
-        graph.node("Transpose", [f"rnn.{layer}.directions"], f"rnn.{layer}.both", perm=[0, 2, 1, 3])
-        steps = graph.node("Reshape", [f"rnn.{layer}.both", "rnn.merged_shape"], f"rnn.{layer}.hidden")
+        builder.node(spec.cell.upper(), inputs, f"rnn.{layer}.directions", **attributes)
+        builder.node("Transpose", [f"rnn.{layer}.directions"], f"rnn.{layer}.both", perm=[0, 2, 1, 3])
+        steps = builder.node("Reshape", [f"rnn.{layer}.both", "rnn.merged_shape"], f"rnn.{layer}.hidden")
     raise AssertionError("a net has at least one layer")
 
 
-def _operator_weights(graph: GraphBuilder, spec: ModelSpec, weights: Weights, layer: int) -> list[str]:
+def _operator_weights(builder: GraphBuilder, spec: ModelSpec, weights: Weights, layer: int) -> list[str]:
     """W, R and B of a layer: directions stacked, gates in ONNX's order, both biases side by side."""
     suffixes = [suffix for _, suffix in directions_of(spec, layer)]
 
@@ -53,7 +53,7 @@ def _operator_weights(graph: GraphBuilder, spec: ModelSpec, weights: Weights, la
 
     biases = [np.concatenate(pair) for pair in zip(stacked("bias_ih"), stacked("bias_hh"), strict=True)]
     return [
-        graph.constant(f"rnn.{layer}.weight_input", stacked("weight_ih")),
-        graph.constant(f"rnn.{layer}.weight_hidden", stacked("weight_hh")),
-        graph.constant(f"rnn.{layer}.bias", biases),
+        builder.constant(f"rnn.{layer}.weight_input", stacked("weight_ih")),
+        builder.constant(f"rnn.{layer}.weight_hidden", stacked("weight_hh")),
+        builder.constant(f"rnn.{layer}.bias", biases),
     ]

@@ -8,22 +8,22 @@ from rnn_export.graph.builder import ACTIVATIONS, GraphBuilder, Weights, concate
 from rnn_runtime.model.spec import ModelSpec
 
 
-def add_scanned_rnn(graph: GraphBuilder, spec: ModelSpec, weights: Weights, pixels: str) -> str:
+def add_scanned_rnn(builder: GraphBuilder, spec: ModelSpec, weights: Weights, pixels: str) -> str:
     """A vanilla RNN as one `Scan` a layer, whose body is a step of each direction, in the same two `Gemm` and `f`."""
-    graph.node("Shape", ["images"], "rnn.batch", start=0, end=1)
-    graph.constant("rnn.hidden_size", [spec.hidden_size], np.int64)
-    graph.node("Concat", ["rnn.batch", "rnn.hidden_size"], "rnn.state_shape", axis=0)
-    zero = numpy_helper.from_array(np.zeros(1, graph.float))
-    graph.node("ConstantOfShape", ["rnn.state_shape"], "rnn.zero", value=zero)
+    builder.node("Shape", ["images"], "rnn.batch", start=0, end=1)
+    builder.constant("rnn.hidden_size", [spec.hidden_size], np.int64)
+    builder.node("Concat", ["rnn.batch", "rnn.hidden_size"], "rnn.state_shape", axis=0)
+    zero = numpy_helper.from_array(np.zeros(1, builder.float))
+    builder.node("ConstantOfShape", ["rnn.state_shape"], "rnn.zero", value=zero)
     sequence, features = pixels, spec.input_size
     for layer in range(spec.num_layers):
         last = layer == spec.num_layers - 1
         names = [name for name, _ in directions_of(spec, layer)]
-        body = _scan_body(graph, spec, weights, layer, features, last)
+        body = _scan_body(builder, spec, weights, layer, features, last)
         upwards = [int(suffix.endswith("reverse")) for _, suffix in directions_of(spec, layer)]
         states = [f"{name}.last_hidden" for name in names]
         outputs = [] if last else [f"{name}.hidden" for name in names]
-        graph.nodes_out(
+        builder.nodes_out(
             "Scan",
             [*["rnn.zero"] * len(names), *[sequence] * len(names)],
             [*states, *outputs],
@@ -33,21 +33,21 @@ def add_scanned_rnn(graph: GraphBuilder, spec: ModelSpec, weights: Weights, pixe
             **({} if last else {"scan_output_directions": upwards}),
         )
         if last:
-            return concatenate(graph, states, "rnn.hidden")
-        sequence = concatenate(graph, outputs, f"rnn.{layer}.both", axis=2)
+            return concatenate(builder, states, "rnn.hidden")
+        sequence = concatenate(builder, outputs, f"rnn.{layer}.both", axis=2)
         features = spec.hidden_size * spec.num_directions
     raise AssertionError("a net has at least one layer")
 
 
 def _scan_body(
-    graph: GraphBuilder, spec: ModelSpec, weights: Weights, layer: int, features: int, last: bool
+    builder: GraphBuilder, spec: ModelSpec, weights: Weights, layer: int, features: int, last: bool
 ) -> onnx.GraphProto:
     def value(name: str, size: int) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(name, graph.float_type, ["batch", size])
+        return helper.make_tensor_value_info(name, builder.float_type, ["batch", size])
 
     nodes, states, rows, hidden, copies = [], [], [], [], []
     for name, suffix in directions_of(spec, layer):
-        weight, recurrence, bias = gemm_weights(graph, weights, name, suffix)
+        weight, recurrence, bias = gemm_weights(builder, weights, name, suffix)
         for operator, inputs, output in (
             ("Gemm", [f"{name}.row", weight, bias], f"{name}.step.input"),
             ("Gemm", [f"{name}.previous", recurrence, f"{name}.step.input"], f"{name}.step.sum"),

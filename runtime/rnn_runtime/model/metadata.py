@@ -120,14 +120,14 @@ def _read_golden(text: str, spec: ModelSpec) -> GoldenSamples:
         content = base64.b64decode(text, validate=True)
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
-        if size > _MAX_GOLDEN * (math.prod(spec.image.shape) + 4 * len(spec.class_names) + 1):
+        if size > _MAX_GOLDEN * (math.prod(spec.image_spec.shape) + 4 * len(spec.class_names) + 1):
             raise ValueError(f"golden samples: more than {_MAX_GOLDEN}")
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             golden = GoldenSamples(arrays["images"], arrays["logits"])
     except Exception as error:  # of a damaged archive, NumPy and zipfile raise anything
         raise ValueError(f"golden samples: {error}") from None
     samples = len(golden.images)
-    if golden.images.dtype != np.uint8 or golden.images.shape != (samples, *spec.image.shape) or not samples:
+    if golden.images.dtype != np.uint8 or golden.images.shape != (samples, *spec.image_spec.shape) or not samples:
         raise ValueError("golden samples: the images don't fit the model")
     if golden.logits.dtype != np.float32 or golden.logits.shape != (samples, len(spec.class_names)):
         raise ValueError("golden samples: the logits don't fit the model")

@@ -15,7 +15,7 @@ Nonlinearity = Literal["tanh", "relu"]
 
 CELLS: tuple[Cell, ...] = ("rnn", "gru", "lstm")
 NONLINEARITIES: tuple[Nonlinearity, ...] = ("tanh", "relu")
-MAX_SIDE = 4096  # pixels; a row is a time step, and nobody trains a recurrent net over more
+MAX_IMAGE_SIDE = 4096  # pixels; a row is a time step, and nobody trains a recurrent net over more
 MAX_HIDDEN_SIZE = 65536
 MAX_LAYERS = 64
 MAX_CLASSES = 100_000
@@ -26,7 +26,7 @@ class ImageSpec:
     """The image that a model takes: rows are time steps, a row's pixels and channels its features.
 
     Raises:
-        SettingsError: a side isn't within 1 to `MAX_SIDE`, or channels is neither 1 (gray) nor 3 (RGB).
+        SettingsError: a side isn't within 1 to `MAX_IMAGE_SIDE`, or channels is neither 1 (gray) nor 3 (RGB).
     """
 
     height: int
@@ -35,7 +35,7 @@ class ImageSpec:
 
     def __post_init__(self) -> None:
         for name, side in (("height", self.height), ("width", self.width)):
-            _check_integer(f"image {name}", side, 1, MAX_SIDE)
+            _check_integer(f"image {name}", side, 1, MAX_IMAGE_SIDE)
         if type(self.channels) is not int or self.channels not in (1, 3):
             raise SettingsError(f"image channels must be 1 (gray) or 3 (RGB), not {self.channels!r}")
 
@@ -59,7 +59,7 @@ class ModelSpec:
         SettingsError: a field has a wrong type, is out of range or doesn't fit another.
     """
 
-    image: ImageSpec
+    image_spec: ImageSpec
     class_names: tuple[str, ...]
     cell: Cell = "rnn"
     nonlinearity: Nonlinearity = "tanh"
@@ -98,9 +98,9 @@ class ModelSpec:
         for name, values in (("mean", self.mean), ("std", self.std)):
             if not isinstance(values, tuple) or not all(map(_is_number, values)):
                 raise SettingsError(f"{name} must hold finite numbers, not {values!r}")
-            if len(values) != self.image.channels:
+            if len(values) != self.image_spec.channels:
                 raise SettingsError(
-                    f"{name} must have a value for each of {self.image.channels} channels, not {len(values)}"
+                    f"{name} must have a value for each of {self.image_spec.channels} channels, not {len(values)}"
                 )
         if min(self.std) <= 0:
             raise SettingsError(f"std must be above 0, not {self.std!r}")
@@ -108,7 +108,7 @@ class ModelSpec:
     @property
     def input_size(self) -> int:
         """Features of a time step: the pixels of a row times their channels."""
-        return self.image.width * self.image.channels
+        return self.image_spec.width * self.image_spec.channels
 
     @property
     def num_directions(self) -> int:
@@ -124,6 +124,7 @@ class ModelSpec:
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, for a checkpoint or JSON. `from_dict` takes it back."""
         plain = asdict(self)
+        plain = {"image": plain.pop("image_spec"), **plain}  # the name in files
         return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
 
     @classmethod
@@ -133,8 +134,10 @@ class ModelSpec:
         Raises:
             SettingsError: a field is missing, unknown, of a wrong type or out of range.
         """
+        if isinstance(plain, Mapping) and "image" in plain:
+            plain = {"image_spec" if name == "image" else name: value for name, value in plain.items()}
         values = _exact_fields(cls, plain)
-        values["image"] = ImageSpec(**_exact_fields(ImageSpec, values["image"]))
+        values["image_spec"] = ImageSpec(**_exact_fields(ImageSpec, values["image_spec"]))
         for name in ("class_names", "mean", "std"):
             if not isinstance(values[name], list | tuple):
                 raise SettingsError(f"{name} must be a list, not {type(values[name]).__name__}")

@@ -35,7 +35,7 @@ class Data:
     notes: tuple[str, ...] = ()
 
     @property
-    def image(self) -> ImageSpec:
+    def image_spec(self) -> ImageSpec:
         """Size and channels of the images."""
         return ImageSpec(*self.train.images.shape[1:])
 
@@ -46,4 +46,4 @@ class Data:
         names = ", ".join(self.class_names[:_CLASSES_SHOWN]) + (
             " ..." if len(self.class_names) > _CLASSES_SHOWN else ""
         )
-        return f"{counts} images of {self.image}, {len(self.class_names)} classes: {names}"
+        return f"{counts} images of {self.image_spec}, {len(self.class_names)} classes: {names}"

@@ -39,7 +39,7 @@ def load_data(source: DataSource, *, download: bool = True) -> Data:
     if source.image_size:
         data = _resize(data, source.image_size)
     try:
-        _ = data.image
+        _ = data.image_spec
     except SettingsError as error:
         raise DataError(f"{source.name}: {error}; resize them, such as with --image-size 64") from None
     return _hold_out(data, source) if source.val_split else data
