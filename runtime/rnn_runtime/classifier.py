@@ -87,7 +87,7 @@ class Classifier:
             opened = open_session(content, provider, cuda=cuda)
             self._session, self._provider, self.notice = opened.session, opened.provider, opened.notice
             self.metadata = ModelMetadata.from_props(self._session.get_modelmeta().custom_metadata_map)
-            self._shape = self.metadata.spec.image.shape
+            self._shape = self.metadata.spec.image_spec.shape
             self._check_interface()
             self._runner = self._make_runner(content)
         except (ModelError, ProviderError) as error:
@@ -170,7 +170,7 @@ class Classifier:
         return self._stream(map(os.fsdecode, paths), min(top_k, len(self.class_names)), batch_size)
 
     def _stream(self, paths: Iterator[str], top_k: int, batch_size: int) -> Iterator[Prediction]:
-        for batch in decode_files(paths, self.metadata.spec.image, batch_size=batch_size, threads=self.threads):
+        for batch in decode_files(paths, self.metadata.spec.image_spec, batch_size=batch_size, threads=self.threads):
             yield from self._predict_batch(batch, top_k)
 
     def _predict_batch(self, batch: FileBatch, top_k: int) -> list[Prediction]:
@@ -212,7 +212,7 @@ class Classifier:
         return self._runner.run(output, images)
 
     def _check_interface(self) -> None:
-        shape, classes = self.metadata.spec.image.shape, len(self.class_names)
+        shape, classes = self.metadata.spec.image_spec.shape, len(self.class_names)
         found = [
             (value.name, value.type, value.shape[1:])
             for value in (*self._session.get_inputs(), *self._session.get_outputs())

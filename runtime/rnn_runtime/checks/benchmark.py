@@ -71,7 +71,7 @@ def write_speeds(speeds: Iterable[Speed], file: IO[str], format: Format) -> None
 
 
 def _measure(classifier: Classifier, batch_size: int, seconds: float) -> Speed:
-    shape = (batch_size, *classifier.metadata.spec.image.shape)
+    shape = (batch_size, *classifier.metadata.spec.image_spec.shape)
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     for _ in range(_WARM_UP):
         classifier.predict_proba(images)

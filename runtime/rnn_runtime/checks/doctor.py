@@ -151,7 +151,7 @@ def _examine_model(model: Path | None) -> tuple[bytes, list[tuple[str, str]], st
 def _model_facts(metadata: ModelMetadata) -> list[tuple[str, str]]:
     spec = metadata.spec
     directions = ", bidirectional" if spec.bidirectional else ""
-    image = spec.image
+    image = spec.image_spec
     return [
         ("network", f"{spec.cell}, {spec.num_layers} layers of {spec.hidden_size}{directions}"),
         ("images", f"{image.height} x {image.width}, {image.channels} channels; {len(spec.class_names)} classes"),
