@@ -9,7 +9,7 @@ import pytest
 
 from rnn_export import export_onnx
 from rnn_export.export import TOLERANCES
-from rnn_export.graph.build import GRAPH_FORMS, GraphForm
+from rnn_export.graph.build import GRAPHS, Graph
 from rnn_runtime import Classifier
 from rnn_runtime.checks.self_check import self_check
 from rnn_runtime.errors import SettingsError
@@ -78,7 +78,7 @@ def test_vanilla_rnn_is_written_as_gemm_steps(tmp_path: Path) -> None:
 @pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
 @pytest.mark.parametrize(("form", "operator"), [("scan", "Scan"), ("operator", "RNN")])
 def test_vanilla_rnn_in_another_form_computes_the_same(
-    tmp_path: Path, form: GraphForm, operator: str, nonlinearity: Nonlinearity, num_layers: int, bidirectional: bool
+    tmp_path: Path, form: Graph, operator: str, nonlinearity: Nonlinearity, num_layers: int, bidirectional: bool
 ) -> None:
     spec = ModelSpec(
         ImageSpec(5, 4, 3),
@@ -93,7 +93,7 @@ def test_vanilla_rnn_in_another_form_computes_the_same(
     )
     random_checkpoint(spec).save(tmp_path / "model.pt")
 
-    report = export_onnx(tmp_path / "model.pt", tmp_path / "model.onnx", form=form)  # parity is part of it
+    report = export_onnx(tmp_path / "model.pt", tmp_path / "model.onnx", graph=form)  # parity is part of it
 
     graph = onnx.load(tmp_path / "model.onnx").graph
     assert [node.op_type for node in graph.node].count(operator) == num_layers
@@ -111,12 +111,12 @@ def test_tall_images_get_a_graph_that_does_not_grow_with_them(tmp_path: Path, ro
     assert (report.nodes < 20) == (form == "Scan of Gemm")
 
 
-@pytest.mark.parametrize("form", GRAPH_FORMS)
-def test_float16_net_takes_and_gives_the_same_types(tmp_path: Path, form: GraphForm) -> None:
+@pytest.mark.parametrize("form", GRAPHS)
+def test_float16_net_takes_and_gives_the_same_types(tmp_path: Path, form: Graph) -> None:
     spec = ModelSpec(ImageSpec(5, 4, 1), ("cat", "dog"), hidden_size=6)
     random_checkpoint(spec).save(tmp_path / "model.pt")
 
-    report = export_onnx(tmp_path / "model.pt", tmp_path / "model.onnx", form=form, precision="fp16")
+    report = export_onnx(tmp_path / "model.pt", tmp_path / "model.onnx", graph=form, precision="fp16")
 
     model = onnx.load(tmp_path / "model.onnx")
     onnx.checker.check_model(model, full_check=True)

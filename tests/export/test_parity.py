@@ -27,7 +27,7 @@ def test_exported_file_agrees_with_pytorch_at_every_batch_size(
     tmp_path: Path, cell: tuple[str, str], num_layers: int, bidirectional: bool, channels: int
 ) -> None:
     spec = ModelSpec(
-        image=ImageSpec(9, 7, channels),
+        image_spec=ImageSpec(9, 7, channels),
         class_names=("a", "b", "c"),
         cell=cell[0],  # type: ignore[arg-type]
         nonlinearity=cell[1],  # type: ignore[arg-type]
@@ -44,7 +44,7 @@ def test_exported_file_agrees_with_pytorch_at_every_batch_size(
 
     classifier = Classifier(tmp_path / "model.onnx", provider="cpu")
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
-    images = np.random.default_rng(1).integers(0, 256, (max(BATCH_SIZES), *spec.image.shape), np.uint8)
+    images = np.random.default_rng(1).integers(0, 256, (max(BATCH_SIZES), *spec.image_spec.shape), np.uint8)
     for size in BATCH_SIZES:
         expected = predict_logits(model, images[:size])
         # the classifier divides large batches, the session takes them whole

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rnn_export import export_onnx
-from rnn_export.graph.build import GraphForm, Precision
+from rnn_export.graph.build import Graph, Precision
 from rnn_runtime import Classifier, CudaOptions
 from rnn_runtime.checks.self_check import self_check
 from rnn_runtime.engine.session import open_session
@@ -58,11 +58,9 @@ def test_infer_command_runs_on_cuda(run: Run, digits_model: Path, digits_images:
 
 @pytest.mark.parametrize(("cell", "form"), [("rnn", "unrolled"), ("rnn", "operator"), ("gru", "operator")])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_cuda_graph_gives_what_plain_runs_give(
-    tmp_path: Path, cell: Cell, form: GraphForm, precision: Precision
-) -> None:
+def test_cuda_graph_gives_what_plain_runs_give(tmp_path: Path, cell: Cell, form: Graph, precision: Precision) -> None:
     random_checkpoint(ModelSpec(ImageSpec(28, 28, 1), tuple("0123456789"), cell)).save(tmp_path / "model.pt")
-    export_onnx(tmp_path / "model.pt", tmp_path / "model.onnx", form=form, precision=precision)
+    export_onnx(tmp_path / "model.pt", tmp_path / "model.onnx", graph=form, precision=precision)
     plain = Classifier(tmp_path / "model.onnx", provider="cuda")
 
     graph = Classifier(tmp_path / "model.onnx", provider="cuda", cuda=CudaOptions(graph=True))
@@ -74,7 +72,7 @@ def test_cuda_graph_gives_what_plain_runs_give(
 
 def test_cuda_graph_of_a_loop_is_refused_with_the_way_out(tmp_path: Path) -> None:
     random_checkpoint(ModelSpec(ImageSpec(9, 4, 1), ("a", "b"))).save(tmp_path / "model.pt")
-    export_onnx(tmp_path / "model.pt", tmp_path / "model.onnx", form="scan")
+    export_onnx(tmp_path / "model.pt", tmp_path / "model.onnx", graph="scan")
 
     with pytest.raises(ProviderError, match="--graph unrolled"):
         Classifier(tmp_path / "model.onnx", provider="cuda", cuda=CudaOptions(graph=True))

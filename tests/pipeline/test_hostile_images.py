@@ -146,7 +146,7 @@ def classifier(digits_model: Path) -> Classifier:
 
 def assert_same_result(classifier: Classifier, path: Path, problem: str | None) -> NDArray[np.uint8]:
     """Inference and training say the same of a file; gives the pixels that training has of it."""
-    image = classifier.metadata.spec.image
+    image = classifier.metadata.spec.image_spec
     (prediction,) = classifier.predict([path], top_k=10)
     pixels, errors = load_images([str(path)], image.shape[:2], image.channels, skip_unreadable=True)
     if problem:

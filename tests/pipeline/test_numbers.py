@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from rnn_export import export_onnx
-from rnn_export.graph.build import GraphForm, Precision
+from rnn_export.graph.build import Graph, Precision
 from rnn_runtime import Classifier
 from rnn_runtime.model.spec import Cell, ImageSpec, ModelSpec
 from rnn_train import DataSource, TrainSettings, train
@@ -77,9 +77,9 @@ def test_labels_that_differ_are_listed_and_shown_to_be_ties(tmp_path: Path, run:
     assert [row["image"] for row in stored] == [difference.image for difference in found]
 
 
-def export_random(folder: Path, cell: Cell, form: GraphForm | None = None, precision: Precision = "fp32") -> Path:
-    random_checkpoint(ModelSpec(SPEC.image, SPEC.class_names, cell)).save(folder / "model.pt")
-    export_onnx(folder / "model.pt", folder / "model.onnx", form=form, precision=precision)
+def export_random(folder: Path, cell: Cell, form: Graph | None = None, precision: Precision = "fp32") -> Path:
+    random_checkpoint(ModelSpec(SPEC.image_spec, SPEC.class_names, cell)).save(folder / "model.pt")
+    export_onnx(folder / "model.pt", folder / "model.onnx", graph=form, precision=precision)
     return folder / "model.onnx"
 
 
@@ -131,11 +131,11 @@ def test_batch_size_threads_order_and_neighbours_change_no_more_than_stated(
     tmp_path: Path,
     train_digits: Callable[[Cell], Path],
     cell: Cell,
-    form: GraphForm,
+    form: Graph,
     precision: Precision,
     bound: float,
 ) -> None:
-    export_onnx(train_digits(cell), tmp_path / "trained.onnx", form=form, precision=precision)
+    export_onnx(train_digits(cell), tmp_path / "trained.onnx", graph=form, precision=precision)
     test = load_data(DataSource(dataset="digits")).test
     assert test is not None
     random = export_random(tmp_path, cell, form, precision)

@@ -177,7 +177,8 @@ def test_forked_process_can_go_on_with_the_classifier_and_end(tmp_path: Path, ce
     code = (
         "import os, sys, numpy as np; from rnn_runtime import Classifier\n"
         "classifier = Classifier(sys.argv[1], provider='cpu', threads=2)\n"
-        "images = np.random.default_rng(0).integers(0, 256, (200, *classifier.metadata.spec.image.shape), np.uint8)\n"
+        "shape = (200, *classifier.metadata.spec.image_spec.shape)\n"
+        "images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)\n"
         "expected = classifier.predict_logits(images)\n"
         "child = os.fork()\n"
         "for part in (slice(200), slice(3)):\n"

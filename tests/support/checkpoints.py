@@ -18,6 +18,6 @@ def random_checkpoint(spec: ModelSpec) -> Checkpoint:
         settings=TrainSettings(),
         source=DataSource(data="no-such-folder"),
         metrics={"epochs": []},
-        samples=torch.randint(0, 256, (16, *spec.image.shape), dtype=torch.uint8),
-        progress={},
+        samples=torch.randint(0, 256, (16, *spec.image_spec.shape), dtype=torch.uint8),
+        resume_state={},
     )

@@ -65,7 +65,7 @@ def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path: Path) -> None:
         settings=TrainSettings(cell="gru", hidden_size=4, epochs=7, learning_rate=0.5, seed=2**40),
         source=DataSource(data="photos", image_size=(5, 4), val_split=0.25, split_seed=3),
         metrics={"epochs": [{"epoch": 1, "train_loss": 0.5}], "validation_accuracy": 0.75},
-        progress={"epoch": 1, "optimizer": {"state": {0: {"step": torch.tensor(3.0)}}}, "cuda_generators": []},
+        resume_state={"epoch": 1, "optimizer": {"state": {0: {"step": torch.tensor(3.0)}}}, "cuda_generators": []},
     )
 
     saved.save(tmp_path / "model.pt")

@@ -39,7 +39,7 @@ def spec_of(image: ImageSpec = ImageSpec(6, 5, 1), **others: Any) -> ModelSpec: 
 
 
 def random_images(spec: ModelSpec, batch: int = 7) -> Tensor:
-    return torch.randint(0, 256, (batch, *spec.image.shape), dtype=torch.uint8)
+    return torch.randint(0, 256, (batch, *spec.image_spec.shape), dtype=torch.uint8)
 
 
 @pytest.mark.parametrize(

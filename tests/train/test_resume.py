@@ -72,7 +72,7 @@ def test_a_run_that_is_stopped_twice_ends_as_one_without_a_stop(tmp_path: Path, 
     expected = run_to_the_end(tmp_path / "whole.pt", source, settings)
     run_and_stop(tmp_path / "model.pt", source, settings, 2)
     with pytest.raises(KeyboardInterrupt):
-        resume(tmp_path / "model.pt", device="cpu", plots=False, progress=StopIn(4))
+        resume(tmp_path / "model.pt", device="cpu", plots=False, callback=StopIn(4))
 
     assert_same_run(resume_quietly(tmp_path / "model.pt"), expected)
 
@@ -98,7 +98,7 @@ def test_a_checkpoint_every_third_step_is_counted_over_the_whole_run(tmp_path: P
     with pytest.raises(KeyboardInterrupt):
         train_quietly(tmp_path / "model.pt", source, SMALL, checkpoint_every=3, progress=StopIn(3, 3))
 
-    progress = Checkpoint.load(tmp_path / "model.pt").progress
+    progress = Checkpoint.load(tmp_path / "model.pt").resume_state
     assert (progress["epoch"], progress["under_way"]["step"]) == (2, 1)  # step 9 of epochs of 4 steps
 
 
@@ -194,7 +194,7 @@ def test_another_output_leaves_the_checkpoint_as_it_was(tmp_path: Path, source: 
     resumed = resume_quietly(tmp_path / "model.pt", tmp_path / "more" / "model.pt")
 
     assert (tmp_path / "model.pt").read_bytes() == before
-    assert resumed.progress["epoch"] == 4
+    assert resumed.resume_state["epoch"] == 4
 
 
 def test_data_that_has_moved_is_found_where_it_is_now(tmp_path: Path, source: DataSource) -> None:
@@ -308,7 +308,7 @@ def test_metrics_that_do_not_fit_the_epochs_done_are_a_checkpoint_error(
 
 def test_a_checkpoint_that_was_never_trained_is_a_checkpoint_error(tmp_path: Path, source: DataSource) -> None:
     saved = run_to_the_end(tmp_path / "model.pt", source, SMALL)
-    replace(saved, progress={}).save(tmp_path / "model.pt")
+    replace(saved, resume_state={}).save(tmp_path / "model.pt")
 
     with pytest.raises(CheckpointError, match="damaged"):
         resume_quietly(tmp_path / "model.pt")

@@ -361,7 +361,7 @@ def test_moved_data_is_resumed_where_it_is_now(here: Here, tmp_path: Path) -> No
     assert result.code == 0, result.err
     assert result.err.endswith("Wrote more.pt\n")
     assert Checkpoint.load(tmp_path / "more.pt").source.data == "elsewhere"
-    assert Checkpoint.load(tmp_path / "model.pt").progress["epoch"] == 1
+    assert Checkpoint.load(tmp_path / "model.pt").resume_state["epoch"] == 1
 
 
 def test_a_run_repeats_bit_for_bit(here: Here, tmp_path: Path) -> None:

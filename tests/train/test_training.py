@@ -78,7 +78,7 @@ def test_the_preset_accurate_learns_a_folder_of_photos(tmp_path: Path, normalize
 
     result = train_quietly(tmp_path / "model.pt", photos(tmp_path, count=10, val_split=0.2), settings)
 
-    assert result.part == "validation"
+    assert result.split == "validation"
     assert result.images == 4
 
 
@@ -114,12 +114,12 @@ def test_the_result_tells_the_accuracy_of_the_weights_that_were_written(tmp_path
     test = load_data(DIGITS).test
     assert test is not None
     accuracy = (predict_logits(saved.build_model(), test.images).argmax(axis=1) == test.labels).mean()
-    assert (result.accuracy, result.part, result.images) == (accuracy, "test", 360)
+    assert (result.accuracy, result.split, result.images) == (accuracy, "test", 360)
     assert saved.metrics["test_accuracy"] == accuracy
     assert saved.metrics["test_images"] == 360
     assert saved.source == DIGITS
     assert saved.settings == SMALL
-    assert saved.progress["epoch"] == 2
+    assert saved.resume_state["epoch"] == 2
 
 
 def test_the_checkpoint_carries_images_that_were_not_trained_on(tmp_path: Path) -> None:
@@ -185,13 +185,13 @@ def test_the_best_accuracy_is_that_of_the_weights_that_are_kept(tmp_path: Path) 
 def test_without_validation_the_last_epoch_is_kept(tmp_path: Path) -> None:
     saved = train_digits(tmp_path, replace(SMALL, epochs=3, learning_rate=0.1)).checkpoint
 
-    assert all(torch.equal(saved.progress["weights"][name], tensor) for name, tensor in saved.weights.items())
+    assert all(torch.equal(saved.resume_state["weights"][name], tensor) for name, tensor in saved.weights.items())
 
 
 def test_without_test_images_accuracy_is_that_of_validation(tmp_path: Path) -> None:
     result = train_quietly(tmp_path / "model.pt", photos(tmp_path, count=10, val_split=0.2), SMALL)
 
-    assert (result.part, result.images) == ("validation", 4)
+    assert (result.split, result.images) == ("validation", 4)
     assert result.checkpoint.metrics["validation_accuracy"] == result.accuracy
     assert "test_accuracy" not in result.checkpoint.metrics
 
@@ -201,7 +201,7 @@ def test_without_any_image_held_out_there_is_no_accuracy_and_a_message_how_to_ge
 
     result = train_quietly(tmp_path / "model.pt", photos(tmp_path), SMALL, progress=recorder)
 
-    assert (result.accuracy, result.part, result.images) == (None, None, 0)
+    assert (result.accuracy, result.split, result.images) == (None, None, 0)
     assert set(result.checkpoint.metrics) == {"epochs"}
     assert "--val-split" in recorder.messages[-1]
 

@@ -87,4 +87,4 @@ def test_mutated_text_is_read_or_a_model_error(key: str, data: st.DataObject) ->
         metadata = ModelMetadata.from_props(METADATA.to_props() | {key: changed})
     except ModelError:
         return
-    assert metadata.golden.images.shape[1:] == metadata.spec.image.shape
+    assert metadata.golden.images.shape[1:] == metadata.spec.image_spec.shape

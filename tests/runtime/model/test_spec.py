@@ -20,7 +20,7 @@ numbers = st.floats(-1e6, 1e6)
 def model_specs(draw: st.DrawFn) -> ModelSpec:
     channels = draw(st.sampled_from([1, 3]))
     return ModelSpec(
-        image=ImageSpec(draw(st.integers(1, 4096)), draw(st.integers(1, 4096)), channels),
+        image_spec=ImageSpec(draw(st.integers(1, 4096)), draw(st.integers(1, 4096)), channels),
         class_names=tuple(draw(st.lists(st.text(min_size=1), min_size=2, max_size=20, unique=True))),
         cell=draw(st.sampled_from(CELLS)),
         nonlinearity=draw(st.sampled_from(NONLINEARITIES)),
@@ -93,4 +93,4 @@ def test_images_out_of_range_are_refused(shape: tuple[Any, Any, Any]) -> None:
 
 
 def test_input_size_counts_the_channels_of_a_row() -> None:
-    assert replace(DIGITS, image=ImageSpec(5, 7, 3), mean=(0.0,) * 3, std=(1.0,) * 3).input_size == 21
+    assert replace(DIGITS, image_spec=ImageSpec(5, 7, 3), mean=(0.0,) * 3, std=(1.0,) * 3).input_size == 21

@@ -31,7 +31,7 @@ def test_folders_are_classes_in_the_order_of_their_names(tmp_path: Path) -> None
     assert data.class_names == ("Cat", "ant", "bee")
     assert data.train.labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert data.train.labels.dtype == np.int64
-    assert data.image == ImageSpec(6, 5, 1)
+    assert data.image_spec == ImageSpec(6, 5, 1)
     assert data.test is None
     assert data.validation is None
 
@@ -82,7 +82,7 @@ def test_one_image_in_colour_makes_three_channels(tmp_path: Path) -> None:
 
     data = load(tmp_path)
 
-    assert data.image.channels == 3
+    assert data.image_spec.channels == 3
     gray = data.train.images[0]
     assert (gray == gray[..., :1]).all()
 
@@ -93,7 +93,7 @@ def test_channels_can_be_chosen(tmp_path: Path, channels: int, image_size: tuple
     write_classes(tmp_path)
     write_photo(tmp_path / "bee" / "colour.png", channels=3)
 
-    assert load(tmp_path, channels=channels, image_size=image_size).image.channels == channels
+    assert load(tmp_path, channels=channels, image_size=image_size).image_spec.channels == channels
 
 
 def test_other_channels_than_gray_and_rgb_are_refused(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_skip_unreadable_leaves_out_the_file_and_its_label(tmp_path: Path) -> No
     data = load(tmp_path, skip_unreadable=True)
 
     assert data.train.labels.tolist() == [0, 0, 1, 2, 2]
-    assert np.array_equal(data.train.images[2], read_image(tmp_path / "bee" / "1.png", data.image))
+    assert np.array_equal(data.train.images[2], read_image(tmp_path / "bee" / "1.png", data.image_spec))
 
 
 @pytest.mark.parametrize("options", [{}, {"image_size": (6, 5)}, {"image_size": (6, 5), "channels": 1}])
@@ -278,8 +278,8 @@ def test_a_loaded_folder_holds_what_the_runtime_reads(
 
     data = load(tmp_path, image_size=image_size)
 
-    expected = [read_image(path, data.image) for path in sorted(tmp_path.glob(f"*/*.{ending}"))]
-    assert data.image == ImageSpec(*(image_size or (8, 7)), channels)
+    expected = [read_image(path, data.image_spec) for path in sorted(tmp_path.glob(f"*/*.{ending}"))]
+    assert data.image_spec == ImageSpec(*(image_size or (8, 7)), channels)
     assert np.array_equal(data.train.images, expected)
 
 

@@ -103,7 +103,7 @@ def test_digits_are_1797_images_in_two_parts(digits: Data) -> None:
     assert digits.train.labels.dtype == np.int64
     assert (digits.train.images.min(), digits.train.images.max()) == (0, 255)
     assert digits.class_names == tuple("0123456789")
-    assert digits.image == ImageSpec(8, 8, 1)
+    assert digits.image_spec == ImageSpec(8, 8, 1)
 
 
 def test_digits_parts_are_the_same_each_time_whatever_the_seed(digits: Data) -> None:
@@ -149,7 +149,7 @@ def test_idx_files_may_hold_colour(tmp_path: Path) -> None:
     for prefix, count in (("train", 12), ("t10k", 8)):
         (tmp_path / f"{prefix}-images-idx3-ubyte").write_bytes(idx_bytes(np.full((count, 4, 5, 3), 9, np.uint8)))
 
-    assert load_data(DataSource(data=str(tmp_path))).image == ImageSpec(4, 5, 3)
+    assert load_data(DataSource(data=str(tmp_path))).image_spec == ImageSpec(4, 5, 3)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_images_without_pixels_are_refused(tmp_path: Path) -> None:
     write_idx_folder(tmp_path, side=0)
 
     with pytest.raises((DataError, SettingsError)):
-        _ = load_data(DataSource(data=str(tmp_path), image_size=(8, 8))).image
+        _ = load_data(DataSource(data=str(tmp_path), image_size=(8, 8))).image_spec
 
 
 def test_channels_of_idx_files_cannot_be_chosen(tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ def test_image_size_resizes_all_parts_as_the_runtime_does(tmp_path: Path, size: 
     data = load_data(DataSource(data=str(tmp_path), image_size=size))
 
     spec = ImageSpec(*size, 1)
-    assert data.image == spec
+    assert data.image_spec == spec
     for part, before in ((data.train, original.train), (data.test, original.test)):
         assert part is not None
         assert before is not None
