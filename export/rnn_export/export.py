@@ -182,7 +182,7 @@ def _verify(
     if report.equal_labels < tolerance.least_equal_labels:
         raise ParityError(
             f"{output}: not written, since only {100 * report.equal_labels:.2f} % of its labels are PyTorch's, less "
-            f"than {100 * tolerance.least_equal_labels:g} %; use --precision fp32"
+            f'than {100 * tolerance.least_equal_labels:g} %. Choose `precision="fp32"`'
         )
     if not report.passed:
         atol, rtol = report.atol, report.rtol
@@ -190,6 +190,6 @@ def _verify(
         raise ParityError(
             f"{output}: not written, since on {worst.images} images onnxruntime differs from PyTorch by up to "
             f"{worst.pytorch.max_absolute:.2e} (from a float64 run: {worst.float64.max_absolute:.2e}, PyTorch itself "
-            f"{worst.pytorch_float64.max_absolute:.2e}), more than --atol {atol:g} and --rtol {rtol:g} allow"
+            f"{worst.pytorch_float64.max_absolute:.2e}), more than `atol={atol:g}` and `rtol={rtol:g}` allow"
         )
     return report

@@ -111,28 +111,28 @@ def resume(
         if settings.schedule != "constant":
             raise SettingsError(
                 f"{checkpoint}: its learning rate was laid out over {settings.epochs} epochs "
-                f"({settings.schedule}), so it can't be resumed for {epochs}; train anew with --epochs {epochs}"
+                f"({settings.schedule}), so it can't be resumed for {epochs}. Train anew with `epochs={epochs}`"
             )
         settings = replace(settings, epochs=epochs)
     run = TrainingState.new(source or saved.source, settings, device)
     if run.spec != saved.spec:
         raise DataError(
             f"{run.source.name}: not the data that {checkpoint} was trained on: image size, channels or "
-            "classes differ; say where that is now with --data or --data-root"
+            "classes differ. Say where that data is now with `data` or `data_root`"
         )
     sha256 = saved.resume_state.get("data_sha256")
     if isinstance(sha256, str) and sha256 != run.data_sha256:  # if it is none, `restore` says so
         raise DataError(
-            f"{run.source.name}: not the data that {checkpoint} was trained on: the training images differ; say where "
-            "that is now with --data or --data-root"
+            f"{run.source.name}: not the data that {checkpoint} was trained on: the training images differ. Say where "
+            "that data is now with `data` or `data_root`"
         )
     run.restore(saved, checkpoint)
     if run.steps_done > settings.epochs * run.steps_per_epoch:
         more = f" and {run.under_way.step} steps" if run.under_way else ""
         raise SettingsError(
-            f"{checkpoint}: {run.epoch} epochs{more} are done already, more than --epochs {settings.epochs}"
+            f"{checkpoint}: {run.epoch} epochs{more} are done already, more than `epochs={settings.epochs}`"
         )
-    done = f"{checkpoint}: all {run.epoch} epochs are done already; to train longer, add --epochs"
+    done = f"{checkpoint}: all {run.epoch} epochs are done already. To train longer, set `epochs`"
     notes = [done] if run.epoch == settings.epochs else []
     threads = saved.resume_state["threads"]
     if run.device.type == "cpu" and threads != torch.get_num_threads() and not notes:
@@ -196,7 +196,7 @@ class _Saving:
     def how_to_go_on(self) -> str:
         if self._held is None:
             return "nothing was written before"
-        return f"{self.output} holds {self._held}; go on with: rnn-train --resume {self.output}"
+        return f"{self.output} holds {self._held}; go on with `resume({str(self.output)!r})`"
 
 
 def _run(
@@ -315,15 +315,15 @@ def _finish(run: TrainingState, saving: _Saving, callback: TrainingCallback, plo
     if held_out is not None and accuracy is not None:
         callback.message(f"Accuracy of the network on the {len(held_out)} {split} images: {100 * accuracy:.1f} %")
     else:
-        callback.message("No accuracy: this data has no test images; hold some out with --val-split 0.2")
+        callback.message("No accuracy: this data has no test images. Hold some out with `val_split=0.2`")
     return TrainResult(final, accuracy, split, len(held_out) if held_out else 0)
 
 
 def _divergence(run: TrainingState, what: str) -> SettingsError:
     epoch = run.epoch + bool(run.under_way)
     return SettingsError(
-        f"training diverged in epoch {epoch}: {what} is beyond {LARGEST_VALUE:,.0f} or not a number; "
-        "lower --learning-rate, or set --clip-norm 1"
+        f"training diverged in epoch {epoch}: {what} is beyond {LARGEST_VALUE:,.0f} or not a number. "
+        "Lower `learning_rate`, or set `clip_norm=1`"
     )
 
 

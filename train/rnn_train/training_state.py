@@ -237,7 +237,9 @@ def _make_schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, st
 
 def _find_device(device: Device) -> torch.device:
     if device == "cuda" and not torch.cuda.is_available():
-        raise ProviderError("torch finds no CUDA device here; use --device cpu, or install a torch built for your CUDA")
+        raise ProviderError(
+            'torch finds no CUDA device here. Choose `device="cpu"`, or install a torch built for your CUDA'
+        )
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(device)

@@ -70,7 +70,8 @@ def build_onnx_model(
         raise SettingsError(f"the graph {graph} is for the cell rnn; a {spec.cell} is written as its operator")
     if precision == "int8" and spec.cell != "lstm":
         raise SettingsError(
-            f"int8 is for the cell lstm: a {spec.cell} gains too little or loses too much by it; use --precision fp32"
+            f"int8 is for the cell lstm: a {spec.cell} gains too little or loses too much by it. "
+            'Choose `precision="fp32"`'
         )
     builder = GraphBuilder(np.float16 if precision == "fp16" else np.float32)
     pixels = _add_preprocessing(builder, spec)

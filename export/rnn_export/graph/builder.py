@@ -54,7 +54,7 @@ class GraphBuilder:
         with np.errstate(over="ignore"):  # looked at below
             array = np.ascontiguousarray(value, dtype or self.float)
         if self.float is np.float16 and not np.isfinite(array).all():
-            raise SettingsError(f"{name} has a value beyond float16's largest, 65504; export it with --precision fp32")
+            raise SettingsError(f'{name} has a value beyond float16\'s largest, 65504. Choose `precision="fp32"`')
         self.initializers.append(numpy_helper.from_array(array, name))
         return name
 

@@ -28,7 +28,9 @@ def load_class_folders(folder: Path, source: DataSource) -> Data:
             decoded; or images of several sizes without one to bring them to.
     """
     if source.class_names is not None or source.dataset is not None:
-        raise DataError(f"{folder}: no IDX files here, and a class folder's name is the class's: give --data only")
+        raise DataError(
+            f"{folder}: no IDX files here, and class folders name their classes. Leave out `dataset` and `class_names`"
+        )
     splits, notes = _find_splits(folder)
     files = {split: list_classes(path) for split, path in splits.items()}
     class_names = tuple(files["train"])
@@ -72,12 +74,12 @@ def list_classes(folder: Path) -> dict[str, list[str]]:
     names = _folder_names(folder)
     if not names:
         raise DataError(
-            f"{folder}: no folders in it; it needs one for each class (train and test are parts, no classes)"
+            f"{folder}: no folders in it; it needs one for each class (train and test are splits, not classes)"
         )
     try:
         return {name: list(find_images([str(folder / name)], recursive=True)) for name in names}
     except InputError as error:
-        raise DataError(f"{error}; each class needs images, so fill the folder or remove it") from None
+        raise DataError(f"{error}. Each class needs images: fill the folder or remove it") from None
 
 
 def load_images(
@@ -110,8 +112,8 @@ def load_images(
     if errors and not skip_unreadable:
         first = min(errors)
         raise DataError(
-            f"{len(errors)} of {len(paths)} images can't be read, the first: {paths[first]}: {errors[first]}; "
-            "mend or remove them, or add --skip-unreadable"
+            f"{len(errors)} of {len(paths)} images can't be read, the first: {paths[first]}: {errors[first]}. "
+            "Repair or remove them, or set `skip_unreadable=True`"
         )
     return pixels, errors
 
@@ -166,8 +168,8 @@ class _Images:
         (height, width), other = self._first[1][:2], found.shape[:2]
         if other != (height, width):
             raise DataError(
-                f"images differ in size, {height}x{width} in {self._first[0]} and {other[0]}x{other[1]} in {path}; "
-                "choose the height and width to resize them to, such as --image-size 64x64"
+                f"images differ in size, {height}x{width} in {self._first[0]} and {other[0]}x{other[1]} in {path}. "
+                "Choose the height and width to resize them to with `image_size`"
             )
         self._in_colour |= found.shape[2] == 3
         if isinstance(found.pixels, ImageError):
@@ -205,7 +207,7 @@ class _Images:
             try:
                 ImageSpec(*shape)
             except SettingsError as error:
-                raise DataError(f"{first}: {error}; resize all, such as with --image-size 64") from None
+                raise DataError(f"{first}: {error}. Resize all images with `image_size`") from None
         if self._array is None:
             return np.empty((0, *shape), np.uint8)
         if self._array.shape[3] != shape[2]:  # the one in colour couldn't be decoded
@@ -244,8 +246,8 @@ def _check_classes(
         raise DataError(f"{splits['train']}: only one class folder, {class_names[0]!r}; a classifier needs two or more")
     if {name.lower() for name in class_names} <= {"train", "training", "test", "testing", "val", "valid", "validation"}:
         raise DataError(
-            f"{splits['train']}: are {' and '.join(class_names)} parts, not classes? Name them train and test, in "
-            "small letters; validation images are held out of train with --val-split"
+            f"{splits['train']}: are {' and '.join(class_names)} splits, not classes? Name them train and test, in "
+            "lower case. Validation images are held out of train with `val_split`"
         )
     if unknown := set(files.get("test", ())) - set(class_names):
         raise DataError(f"{splits['test']}: no training images for the class {min(unknown)!r}")

@@ -31,7 +31,7 @@ def load_idx_folder(folder: Path, source: DataSource) -> Data:
         DataError: a file is missing or damaged, or files don't fit each other or the classes' names.
     """
     if source.channels is not None:
-        raise DataError(f"{folder}: IDX files have their own number of channels; leave out --channels")
+        raise DataError(f"{folder}: IDX files have their own number of channels. Leave out `channels`")
     train, test = (_load_split(folder, prefix) for prefix in ("train", "t10k"))
     count = int(max(train.labels.max(), test.labels.max())) + 1
     if source.class_names is not None:
@@ -41,7 +41,7 @@ def load_idx_folder(folder: Path, source: DataSource) -> Data:
     if count > len(names):
         raise DataError(f"{folder}: labels go up to {count - 1}, but there are names for {len(names)} classes")
     if train.images.shape[1:] != test.images.shape[1:] and not source.image_size:
-        raise DataError(f"{folder}: the training and the test images differ in size; choose one with --image-size")
+        raise DataError(f"{folder}: the training and the test images differ in size. Choose one size with `image_size`")
     return Data(train, None, test, names)
 
 

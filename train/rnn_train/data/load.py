@@ -29,7 +29,9 @@ def load_data(source: DataSource, *, download: bool = True) -> Data:
         folder = Path(source.data)
         if not folder.is_dir():
             problem = "not a folder" if folder.exists() else "no such folder"
-            raise DataError(f"{folder}: {problem}; --data takes one with IDX files or with a folder a class")
+            raise DataError(
+                f"{folder}: {problem}. Point `data` to a folder with IDX files or with a folder for each class"
+            )
         load = load_idx_folder if find_idx(folder, "train-images-idx3-ubyte") else load_class_folders
         data = load(folder, source)
     elif source.dataset == "digits":
@@ -41,7 +43,7 @@ def load_data(source: DataSource, *, download: bool = True) -> Data:
     try:
         _ = data.image_spec
     except SettingsError as error:
-        raise DataError(f"{source.name}: {error}; resize them, such as with --image-size 64") from None
+        raise DataError(f"{source.name}: {error}. Resize the images with `image_size`") from None
     return _hold_out(data, source) if source.val_split else data
 
 
@@ -64,7 +66,7 @@ def _hold_out(data: Data, source: DataSource) -> Data:
     classes = int((counts > 0).sum())
     if 1 in counts:
         alone = data.class_names[int(counts.tolist().index(1))]
-        raise DataError(f"{source.name}: the class {alone!r} has 1 training image; --val-split needs 2 of each class")
+        raise DataError(f"{source.name}: the class {alone!r} has 1 training image; `val_split` needs 2 of each class")
     if not classes <= held_out_count <= len(labels) - classes:
         raise DataError(
             f"{source.name}: can't hold out {source.val_split:g} of the images: {held_out_count} of {len(labels)}; "

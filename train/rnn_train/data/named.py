@@ -45,8 +45,8 @@ def load_torchvision_dataset(dataset: Dataset, root: str, download: bool) -> Dat
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise DataError(
             f"{dataset}: could not be downloaded to the folder {root!r}, or is damaged there: {reason}. Remove "
-            "what is damaged; without network, use --dataset digits, or --data DIR with the data set's IDX files "
-            "or a folder of images a class"
+            'what is damaged. Without network, choose `dataset="digits"`, or point `data` to a folder with the data '
+            "set's IDX files or a folder of images for each class"
         ) from None
     train, test = (
         LabeledImages(split.data.numpy()[..., np.newaxis], split.targets.numpy().astype(np.int64)) for split in splits

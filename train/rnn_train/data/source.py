@@ -43,16 +43,23 @@ class DataSource:
         if self.dataset not in (None, *DATASETS):
             raise SettingsError(f"dataset must be one of {', '.join(DATASETS)}, not {self.dataset!r}")
         if self.data is not None and self.dataset == "digits":
-            raise SettingsError("the digits data set comes with scikit-learn: leave out --data")
+            raise SettingsError("the digits data set comes with scikit-learn. Leave out `data`")
         if self.class_names is not None and self.data is None:
-            raise SettingsError("class names are for IDX files in --data: a named data set has its own")
+            raise SettingsError(
+                "class names are for IDX files in a folder: a named data set has its own. "
+                "Leave out `class_names`, or give `data`"
+            )
         if self.channels is not None and self.data is None:
-            raise SettingsError("channels can be chosen for a folder of images only: give it with --data")
+            raise SettingsError(
+                "channels can be chosen for a folder of images only. Leave out `channels`, or give `data`"
+            )
         if type(self.val_split) not in (int, float) or not 0 <= self.val_split < 1:
             raise SettingsError(f"val_split must be from 0 up to, not including, 1, not {self.val_split!r}")
         # scikit-learn's range
         if type(self.split_seed) is not int or (self.val_split and not 0 <= self.split_seed < 2**32):
-            raise SettingsError(f"with a validation split, seed must be from 0 to {2**32 - 1}, not {self.split_seed!r}")
+            raise SettingsError(
+                f"with a validation split, the seed must be from 0 to {2**32 - 1}, not {self.split_seed!r}"
+            )
         self._check_types()
 
     def _check_types(self) -> None:
