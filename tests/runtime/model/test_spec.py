@@ -71,14 +71,14 @@ def test_any_value_in_any_field_is_taken_or_a_settings_error(field: str, value: 
         ({"hidden_size": True}, "hidden_size must be a whole number"),
         ({"num_layers": 65}, "num_layers must be a whole number from 1 to 64"),
         ({"bidirectional": 1}, "bidirectional must be true or false"),
-        ({"dropout": 1.0}, "dropout must be from 0"),
-        ({"dropout": float("nan")}, "dropout must be from 0"),
+        ({"dropout": 1.0}, "dropout must be a number from 0"),
+        ({"dropout": float("nan")}, "dropout must be a number from 0"),
         ({"class_names": ("a",)}, "2 to 100000 classes, not 1"),
         ({"class_names": ("a", "")}, "non-empty texts"),
         ({"class_names": ("a", "b", "a")}, "'a' stands twice"),
         ({"mean": (0.0, 0.0)}, "mean must have a value for each of 1 channels"),
-        ({"mean": (float("inf"),)}, "mean must hold finite numbers"),
-        ({"std": (0.0,)}, "std must be above 0"),
+        ({"mean": (float("inf"),)}, r"mean\[0\] must be a finite number"),
+        ({"std": (0.0,)}, r"std\[0\] must be a number above 0"),
     ],
 )
 def test_values_out_of_range_name_the_field(changes: dict[str, Any], problem: str) -> None:
