@@ -1,21 +1,25 @@
 """How a model is trained: the settings, their ranges, and the presets."""
 
-import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 from rnn_runtime.errors import SettingsError
-from rnn_runtime.model.spec import Cell, Nonlinearity
+from rnn_runtime.model.fields import PlainFields, Range, check_fields
+from rnn_runtime.model.spec import Cell, HiddenSize, Layers, Nonlinearity, Share
 
 Dataset = Literal["mnist", "fashion-mnist", "kmnist", "digits"]
 DATASETS: tuple[Dataset, ...] = ("mnist", "fashion-mnist", "kmnist", "digits")
 Schedule = Literal["constant", "one-cycle"]
 SCHEDULES: tuple[Schedule, ...] = ("constant", "one-cycle")
 
+_LARGEST = 2**63 - 1  # of torch's integers
+_Count = Annotated[int, Range(1, _LARGEST)]
+_CountFromZero = Annotated[int, Range(0, _LARGEST)]
+_FromZero = Annotated[float, Range(0)]
+
 
 @dataclass(frozen=True, slots=True)
-class TrainSettings:
+class TrainSettings(PlainFields):
     """The settings of a training run. The defaults are the article's.
 
     Attributes:
@@ -44,58 +48,26 @@ class TrainSettings:
 
     cell: Cell = "rnn"
     nonlinearity: Nonlinearity = "tanh"
-    hidden_size: int = 128
-    num_layers: int = 2
+    hidden_size: HiddenSize = 128
+    num_layers: Layers = 2
     bidirectional: bool = False
-    dropout: float = 0.0
-    epochs: int = 2
-    batch_size: int = 100
-    learning_rate: float = 0.001
+    dropout: Share = 0.0
+    epochs: _Count = 2
+    batch_size: _Count = 100
+    learning_rate: Annotated[float, Range(above=0)] = 0.001
     schedule: Schedule = "constant"
-    weight_decay: float = 0.0
-    clip_norm: float = 0.0
-    label_smoothing: float = 0.0
+    weight_decay: _FromZero = 0.0
+    clip_norm: _FromZero = 0.0
+    label_smoothing: Share = 0.0
     normalize: bool = False
-    shift: int = 0
+    shift: _CountFromZero = 0
     flip: bool = False
-    seed: int = 0
+    seed: _CountFromZero = 0
 
     def __post_init__(self) -> None:
-        # The model's own settings are checked by ModelSpec, once the images are known.
-        for name, least in (("epochs", 1), ("batch_size", 1), ("shift", 0), ("seed", 0)):
-            value = getattr(self, name)
-            if type(value) is not int or not least <= value < 2**63:
-                raise SettingsError(f"{name} must be a whole number from {least} up, not {value!r}")
-        ranges = (("dropout", 1), ("weight_decay", math.inf), ("clip_norm", math.inf), ("label_smoothing", 1))
-        for name, below in ranges:
-            value = getattr(self, name)
-            if type(value) not in (int, float) or not 0 <= value < below:
-                raise SettingsError(f"{name} must be at least 0 and below {below}, not {value!r}")
-        if type(self.learning_rate) not in (int, float) or not 0 < self.learning_rate < math.inf:
-            raise SettingsError(f"learning_rate must be above 0, not {self.learning_rate!r}")
+        check_fields(self)
         if self.cell in ("gru", "lstm") and self.nonlinearity != "tanh":
             raise SettingsError(f"nonlinearity is for the cell rnn; {self.cell} has its own")
-        if self.schedule not in SCHEDULES:
-            raise SettingsError(f"schedule must be one of {', '.join(SCHEDULES)}, not {self.schedule!r}")
-        for name in ("normalize", "flip"):
-            if type(getattr(self, name)) is not bool:
-                raise SettingsError(f"{name} must be true or false, not {getattr(self, name)!r}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values only, for a checkpoint. `from_dict` takes it back."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, plain: object) -> Self:
-        """Rebuild settings that `to_dict` made.
-
-        Raises:
-            SettingsError: a field is missing, unknown, of a wrong type or out of range.
-        """
-        names = {field.name for field in fields(cls)}
-        if not isinstance(plain, Mapping) or set(plain) != names:
-            raise SettingsError("the training settings have missing or unknown fields")
-        return cls(**plain)
 
 
 Preset = Literal["article", "accurate"]
