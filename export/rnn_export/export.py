@@ -17,7 +17,7 @@ from rnn_runtime.classifier import Classifier
 from rnn_runtime.errors import CheckpointError, DataError, OutputError, ParityError
 from rnn_runtime.files.atomic import atomic_write
 from rnn_runtime.model.difference import ATOL, RTOL
-from rnn_runtime.model.file import seal_model
+from rnn_runtime.model.file import UNSEALED, seal_model
 from rnn_runtime.model.metadata import GoldenSamples, ModelMetadata
 from rnn_runtime.model.spec import ModelSpec
 from rnn_train.checkpoint import Checkpoint, file_sha256
@@ -166,7 +166,7 @@ def _real_images(saved: Checkpoint) -> dict[str, NDArray[np.uint8]]:
 
 
 def _write(path: Path, proto: onnx.ModelProto, metadata: ModelMetadata, output: Path) -> None:
-    onnx.helper.set_model_props(proto, metadata.to_props())
+    onnx.helper.set_model_props(proto, metadata.to_props() | UNSEALED)
     content = seal_model(proto.SerializeToString(deterministic=True))
     try:
         with atomic_write(path, "wb") as file:  # which waits until it is on the disk

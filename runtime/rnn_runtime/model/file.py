@@ -11,9 +11,11 @@ import stat
 from pathlib import Path
 
 from rnn_runtime.errors import ModelError
-from rnn_runtime.model.metadata import NO_SHA256, check_format_version
+from rnn_runtime.model.metadata import check_format_version
 
 MAX_MODEL_BYTES = 1 << 30
+NO_SHA256 = "0" * 64
+UNSEALED = {"model_sha256": NO_SHA256}  # metadata that a model needs for `seal_model`
 
 # How protobuf writes a text of the metadata: key and value, each with its length before it.
 _SHA256 = re.compile(rb"\n\x0cmodel_sha256\x12\x40([0-9a-f]{64})")
@@ -76,7 +78,7 @@ def check_model(data: bytes) -> None:
 
 
 def seal_model(data: bytes) -> bytes:
-    """Put its SHA-256 into a model file whose metadata has `NO_SHA256` in its place.
+    """Put its SHA-256 into a model file whose metadata has `UNSEALED` in its place.
 
     The SHA-256 is that of the file with 64 zeros where it stands.
     """

@@ -1,4 +1,7 @@
-"""What a model file says of itself, as onnx `metadata_props`: texts under the keys that docs/model-file.md lists."""
+"""What a model file says of itself, as onnx `metadata_props`: texts under the keys that docs/model-file.md lists.
+
+The SHA-256 among them is of the file as bytes: `rnn_runtime.model.file` puts it there and compares it.
+"""
 
 import base64
 import io
@@ -17,7 +20,6 @@ from rnn_runtime.errors import ModelError, SettingsError
 from rnn_runtime.model.spec import ModelSpec
 
 FORMAT_VERSION = 2  # 1 had no SHA-256 of the file
-NO_SHA256 = "0" * 64  # stands where `model_file.seal_model` puts the file's
 _MAX_GOLDEN = 1024  # samples
 
 
@@ -56,7 +58,6 @@ class ModelMetadata:
             "format": "rnn-onnx",
             "format_version": str(FORMAT_VERSION),
             "model": json.dumps(self.spec.to_dict()),
-            "model_sha256": NO_SHA256,
             "checkpoint_sha256": self.checkpoint_sha256,
             "metrics": json.dumps(self.metrics),
             "export": json.dumps(self.export),
