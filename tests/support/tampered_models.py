@@ -7,8 +7,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from rnn_runtime.model.file import seal_model
-from rnn_runtime.model.metadata import NO_SHA256
+from rnn_runtime.model.file import NO_SHA256, seal_model
 
 
 def change_metadata(source: Path, target: Path, /, **texts: str | None) -> Path:
