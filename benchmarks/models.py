@@ -4,7 +4,7 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from benchmarks.measure import Row, compare, race_once, race_throughput
 from benchmarks.peers.networks import ArticleNetwork, export_dynamo, export_legacy, open_session, run_session
 from rnn_export import export_onnx
-from rnn_export.graph.build import build_onnx_model
+from rnn_export.graph.build import Precision, build_onnx_model
 from rnn_runtime import Classifier
 from rnn_runtime.engine.session import open_session as open_ours
 from rnn_runtime.model.spec import ImageSpec, ModelSpec
@@ -98,7 +98,7 @@ def _contestants(peers: Peers, batch: int, image: ImageSpec) -> dict[str, Any]:
         with torch.inference_mode():
             return peers.network(tensor).numpy()  # type: ignore[no-any-return]
 
-    contestants = {
+    contestants: dict[str, Callable[[], NDArray[np.float32]]] = {
         "ours": lambda: classifier.predict_logits(pixels),
         EAGER: eager,
         LEGACY: lambda: run_session(legacy, floats),
@@ -135,11 +135,12 @@ def _int8() -> Iterator[Row]:
     torch.manual_seed(0)
     weights = {name: tensor.numpy() for name, tensor in ImageRNN(spec).state_dict().items()}
     threads = len(os.sched_getaffinity(0))
+    precisions: dict[str, Precision] = {"ours": "int8", "fp32": "fp32"}
     sessions = {
         name: open_ours(
             build_onnx_model(spec, weights, precision=precision).SerializeToString(), "cpu", intra_op_threads=threads
         ).session
-        for name, precision in (("ours", "int8"), ("fp32", "fp32"))
+        for name, precision in precisions.items()
     }
     for batch in (1, 64, 256):
         pixels = np.random.default_rng(0).integers(0, 256, (batch, 28, 28, 1), np.uint8)

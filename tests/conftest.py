@@ -1,9 +1,11 @@
 """What several test modules need: the commands, one trained model, real data."""
 
 import ctypes
+import fcntl
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -24,6 +26,8 @@ settings.register_profile("quick", deadline=timedelta(minutes=1), suppress_healt
 settings.register_profile("long", settings.get_profile("quick"), max_examples=20_000)
 settings.load_profile("quick")
 
+MakeOnce = Callable[[str, Callable[[Path], object]], Path]
+
 FASHION_MNIST = Path(os.environ.get("FASHION_MNIST", "/usr/share/datasets/fashion-mnist"))
 
 
@@ -40,35 +44,60 @@ def run_process(tmp_path: Path) -> RunProcess:
 
 
 @pytest.fixture(scope="session")
-def digits_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A vanilla RNN trained on digits, good enough to tell them apart; with metrics.csv and plots beside it."""
-    from rnn_train import DataSource, TrainSettings, train
+def make_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> MakeOnce:
+    """Make a folder once for all workers of a test run: `make_once("name", fill)`, where `fill` puts files into it."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base if worker_id == "master" else base.parent
 
-    path = tmp_path_factory.mktemp("digits") / "model.pt"
-    train(DataSource(dataset="digits"), TrainSettings(epochs=15, learning_rate=0.005), path, device="cpu")
-    return path
+    def make(name: str, fill: Callable[[Path], object]) -> Path:
+        with (shared / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (shared / name).exists():
+                unfinished = tmp_path_factory.mktemp(name)
+                fill(unfinished)
+                unfinished.rename(shared / name)
+        return shared / name
+
+    return make
 
 
 @pytest.fixture(scope="session")
-def digits_model(digits_checkpoint: Path) -> Path:
+def digits_checkpoint(make_once: MakeOnce) -> Path:
+    """A vanilla RNN trained on digits, good enough to tell them apart."""
+
+    def fill(folder: Path) -> None:
+        from rnn_train import DataSource, TrainSettings, train
+
+        settings = TrainSettings(epochs=15, learning_rate=0.005)
+        train(DataSource(dataset="digits"), settings, folder / "model.pt", device="cpu", plots=False)
+
+    return make_once("digits", fill) / "model.pt"
+
+
+@pytest.fixture(scope="session")
+def digits_model(make_once: MakeOnce, digits_checkpoint: Path) -> Path:
     """`digits_checkpoint`, exported."""
-    from rnn_export import export_onnx
 
-    path = digits_checkpoint.with_suffix(".onnx")
-    export_onnx(digits_checkpoint, path)
-    return path
+    def fill(folder: Path) -> None:
+        from rnn_export import export_onnx
+
+        export_onnx(digits_checkpoint, folder / "model.onnx")
+
+    return make_once("digits_model", fill) / "model.onnx"
 
 
 @pytest.fixture(scope="session")
-def digits_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def digits_images(make_once: MakeOnce) -> Path:
     """The 360 test digits as PNG files, in a folder a class."""
-    from rnn_train.data import DataSource, load_data, write_image_folder
 
-    folder = tmp_path_factory.mktemp("digits_images")
-    data = load_data(DataSource(dataset="digits"))
-    assert data.test is not None
-    write_image_folder(folder, data.test.images, data.test.labels, data.class_names)
-    return folder
+    def fill(folder: Path) -> None:
+        from rnn_train.data import DataSource, load_data, write_image_folder
+
+        data = load_data(DataSource(dataset="digits"))
+        assert data.test is not None
+        write_image_folder(folder, data.test.images, data.test.labels, data.class_names)
+
+    return make_once("digits_images", fill)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from rnn_runtime.model.spec import ImageSpec
 SPEC = ImageSpec(28, 28, 1)
 
 
-def decode(paths):
+def decode(paths: list[str]) -> None:
     for path in paths:
         read_image(path, SPEC)
 

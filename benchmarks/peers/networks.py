@@ -32,7 +32,13 @@ def export_legacy(model: nn.Module, example: Tensor) -> bytes:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            model, (example,), file, dynamo=False, input_names=["input"], output_names=["output"], dynamic_axes=axes
+            model,
+            (example,),
+            file,  # type: ignore[arg-type]  # which it takes, its documentation says
+            dynamo=False,
+            input_names=["input"],
+            output_names=["output"],
+            dynamic_axes=axes,
         )
     return file.getvalue()
 

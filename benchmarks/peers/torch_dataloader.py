@@ -7,21 +7,22 @@ import sys
 
 import torch
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from benchmarks.peers.networks import ArticleNetwork
 
 
-class Folder(Dataset):
-    def __init__(self, folder):
+class Folder(Dataset[tuple[str, Tensor]]):
+    def __init__(self, folder: str) -> None:
         self.paths = sorted(glob.glob(os.path.join(folder, "*")))
         self.transform = transforms.Compose([transforms.Resize((28, 28)), transforms.ToTensor()])
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> tuple[str, Tensor]:
         return self.paths[index], self.transform(Image.open(self.paths[index]).convert("L"))
 
 

@@ -1,6 +1,5 @@
 """What files that claim far more than they hold may take: the memory of processes that read them."""
 
-import csv
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.support.hostile_images import BOMBS, SIDE
+from tests.support.results import read_results
 
 # The memory that a process has used at most; other than ru_maxrss it doesn't begin with that of its parent.
 MEASURE = """
@@ -72,8 +72,7 @@ def test_a_folder_of_bombs_takes_little_memory(tmp_path: Path, digits_model: Pat
         INFER, "--model", digits_model, "--provider", "cpu", "--output", tmp_path / "out.csv", tmp_path
     )
 
-    with (tmp_path / "out.csv").open() as file:
-        rows = {Path(row["path"]).name: row["error"] for row in csv.DictReader(file)}
+    rows = {Path(row["path"]).name: row["error"] for row in read_results(tmp_path / "out.csv")}
     assert rows == {name: problem or "" for name, (_, problem) in BOMBS.items()}
     assert int(peak_kib) < 500_000
 

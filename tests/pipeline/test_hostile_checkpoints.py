@@ -98,4 +98,5 @@ def test_unchanged_it_is_taken(tmp_path: Path, trained: dict[str, Any]) -> None:
     export_onnx(tmp_path / "model.pt", tmp_path / "model.onnx")
     result = resume(tmp_path / "model.pt", device="cpu", plots=False)
 
+    assert result.accuracy is not None
     assert np.isfinite(result.accuracy)

@@ -1,6 +1,5 @@
 """Hostile and broken image files: each kind has one result, the same in training and in inference."""
 
-import csv
 import json
 import multiprocessing
 import os
@@ -26,6 +25,7 @@ from rnn_train.data.image_folder import list_classes, load_images
 from tests.support.commands import Run
 from tests.support.encoded_images import encode, pattern, to_image
 from tests.support.hostile_images import BOMBS, DAMAGED, NOT_AN_IMAGE, save
+from tests.support.results import read_results
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, which the runtime silences itself
 
@@ -34,8 +34,9 @@ NOBODY = 65534
 
 PIXELS = pattern(8, 8, 1)  # of the size that the model takes, so that nothing is resized
 COLOUR = np.repeat(PIXELS, 3, axis=2)
-HALVES = np.repeat(np.uint8([[[0]], [[255]]]), 32, axis=0).reshape(8, 8, 1)
+HALVES = np.repeat(np.array([[[0]], [[255]]], np.uint8), 32, axis=0).reshape(8, 8, 1)
 DEEP = np.random.default_rng(1).integers(0, 1 << 16, (8, 8), np.uint16)
+UPPER_BITS = (DEEP >> 8).astype(np.uint8)[:, :, np.newaxis]
 TURNED = Image.Exif()
 TURNED[0x0112] = 6  # by 90 degrees clockwise to view
 
@@ -66,8 +67,8 @@ def _turned(pixels: NDArray[np.uint8], style: str, **options: Any) -> bytes:
 READABLE = {
     "gray.png": Readable(encode(PIXELS), PIXELS),
     "no image by its name.tif": Readable(encode(PIXELS), PIXELS),
-    "16-bit.png": Readable(save(Image.fromarray(DEEP), "PNG"), np.uint8(DEEP >> 8)[:, :, np.newaxis]),
-    "16-bit.tif": Readable(save(Image.fromarray(DEEP), "TIFF"), np.uint8(DEEP >> 8)[:, :, np.newaxis]),
+    "16-bit.png": Readable(save(Image.fromarray(DEEP), "PNG"), UPPER_BITS),
+    "16-bit.tif": Readable(save(Image.fromarray(DEEP), "TIFF"), UPPER_BITS),
     "black-and-white.png": Readable(save(to_image(HALVES).convert("1"), "PNG"), HALVES),
     "palette.png": Readable(_with_palette(), 255 - PIXELS),
     "palette-transparent.png": Readable(_with_palette(transparency=bytes(range(256))), 255 - PIXELS),
@@ -166,7 +167,7 @@ def assert_same_result(classifier: Classifier, path: Path, problem: str | None) 
 
 
 @pytest.mark.parametrize("name", READABLE, ids=ascii)
-def test_odd_images_give_the_same_pixels_in_training_and_inference(
+def test_odd_images_give_training_and_inference_the_same_pixels(
     tmp_path: Path, classifier: Classifier, name: str
 ) -> None:
     kind = READABLE[name]
@@ -178,7 +179,7 @@ def test_odd_images_give_the_same_pixels_in_training_and_inference(
 
 
 @pytest.mark.parametrize("name", UNREADABLE)
-def test_broken_images_have_the_same_reason_in_training_and_inference(
+def test_broken_images_have_one_reason_in_training_and_inference(
     tmp_path: Path, classifier: Classifier, name: str
 ) -> None:
     data, problem = UNREADABLE[name]
@@ -188,7 +189,7 @@ def test_broken_images_have_the_same_reason_in_training_and_inference(
 
 
 @pytest.mark.parametrize("name", SPECIAL)
-def test_what_is_no_file_of_its_own_has_the_same_reason_in_training_and_inference(
+def test_special_files_have_one_reason_in_training_and_inference(
     tmp_path: Path, classifier: Classifier, name: str
 ) -> None:
     make, problem = SPECIAL[name]
@@ -232,12 +233,7 @@ def test_rnn_infer_tells_of_every_file_in_a_folder(
 ) -> None:
     result = run("rnn-infer", "--model", digits_model, "--recursive", "--output", f"out.{style}", "photos")
 
-    text = (tmp_path / f"out.{style}").read_bytes().decode("utf-8", "surrogateescape")
-    rows: list[dict[str, Any]]
-    if style == "csv":
-        rows = list(csv.DictReader(text.splitlines(keepends=True)))
-    else:
-        rows = [row for row in map(json.loads, text.splitlines()) if "run" not in row]
+    rows = read_results(tmp_path / f"out.{style}")
     assert {row["path"]: row["error"] or None for row in rows} == all_kinds
     assert [row["path"] for row in rows] == sorted(all_kinds)
     assert all(bool(row["label"]) != bool(row["error"]) for row in rows)
@@ -359,7 +355,7 @@ def closed(tmp_path: Path) -> Iterator[Path]:
         (tmp_path / name).chmod(0o755)
 
 
-def test_a_file_named_on_the_command_line_without_permission_gets_its_row(closed: Path, digits_model: Path) -> None:
+def test_a_named_file_without_permission_gets_its_row(closed: Path, digits_model: Path) -> None:
     def attempt() -> tuple[int, str]:
         arguments = ["--provider", "cpu", "--model", "model.onnx", "data/a/secret.png", "data/a/good.png"]
         result = CliRunner().invoke(main, arguments)
@@ -403,7 +399,7 @@ def test_named_folder_without_permission_is_an_error(closed: Path) -> None:
     assert as_an_ordinary_user(closed, attempt) == "c: can't list this folder: Permission denied"
 
 
-def test_of_10000_files_every_good_one_is_predicted_and_every_broken_one_told(
+def test_each_of_10000_files_is_predicted_or_has_its_error(
     run: Run, tmp_path: Path, digits_model: Path, digits_images: Path, classifier: Classifier
 ) -> None:
     (tmp_path / "images").mkdir()
@@ -421,8 +417,7 @@ def test_of_10000_files_every_good_one_is_predicted_and_every_broken_one_told(
 
     result = run("rnn-infer", "--model", digits_model, "--output", "out.csv", "--summary", "summary.json", "images")
 
-    with (tmp_path / "out.csv").open() as file:
-        rows = {row["path"]: row for row in csv.DictReader(file)}
+    rows = {row["path"]: row for row in read_results(tmp_path / "out.csv")}
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert result.returncode == 1
     assert "10,000 images, 100 unreadable, " in result.stderr
@@ -430,5 +425,5 @@ def test_of_10000_files_every_good_one_is_predicted_and_every_broken_one_told(
     assert sorted(rows) == [f"images/{i:05}.png" for i in range(10_000)]
     assert {path: row["error"] for path, row in rows.items() if row["error"]} == expected
     for i in range(10_000):
-        path = f"images/{i:05}.png"
-        assert rows[path]["label"] == ("" if path in expected else labels[str(digits[i % len(digits)])])
+        name = f"images/{i:05}.png"
+        assert rows[name]["label"] == ("" if name in expected else labels[str(digits[i % len(digits)])])

@@ -142,7 +142,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("situation", STARTS)
-def test_cuda_that_cannot_start_exits_with_one_line_and_no_results(outcomes: Outcomes, situation: str) -> None:
+def test_cuda_that_cannot_start_gives_one_line_and_no_results(outcomes: Outcomes, situation: str) -> None:
     result = outcomes[situation, "cuda"]
 
     assert (result.returncode, result.stdout) == (3, "")
@@ -153,7 +153,7 @@ def test_cuda_that_cannot_start_exits_with_one_line_and_no_results(outcomes: Out
 
 
 @pytest.mark.parametrize("situation", STARTS)
-def test_auto_takes_the_cpu_with_one_line_of_notice_and_the_same_results(outcomes: Outcomes, situation: str) -> None:
+def test_auto_takes_the_cpu_with_a_notice_and_the_same_results(outcomes: Outcomes, situation: str) -> None:
     result = outcomes[situation, "auto"]
 
     notice, summary = result.stderr.splitlines()

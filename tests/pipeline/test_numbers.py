@@ -127,7 +127,7 @@ def train_digits(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Cell], P
         pytest.param("lstm", "operator", "fp16", 1e-3, marks=pytest.mark.slow),
     ],
 )
-def test_batch_size_threads_order_and_neighbours_change_no_more_than_stated(
+def test_how_images_are_run_changes_no_more_than_stated(
     tmp_path: Path,
     train_digits: Callable[[Cell], Path],
     cell: Cell,
@@ -176,9 +176,7 @@ def test_a_classifier_goes_to_other_processes(tmp_path: Path, cell: Cell, method
         assert np.array_equal(logits, expected)
 
 
-def test_a_forked_process_goes_on_with_the_classifier_that_it_finds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_forked_process_can_use_the_classifier_that_it_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     classifier = Classifier(export_random(tmp_path, "rnn"), provider="cpu", threads=2)
     images = np.random.default_rng(0).integers(0, 256, (100, 28, 28, 1), np.uint8)
     expected = classifier.predict_logits(images)

@@ -1,6 +1,5 @@
-"""The three commands one after the other, as subprocesses, on real images."""
+"""The three commands one after the other, on real images."""
 
-import csv
 import re
 from pathlib import Path
 
@@ -10,15 +9,14 @@ from PIL import Image
 
 from tests.support.commands import Run
 from tests.support.idx_subsets import copy_first
+from tests.support.results import csv_rows, read_results
 
 # Two epochs of 60 steps are few: seeds 0 to 4 gave 63.8, 51.1, 55.0, 61.6 and 61.4 %; guessing gives 10 %.
 ARTICLE_ACCURACY_ON_6000 = 0.45
 
 
 @pytest.mark.slow
-def test_articles_defaults_learn_6000_real_images_and_serve_them_as_well(
-    run: Run, tmp_path: Path, fashion_mnist: Path
-) -> None:
+def test_defaults_learn_real_images_and_serve_what_they_learned(run: Run, tmp_path: Path, fashion_mnist: Path) -> None:
     data = copy_first(fashion_mnist, tmp_path / "data", train=6000, test=1000)
     source = ("--dataset", "fashion-mnist", "--data", data)
 
@@ -40,8 +38,7 @@ def test_articles_defaults_learn_6000_real_images_and_serve_them_as_well(
     assert float(served_percent[1]) == float(trained_percent[1])
     assert float(served_percent[1]) / 100 > ARTICLE_ACCURACY_ON_6000
     assert "1000 test" in exported.stdout  # parity takes all of them
-    with (tmp_path / "out.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = read_results(tmp_path / "out.csv")
     assert len(rows) == 1000
     assert sum(row["label"] == row["true_label"] for row in rows) == int(served_percent[2])
     assert {row["true_label"] for row in rows} >= {"T-shirt/top", "Ankle boot"}
@@ -68,12 +65,12 @@ def test_own_colour_photos_of_many_sizes_go_all_the_way(run: Run, tmp_path: Path
     assert "15 validation" in exported.stdout
     served = run("rnn-infer", "--format", "csv", "--recursive", "photos")
 
-    rows = list(csv.DictReader(served.stdout.splitlines()))
+    rows = csv_rows(served.stdout)
     assert [row["path"] for row in rows] == sorted(str(p.relative_to(tmp_path)) for p in tmp_path.glob("photos/*/*"))
     assert all(row["label"] == Path(row["path"]).parent.name for row in rows)
 
 
-def test_training_and_inference_without_commands_takes_three_lines_each(tmp_path: Path, digits_images: Path) -> None:
+def test_from_python_each_stage_takes_three_lines(tmp_path: Path, digits_images: Path) -> None:
     from rnn_export import export_onnx
     from rnn_runtime import Classifier
     from rnn_train import DataSource, TrainSettings, train

@@ -29,7 +29,7 @@ def lower_bound(requirement: Requirement) -> Version:
     return Version(bound)
 
 
-def test_lowest_versions_are_the_lower_bounds_of_what_a_deployment_installs() -> None:
+def test_lowest_versions_are_a_deployments_lower_bounds() -> None:
     requirements = map(Requirement, [*PROJECT["dependencies"], *EXTRAS["cpu"]])
 
     bounds = {canonicalize_name(requirement.name): lower_bound(requirement) for requirement in requirements}

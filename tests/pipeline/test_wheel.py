@@ -1,11 +1,12 @@
 """What a deployment installs: the wheel with the extra cpu, and nothing that training needs."""
 
-import csv
 import subprocess
 import venv
 from pathlib import Path
 
 import pytest
+
+from tests.support.results import csv_rows
 
 
 def run(*line: object, cwd: Path) -> str:
@@ -32,7 +33,7 @@ def test_deployment_classifies_without_torch(
         deployment / "rnn-infer", "--model", digits_model, "--recursive", "--format", "csv", digits_images, cwd=tmp_path
     )
 
-    rows = list(csv.DictReader(out.splitlines()))
+    rows = csv_rows(out)
     assert len(rows) == 360
     assert sum(row["label"] == Path(row["path"]).parent.name for row in rows) > 320
 

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -21,6 +19,7 @@ from rnn_runtime.model.spec import Cell, ImageSpec, ModelSpec
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.training import predict_logits
 from tests.support.checkpoints import random_checkpoint
+from tests.support.commands import RunProcess
 from tests.support.encoded_images import encode, pattern
 from tests.support.tampered_models import change_metadata, change_weight, seal_again
 
@@ -71,10 +70,10 @@ def test_batch_size_does_not_change_predictions(classifier: Classifier, paths: l
     for batch_size in (2, 7, 359, 360, 361, 10_000):
         found = classifier.predict(paths, batch_size=batch_size)
         assert [p.label for p in found] == [p.label for p in expected]
-        assert np.allclose([p.probability for p in found], [p.probability for p in expected], atol=1e-6, rtol=0)
+        assert [p.probability for p in found] == pytest.approx([p.probability for p in expected], abs=1e-6, rel=0)
 
 
-def test_unreadable_files_get_an_error_and_leave_their_neighbours_alone(
+def test_unreadable_files_leave_their_neighbours_alone(
     classifier: Classifier, paths: list[str], tmp_path: Path
 ) -> None:
     (tmp_path / "text.png").write_text("no image")
@@ -172,7 +171,9 @@ def test_batches_of_any_size_give_what_single_images_give(classifier: Classifier
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
-def test_forked_process_can_go_on_with_the_classifier_and_end(tmp_path: Path, cell: Cell) -> None:
+def test_forked_process_can_go_on_with_the_classifier_and_end(
+    run_process: RunProcess, tmp_path: Path, cell: Cell
+) -> None:
     model = export_random(tmp_path, cell)
     code = (
         "import os, sys, numpy as np; from rnn_runtime import Classifier\n"
@@ -186,8 +187,7 @@ def test_forked_process_can_go_on_with_the_classifier_and_end(tmp_path: Path, ce
         "assert child == 0 or os.waitpid(child, 0)[1] == 0\n"
     )
 
-    command = [sys.executable, "-c", code, model]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    result = run_process("python", "-c", code, model)
 
     assert (result.returncode, result.stderr) == (0, "")
 
@@ -199,15 +199,16 @@ def test_forked_process_can_go_on_with_the_classifier_and_end(tmp_path: Path, ce
         "from rnn_export import export_onnx; export_onnx('model.pt', 'again.onnx')",
     ],
 )
-def test_onnxruntime_keeps_no_record_of_what_it_runs(tmp_path: Path, code: str) -> None:
+def test_onnxruntime_keeps_no_record_of_what_it_runs(run_process: RunProcess, tmp_path: Path, code: str) -> None:
     export_random(tmp_path, "rnn")
     (tmp_path / "home").mkdir()
     # CI, too, would turn it off
-    environment = {name: value for name, value in os.environ.items() if name not in ("CI", "ORT_DISABLE_TELEMETRY")}
-    environment |= {"HOME": str(tmp_path / "home"), "XDG_CACHE_HOME": str(tmp_path / "home")}
+    home = str(tmp_path / "home")
+    environment = {"CI": None, "ORT_DISABLE_TELEMETRY": None, "HOME": home, "XDG_CACHE_HOME": home}
 
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, timeout=60)
+    result = run_process("python", "-c", code, env=environment)
 
+    assert result.returncode == 0, result.stderr
     assert [path for path in (tmp_path / "home").rglob("*") if "onnxruntime" in path.name] == []
 
 

@@ -1,18 +1,17 @@
-"""`rnn-infer`, as a process."""
+"""`rnn-infer`: what it reads, prints and writes."""
 
-import csv
 import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support.commands import Run, installed
+from tests.support.commands import Run, RunProcess, installed
 from tests.support.encoded_images import encode, pattern
 from tests.support.processes import at_a_terminal
+from tests.support.results import csv_rows, jsonl_rows
 
 INFER = installed("rnn-infer")
 
@@ -28,21 +27,10 @@ def folder(tmp_path: Path, digits_model: Path, digits_images: Path) -> Path:
     return tmp_path
 
 
-def results_of(text: str) -> list[dict[str, object]]:
-    """The results in JSON Lines, without the first line, which tells of the run."""
-    run, *results = map(json.loads, text.splitlines())
-    assert run.keys() == {"run"}
-    return results
-
-
-def rows_of(text: str) -> list[dict[str, str]]:
-    return list(csv.DictReader(text.splitlines()))
-
-
 def test_folder_gives_csv_in_sorted_order_when_piped(run: Run, folder: Path) -> None:
     result = run("rnn-infer", "--provider", "cpu", "--recursive", "images")
 
-    rows = rows_of(result.stdout)
+    rows = csv_rows(result.stdout)
     assert result.returncode == 0, result.stderr
     assert [row["path"] for row in rows] == sorted(str(path.relative_to(folder)) for path in folder.glob("images/*/*"))
     assert sum(row["label"] == Path(row["path"]).parent.name for row in rows) >= 27
@@ -55,7 +43,7 @@ def test_files_folders_patterns_and_standard_input_go_together(run: Run, folder:
 
     result = run("rnn-infer", names[0], "images/1", "images/2/*.png", "-", input=f"{names[9]}\r\n\n{names[10]}\n")
 
-    paths = [row["path"] for row in rows_of(result.stdout)]
+    paths = [row["path"] for row in csv_rows(result.stdout)]
     assert paths == sorted([names[0], *names[3:6], *names[6:9], names[9], names[10]])
 
 
@@ -63,7 +51,9 @@ def test_files_folders_patterns_and_standard_input_go_together(run: Run, folder:
 def test_jsonl_with_top_k_has_the_likeliest_classes(run: Run) -> None:
     result = run("rnn-infer", "--format", "jsonl", "--top-k", "3", "images/4")
 
-    for row in map(json.loads, result.stdout.splitlines()[1:]):
+    rows = jsonl_rows(result.stdout)
+    assert len(rows) == 3
+    for row in rows:
         assert row["probability"] >= row["probability_2"] >= row["probability_3"] > 0
         assert len({row["label"], row["label_2"], row["label_3"]}) == 3
         assert row["error"] is None
@@ -92,7 +82,7 @@ def test_terminal_gets_a_table(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("style", ["csv", "jsonl", "table"])
-def test_results_sent_elsewhere_from_a_terminal_are_those_of_a_pipe_and_the_terminal_gets_a_bar(
+def test_results_redirected_at_a_terminal_leave_a_bar_on_it(
     run: Run, folder: Path, digits_images: Path, style: str
 ) -> None:
     arguments = ("--recursive", "--batch-size", 1, "--format", style, digits_images)
@@ -115,7 +105,7 @@ def test_bar_counts_earlier_results_too(folder: Path, digits_images: Path) -> No
     assert "360/360" in shown
 
 
-def test_results_that_scroll_by_on_the_terminal_have_no_bar_among_them(folder: Path) -> None:
+def test_results_on_the_terminal_have_no_bar_among_them(folder: Path) -> None:
     shown = at_a_terminal("rnn-infer", "--format", "csv", "images/4", folder=folder)
 
     assert shown.count("images/4/") == 3
@@ -125,7 +115,7 @@ def test_results_that_scroll_by_on_the_terminal_have_no_bar_among_them(folder: P
 def test_labels_from_folders_prints_the_evaluation(run: Run, folder: Path) -> None:
     result = run("rnn-infer", "--recursive", "--labels-from-folders", "--output", "out.csv", "images")
 
-    rows = rows_of((folder / "out.csv").read_text())
+    rows = csv_rows((folder / "out.csv").read_text())
     right = sum(row["label"] == row["true_label"] for row in rows)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(f"Accuracy: {100 * right / 30:.2f} % ({right} of 30 images right)\n")
@@ -137,12 +127,12 @@ def test_labels_from_folders_prints_the_evaluation(run: Run, folder: Path) -> No
 def test_evaluation_beside_csv_on_stdout_goes_to_stderr(run: Run) -> None:
     result = run("rnn-infer", "--recursive", "--labels-from-folders", "images")
 
-    assert len(rows_of(result.stdout)) == 30
+    assert len(csv_rows(result.stdout)) == 30
     assert "Accuracy: " not in result.stdout
     assert "Accuracy: " in result.stderr
 
 
-def test_images_in_folders_that_are_no_class_are_told_and_not_evaluated(run: Run, folder: Path) -> None:
+def test_images_in_folders_of_no_class_are_not_evaluated(run: Run, folder: Path) -> None:
     (folder / "images" / "3").rename(folder / "images" / "\x1b[31mthree")
 
     result = run("rnn-infer", "--recursive", "--labels-from-folders", "--output", "out.csv", "images")
@@ -153,7 +143,7 @@ def test_images_in_folders_that_are_no_class_are_told_and_not_evaluated(run: Run
         "Not evaluated: 3 images in folders that name no class of this model, the first: images/\\x1b[31mthree/"
         in result.stderr
     )
-    rows = rows_of((folder / "out.csv").read_text())
+    rows = csv_rows((folder / "out.csv").read_text())
     assert [row["true_label"] for row in rows].count("") == 3
 
 
@@ -174,14 +164,14 @@ def test_unreadable_images_get_rows_a_count_and_exit_code_1(run: Run, folder: Pa
 
     result = run("rnn-infer", "--provider", "cpu", "images/4", "missing.png")
 
-    errors = {row["path"]: row["error"] for row in rows_of(result.stdout) if row["error"]}
+    errors = {row["path"]: row["error"] for row in csv_rows(result.stdout) if row["error"]}
     assert result.returncode == 1
     assert errors == {
         "images/4/empty.png": "the file is empty",
         "images/4/text.jpg": "not an image that can be decoded, or a damaged one",
         "missing.png": "no such file or directory",
     }
-    assert sum(bool(row["label"]) for row in rows_of(result.stdout)) == 3
+    assert sum(bool(row["label"]) for row in csv_rows(result.stdout)) == 3
     assert result.stderr.startswith("6 images, 3 unreadable, ")
 
 
@@ -193,7 +183,7 @@ def test_output_is_written_whole_or_not_at_all(run: Run, folder: Path) -> None:
     assert (folder / "out.csv").read_text() == "the old results"
     assert run("rnn-infer", "--output", "out.csv", "images/4").returncode == 0
 
-    assert len(rows_of((folder / "out.csv").read_text())) == 3
+    assert len(csv_rows((folder / "out.csv").read_text())) == 3
     assert sorted(path.name for path in folder.iterdir()) == ["images", "model.onnx", "out.csv"]
 
 
@@ -203,7 +193,7 @@ def test_model_is_taken_from_the_environment(run: Run, folder: Path) -> None:
     result = run("rnn-infer", "images/4", env={"RNN_MODEL": "elsewhere.onnx"})
 
     assert result.returncode == 0, result.stderr
-    assert len(rows_of(result.stdout)) == 3
+    assert len(csv_rows(result.stdout)) == 3
 
 
 def test_reader_that_stops_early_ends_it_quietly(folder: Path) -> None:
@@ -219,7 +209,7 @@ def test_reader_that_stops_early_ends_it_quietly(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("style", ["csv", "jsonl", "table"])
-def test_odd_names_come_out_readable(folder: Path, style: str) -> None:
+def test_odd_names_come_out_readable(run: Run, folder: Path, style: str) -> None:
     names = [
         b"a b.png",
         b"line\nbreak.png",
@@ -233,21 +223,15 @@ def test_odd_names_come_out_readable(folder: Path, style: str) -> None:
     for name in names:
         shutil.copy(next((folder / "images" / "4").iterdir()), os.fsdecode(os.fsencode(folder / "odd") + b"/" + name))
 
-    result = subprocess.run(
-        [INFER, "--provider", "cpu", "--format", style, "odd"], cwd=folder, capture_output=True, check=False
-    )
+    result = run("rnn-infer", "--provider", "cpu", "--format", style, "odd")
 
     assert result.returncode == 0, result.stderr
-    if style == "csv":
-        text = result.stdout.decode(errors="surrogateescape")
-        found = {row["path"] for row in csv.DictReader(text.splitlines(keepends=True))}
-        assert found == {"odd/" + os.fsdecode(name) for name in names}
-    elif style == "jsonl":
-        found = {row["path"] for row in results_of(result.stdout.decode())}
-        assert found == {"odd/" + os.fsdecode(name) for name in names}
+    if style == "table":
+        assert "\x1b[31m" not in result.stdout
+        assert "\\x1b[31mred.png" in result.stdout
     else:
-        assert b"\x1b[31m" not in result.stdout
-        assert b"\\x1b[31mred.png" in result.stdout
+        rows = csv_rows(result.stdout) if style == "csv" else jsonl_rows(result.stdout)
+        assert {row["path"] for row in rows} == {"odd/" + os.fsdecode(name) for name in names}
 
 
 ODD_NAMES = (b"line\nbreak.png", b"r\rn.png", b"\xff\xfe.png", b"\x1b[31mred.png", b" a b .png", b"d\xc3\xa9.png")
@@ -264,43 +248,42 @@ def odd(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("option", ["--null", "-0"])
-def test_any_name_can_be_given_on_standard_input_with_a_null_at_its_end(odd: Path, option: str) -> None:
+def test_any_name_can_be_given_with_a_null_at_its_end(run: Run, odd: Path, option: str) -> None:
     listed = subprocess.run(
         ["find", "odd", "-name", "*.png", "-print0"], cwd=odd.parent, capture_output=True, check=True
     )
 
-    result = subprocess.run([INFER, option, "-"], cwd=odd.parent, input=listed.stdout, capture_output=True, check=False)
+    result = run("rnn-infer", option, "-", input=listed.stdout)
 
-    rows = csv.DictReader(result.stdout.decode("utf-8", "surrogateescape").splitlines(keepends=True))
     assert result.returncode == 0, result.stderr
-    assert {os.fsencode(row["path"]) for row in rows} == {b"odd/" + name for name in ODD_NAMES}
+    assert {os.fsencode(row["path"]) for row in csv_rows(result.stdout)} == {b"odd/" + name for name in ODD_NAMES}
 
 
 @pytest.mark.parametrize("style", ["csv", "jsonl", "table"])
 @pytest.mark.usefixtures("odd")
-def test_names_that_are_no_utf8_can_be_given_on_standard_input_a_line_each(folder: Path, style: str) -> None:
+def test_names_that_are_no_utf8_can_be_given_a_line_each(run: Run, style: str) -> None:
     names = b"odd/\xff\xfe.png\r\n\nodd/r\rn.png\nodd/\x1b[31mred.png\nodd/missing \xff.png"
 
-    result = subprocess.run([INFER, "--format", style, "-"], cwd=folder, input=names, capture_output=True, check=False)
+    result = run("rnn-infer", "--format", style, "-", input=names)
 
+    printed = os.fsencode(result.stdout)
     assert result.returncode == 1, result.stderr
-    assert b"4 images, 1 unreadable, " in result.stderr
-    assert b"Traceback" not in result.stderr
+    assert "4 images, 1 unreadable, " in result.stderr
+    assert "Traceback" not in result.stderr
     if style == "csv":
-        assert b"\nodd/\xff\xfe.png,4," in result.stdout
-        assert b"\nodd/missing \xff.png,,,no such file or directory\n" in result.stdout
+        assert b"\nodd/\xff\xfe.png,4," in printed
+        assert b"\nodd/missing \xff.png,,,no such file or directory\n" in printed
     elif style == "jsonl":
-        rows = [row for row in map(json.loads, result.stdout.splitlines()) if "run" not in row]
-        assert {os.fsencode(row["path"]): row["label"] for row in rows} == {
+        assert {os.fsencode(row["path"]): row["label"] for row in jsonl_rows(result.stdout)} == {
             b"odd/\xff\xfe.png": "4", b"odd/r\rn.png": "4", b"odd/\x1b[31mred.png": "4", b"odd/missing \xff.png": None
         }  # fmt: skip
     else:
         for shown in (rb"odd/\udcff\udcfe.png", rb"odd/r\rn.png", rb"odd/\x1b[31mred.png", rb"odd/missing \udcff.png"):
-            assert shown in result.stdout
+            assert shown in printed
 
 
 @pytest.mark.usefixtures("folder")
-def test_null_without_standard_input_is_refused_instead_of_ignored(run: Run) -> None:
+def test_null_without_standard_input_is_refused(run: Run) -> None:
     result = run("rnn-infer", "-0", "images/4")
 
     assert result.returncode == 2
@@ -308,7 +291,7 @@ def test_null_without_standard_input_is_refused_instead_of_ignored(run: Run) -> 
 
 
 @pytest.mark.usefixtures("folder")
-def test_names_that_end_with_null_characters_unasked_say_which_option_is_missing(run: Run) -> None:
+def test_names_ending_with_null_unasked_name_the_missing_option(run: Run) -> None:
     result = run("rnn-infer", "-", input="images/1/a.png\0images/1/b.png\0")
 
     assert result.returncode == 2
@@ -349,7 +332,7 @@ def test_batch_size_and_threads_do_not_change_results(run: Run) -> None:
         for size, threads in ((1, 1), (7, 2), (256, 4))
     }
 
-    labels = {tuple(row["label"] for row in rows_of(text)) for text in outputs}
+    labels = {tuple(row["label"] for row in csv_rows(text)) for text in outputs}
     assert len(labels) == 1
 
 
@@ -409,17 +392,18 @@ def test_what_is_read_is_not_overwritten(run: Run, folder: Path, name: str) -> N
 def test_output_that_ends_in_jsonl_is_json_lines(run: Run, folder: Path) -> None:
     run("rnn-infer", "--output", "out.jsonl", "images/4")
 
-    assert len(results_of((folder / "out.jsonl").read_text())) == 3
+    assert len(jsonl_rows((folder / "out.jsonl").read_text())) == 3
 
 
-def test_help_waits_for_neither_onnxruntime_nor_the_decoder() -> None:
+def test_help_waits_for_neither_onnxruntime_nor_the_decoder(run_process: RunProcess) -> None:
     code = (
         "import sys; from rnn_runtime.cli import main; main(['--help'], standalone_mode=False);"
         "print(sorted({'onnxruntime', 'PIL', 'kornia_rs', 'numpy', 'rich'} & set(sys.modules)))"
     )
 
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = run_process("python", "-c", code)
 
+    assert result.returncode == 0, result.stderr
     assert "Classify image files with an exported model." in result.stdout
     assert result.stdout.endswith("[]\n")
 
@@ -430,7 +414,7 @@ def test_image_of_another_size_is_brought_to_the_models(run: Run, folder: Path) 
     result = run("rnn-infer", "photo.png")
 
     assert result.returncode == 0, result.stderr
-    assert rows_of(result.stdout)[0]["label"] in "0123456789"
+    assert csv_rows(result.stdout)[0]["label"] in "0123456789"
 
 
 def test_output_that_is_no_file_is_refused_and_stays_what_it_is(run: Run, folder: Path) -> None:
@@ -477,7 +461,7 @@ def test_names_on_standard_input_are_no_patterns(run: Run) -> None:
     result = run("rnn-infer", "--provider", "cpu", "images/4", "-", input="gone[1].png\n")
 
     assert result.returncode == 1
-    assert [row["error"] for row in rows_of(result.stdout)] == ["no such file or directory", "", "", ""]
+    assert [row["error"] for row in csv_rows(result.stdout)] == ["no such file or directory", "", "", ""]
 
 
 def test_a_reader_of_messages_that_has_gone_is_no_reason_to_stop(folder: Path) -> None:

@@ -107,7 +107,7 @@ def run_process(
     if "stdin" not in options:
         options["input"] = _bytes(input)
     with _environment(env or {}):
-        result = subprocess.run(line, check=False, cwd=folder, **options)
+        result: subprocess.CompletedProcess[Any] = subprocess.run(line, check=False, cwd=folder, **options)
     return Result(line, result.returncode, _text(result.stdout or b""), _text(result.stderr or b""))
 
 
@@ -147,7 +147,9 @@ def _own_streams(stdin: io.BytesIO, stdout: io.BytesIO, stderr: io.BytesIO) -> I
         "stdout": io.TextIOWrapper(stdout, "utf-8"),
         "stderr": io.TextIOWrapper(stderr, "utf-8", "backslashreplace", line_buffering=True),
     }
-    with mock.patch.multiple(sys, **streams):
+    with contextlib.ExitStack() as stack:
+        for name, stream in streams.items():
+            stack.enter_context(mock.patch.object(sys, name, stream))
         try:
             yield
         finally:

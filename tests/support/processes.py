@@ -24,7 +24,8 @@ class Process(subprocess.Popen[str]):
     def __init__(self, *arguments: Any, pause_at: str | None = None, **options: Any) -> None:
         says, say = os.pipe()
         wait, hold = os.pipe()
-        self._says, self._hold = says, hold
+        self._says = says
+        self._hold: int | None = hold
         if pause_at is not None:
             variables = modules_from(_PAUSED) | {"PAUSE_AT": pause_at, "PAUSE_PIPES": f"{say} {wait}"}
             options |= {"pass_fds": (say, wait), "env": os.environ | variables}

@@ -35,4 +35,4 @@ def seal_again(proto: onnx.ModelProto) -> bytes:
         if prop.key == "model_sha256":
             prop.value = NO_SHA256
             return seal_model(proto.SerializeToString())
-    return proto.SerializeToString()
+    return bytes(proto.SerializeToString())

@@ -1,6 +1,5 @@
 """Speed by batch size."""
 
-import csv
 import io
 import json
 from pathlib import Path
@@ -11,6 +10,7 @@ from rnn_runtime import Classifier
 from rnn_runtime.checks.benchmark import Speed, measure_speed, write_speeds
 from rnn_runtime.errors import InputError
 from tests.support.commands import Run
+from tests.support.results import csv_rows
 
 
 def test_each_batch_size_is_timed(digits_model: Path) -> None:
@@ -33,7 +33,7 @@ def test_nothing_to_time_is_an_input_error(digits_model: Path, options: dict[str
 def test_command_prints_a_row_a_batch_size(run: Run, digits_model: Path) -> None:
     result = run("rnn-infer", "--model", digits_model, "--provider", "cpu", "--benchmark")
 
-    rows = list(csv.DictReader(result.stdout.splitlines()))
+    rows = csv_rows(result.stdout)
     assert [row["batch_size"] for row in rows] == ["1", "8", "32", "64", "256", "1024"]
     assert all(float(row["images_per_second"]) > 0 for row in rows)
 

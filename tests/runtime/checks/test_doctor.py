@@ -3,8 +3,6 @@
 import hashlib
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import onnxruntime
@@ -19,11 +17,11 @@ cpu_build = pytest.mark.skipif(
 
 
 def facts_of(text: str) -> dict[str, str]:
-    return dict(re.split(r"  +", line, maxsplit=1) for line in text.splitlines()[:-1])  # type: ignore[misc]
+    return dict(re.split(r"  +", line, maxsplit=1) for line in text.splitlines()[:-1])
 
 
 @cpu_build
-def test_where_cuda_is_asked_for_and_cannot_start_that_is_what_to_mend(run: Run) -> None:
+def test_cuda_that_cannot_start_is_what_to_mend_if_asked_for(run: Run) -> None:
     result = run("rnn-infer", "--doctor", "--provider", "cuda")
 
     assert result.returncode == 3
@@ -107,7 +105,7 @@ def test_damaged_model_is_told_and_providers_start_without_it(run: Run, tmp_path
     ],
     ids=["missing", "broken", "empty"],
 )
-def test_onnxruntime_that_cannot_be_used_is_the_next_thing_to_mend(
+def test_an_unusable_onnxruntime_is_the_next_thing_to_mend(
     run_process: RunProcess, tmp_path: Path, digits_model: Path, module: str, problem: str
 ) -> None:
     (tmp_path / "onnxruntime.py").write_text(module)
@@ -121,7 +119,7 @@ def test_onnxruntime_that_cannot_be_used_is_the_next_thing_to_mend(
 
 
 @cpu_build
-def test_provider_that_was_asked_for_and_does_not_start_makes_the_exit_code_3(run: Run, digits_model: Path) -> None:
+def test_a_wanted_provider_that_cannot_start_gives_exit_code_3(run: Run, digits_model: Path) -> None:
     assert run("rnn-infer", "--doctor", "--model", digits_model, "--provider", "cpu").returncode == 0
     assert run("rnn-infer", "--doctor", "--model", digits_model, "--provider", "cuda").returncode == 3
 
@@ -135,10 +133,10 @@ def test_doctor_is_refused_beside_other_work(run: Run, digits_model: Path, argum
     assert "--doctor reads no images and measures nothing" in result.stderr
 
 
-def test_torch_is_asked_for_its_version_and_not_imported() -> None:
+def test_torch_is_asked_for_its_version_and_not_imported(run_process: RunProcess) -> None:
     code = "import sys; from rnn_runtime.checks.doctor import examine; examine(); print('torch' in sys.modules)"
 
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+    assert run_process("python", "-c", code).stdout == "False\n"
 
 
 def test_without_a_model_providers_are_started_all_the_same() -> None:

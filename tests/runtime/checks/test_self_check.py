@@ -48,7 +48,7 @@ def test_tolerances_of_the_command_count(run: Run, digits_model: Path) -> None:
     assert "--atol 0 and --rtol 0" in result.stderr
 
 
-def test_difference_is_measured_absolutely_and_against_the_largest_logit() -> None:
+def test_difference_is_absolute_and_relative_to_largest_logit() -> None:
     reference = np.array([[1.0, -4.0], [0.0, 2.0]])
     actual = np.array([[1.0, -4.1], [2.5, 2.0]])
 

@@ -35,7 +35,7 @@ def test_buffered_runs_give_what_plain_runs_give(buffers: DeviceBuffers, classif
         assert np.array_equal(buffers.run("probabilities", images), classifier.predict_proba(images))
 
 
-def test_a_result_stays_what_it_was_when_the_buffer_is_used_again(buffers: DeviceBuffers) -> None:
+def test_a_result_stays_when_its_buffer_is_used_again(buffers: DeviceBuffers) -> None:
     first = buffers.run("logits", random_images(3, 1))
     copy = first.copy()
 

@@ -69,7 +69,7 @@ def test_without_onnxruntime_the_extra_is_named(run_process: RunProcess, tmp_pat
     assert "pip install 'rnn-onnx[cpu]', or with an NVIDIA GPU 'rnn-onnx[cuda]'" in result.stderr
 
 
-def test_what_onnxruntime_writes_to_stderr_while_it_is_imported_is_not_seen(
+def test_what_onnxruntime_writes_when_imported_is_not_seen(
     run_process: RunProcess, tmp_path: Path, digits_model: Path
 ) -> None:
     # As releases 1.23 and 1.24 do, where /sys/class/drm has a display that is no PCI card; then the real one follows.
@@ -140,13 +140,13 @@ def test_cuda_options_go_to_onnxruntime_under_its_names() -> None:
     }
 
 
-def test_cuda_options_with_the_cpu_provider_are_refused_instead_of_ignored(digits_model: Path) -> None:
+def test_cuda_options_with_the_cpu_provider_are_refused(digits_model: Path) -> None:
     with pytest.raises(SettingsError, match="do nothing on the CPU"):
         Classifier(digits_model, provider="cpu", cuda=CudaOptions(device_id=1))
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
-def test_a_signal_while_onnxruntime_is_imported_is_told_in_a_line(
+def test_a_signal_among_onnxruntimes_imports_is_told_in_a_line(
     run_process: RunProcess, tmp_path: Path, digits_model: Path, name: str, code: int
 ) -> None:
     (tmp_path / "onnxruntime.py").write_text(
@@ -163,7 +163,7 @@ CUDA_ARGUMENTS = [("--device-id", "0"), ("--gpu-memory-limit", "512"), ("--tf32"
 
 
 @pytest.mark.parametrize("arguments", CUDA_ARGUMENTS)
-def test_cuda_arguments_with_the_cpu_provider_are_refused_in_one_line(
+def test_cuda_arguments_with_the_cpu_provider_are_refused(
     run: Run, digits_model: Path, arguments: tuple[str, ...]
 ) -> None:
     result = run("rnn-infer", "--model", digits_model, "--provider", "cpu", *arguments, "--self-check")

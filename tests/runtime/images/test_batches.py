@@ -3,6 +3,7 @@
 import itertools
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -51,11 +52,10 @@ def test_reading_never_runs_far_ahead(files: list[str]) -> None:
             taken += 1
             yield path
 
-    batches = decode_files(endless(), SPEC, batch_size=20, threads=2)
-    for done in range(1, 20):
-        next(batches)
-        assert taken <= 20 * (done + 3)
-    batches.close()
+    with closing(decode_files(endless(), SPEC, batch_size=20, threads=2)) as batches:  # type: ignore[type-var]
+        for done in range(1, 20):
+            next(batches)
+            assert taken <= 20 * (done + 3)
 
 
 def test_threads_are_gone_when_a_reader_stops_early(files: list[str]) -> None:
@@ -63,7 +63,7 @@ def test_threads_are_gone_when_a_reader_stops_early(files: list[str]) -> None:
     batches = decode_files(files * 10, SPEC, batch_size=16, threads=4)
     next(batches)
 
-    batches.close()
+    batches.close()  # type: ignore[attr-defined]  # it is a generator
 
     assert threading.active_count() == before
 

@@ -1,6 +1,6 @@
 """Damaged images of every format: pixels of the right shape, or an error that says so. Nothing else, and no crash.
 
-For a longer search: pytest --hypothesis-profile=long tests/runtime/test_damaged_images.py
+For a longer search: pytest --hypothesis-profile=long tests/runtime/images/test_damaged_images.py
 """
 
 import contextlib
@@ -90,7 +90,7 @@ def test_undamaged_images_give_pixels(name: str) -> None:
 
 
 @given(st.binary(max_size=200), st.sampled_from(sorted(IMAGES)), st.integers(0, 40))
-def test_random_bytes_behind_a_right_start_give_pixels_or_an_image_error(rest: bytes, name: str, length: int) -> None:
+def test_random_bytes_after_a_right_start_give_pixels_or_an_error(rest: bytes, name: str, length: int) -> None:
     data = IMAGES[name][:length] + rest
 
     for function in (lambda: decode_image(data, ImageSpec(8, 6, 3)), lambda: image_shape(data)):

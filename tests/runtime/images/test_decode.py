@@ -172,7 +172,7 @@ def test_small_png_gives_the_pixels_that_any_png_does() -> None:
 
 
 @pytest.mark.parametrize("position", [20, 50, 400, -20])
-def test_a_bit_that_flipped_in_a_png_is_an_error_not_another_picture(position: int) -> None:
+def test_a_flipped_bit_in_a_png_is_an_error_not_another_picture(position: int) -> None:
     data = bytearray(encode(pattern(28, 28, 1)))
     data[position] ^= 4
 
@@ -193,7 +193,8 @@ def test_large_jpeg_decoded_at_less_than_its_size_looks_the_same() -> None:
 
 @pytest.mark.parametrize("mode", ["1", "P", "LA", "RGBA", "CMYK"])
 def test_kinds_of_pixels_become_what_the_model_takes(mode: str) -> None:
-    gray = np.repeat(np.uint8([[0, 255, 0, 255, 255, 0]]), 8, axis=0)[:, :, np.newaxis]  # black and white only
+    black_and_white = np.array([[0, 255, 0, 255, 255, 0]], np.uint8)
+    gray = np.repeat(black_and_white, 8, axis=0)[:, :, np.newaxis]
     image = to_image(np.repeat(gray, 3, axis=2)).convert(mode)
     data = save(image, ".jpg" if mode == "CMYK" else ".png", **({"quality": 100} if mode == "CMYK" else {}))
 

@@ -26,13 +26,13 @@ def _in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_files_are_taken_whatever_their_ending_even_if_they_are_missing(tmp_path: Path) -> None:
+def test_named_files_are_taken_whatever_their_ending(tmp_path: Path) -> None:
     touch(tmp_path, "b.data")
 
     assert list(find_images(["missing.png", "b.data"])) == ["b.data", "missing.png"]
 
 
-def test_folder_gives_its_images_and_leaves_out_hidden_and_other_files(tmp_path: Path) -> None:
+def test_folder_gives_its_images_but_no_hidden_or_other_files(tmp_path: Path) -> None:
     touch(tmp_path, "in/b.PNG", "in/a.jpeg", "in/.c.png", "in/notes.txt", "in/deeper/d.png")
 
     assert list(find_images(["in"])) == ["in/a.jpeg", "in/b.PNG"]
@@ -44,7 +44,7 @@ def test_recursive_goes_into_folders_and_leaves_out_hidden_ones(tmp_path: Path) 
     assert list(find_images(["in"], recursive=True)) == ["in/a.png", "in/x/b.png", "in/x/y/c.png"]
 
 
-def test_pattern_gives_its_matches_and_the_images_of_matching_folders(tmp_path: Path) -> None:
+def test_pattern_gives_matches_and_images_of_matching_folders(tmp_path: Path) -> None:
     touch(tmp_path, "x1/a.png", "x1/a.txt", "x2/b.png", "y/c.png")
 
     assert list(find_images(["x*"])) == ["x1/a.png", "x2/b.png"]
@@ -70,7 +70,7 @@ def test_link_to_a_folder_is_not_followed_so_loops_end(tmp_path: Path) -> None:
     assert list(find_images(["in"], recursive=True)) == ["in/a.png"]
 
 
-def test_link_to_a_folder_is_passed_over_even_if_it_is_named_like_an_image(tmp_path: Path) -> None:
+def test_link_to_a_folder_named_like_an_image_is_passed_over(tmp_path: Path) -> None:
     touch(tmp_path, "in/a.png", "other/b.png")
     (tmp_path / "in" / "link.png").symlink_to(tmp_path / "other")
 
@@ -78,7 +78,7 @@ def test_link_to_a_folder_is_passed_over_even_if_it_is_named_like_an_image(tmp_p
     assert list(find_images(["in"], recursive=True)) == ["in/a.png"]
 
 
-def test_folder_named_like_an_image_is_searched_if_recursive_and_passed_over_else(tmp_path: Path) -> None:
+def test_folder_named_like_an_image_is_searched_only_if_recursive(tmp_path: Path) -> None:
     touch(tmp_path, "in/a.png/b.png", "in/c.png")
 
     assert list(find_images(["in"])) == ["in/c.png"]
@@ -167,7 +167,7 @@ patterns = ["**/*.png", "**", "**/a/*", "a/**/*.png", "*/**/b*.png", "**/a/**/*.
 
 
 @given(trees, st.sampled_from(patterns))
-def test_patterns_give_what_those_of_glob_do_where_there_are_no_links(tree: list[list[str]], pattern: str) -> None:
+def test_patterns_give_what_glob_does_where_there_are_no_links(tree: list[list[str]], pattern: str) -> None:
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         for parts in tree:
             with contextlib.suppress(FileExistsError, NotADirectoryError, IsADirectoryError):

@@ -19,7 +19,7 @@ from tests.support.commands import Run
 from tests.support.tampered_models import change_metadata, seal_again
 
 
-def test_the_sha256_in_a_model_is_that_of_the_file_with_zeros_in_its_place(digits_model: Path) -> None:
+def test_a_models_sha256_is_that_of_its_file_with_zeros_there(digits_model: Path) -> None:
     data = digits_model.read_bytes()
     (sha256,) = (prop.value for prop in onnx.load(digits_model).metadata_props if prop.key == "model_sha256")
 
@@ -99,7 +99,7 @@ def with_external_data(model: Path, location: str) -> bytes:
 
 
 @pytest.mark.parametrize("location", ["weights.bin", "../weights.bin", "/etc/passwd"])
-def test_weights_in_other_files_are_refused_even_in_a_model_that_seems_whole(
+def test_weights_in_other_files_are_refused_in_a_sealed_model(
     tmp_path: Path, digits_model: Path, monkeypatch: pytest.MonkeyPatch, location: str
 ) -> None:
     # Of a model that it is given as bytes, onnxruntime itself reads such files from the current folder.
@@ -115,7 +115,7 @@ def test_weights_in_other_files_are_refused_even_in_a_model_that_seems_whole(
     "key",
     [b"\x0a\x08location", b"\x0a\x88\x00location", b"\x8a\x00\x08location", b"\x8a\x80\x00\x88\x80\x80\x00location"],
 )
-def test_no_way_of_writing_the_key_of_external_data_is_overlooked(key: bytes) -> None:
+def test_every_encoding_of_the_key_of_external_data_is_seen(key: bytes) -> None:
     with pytest.raises(ModelError, match="keeps weights in other files"):
         check_model(b"\x08\x08" + key)
     parsed = onnx.StringStringEntryProto.FromString(key)

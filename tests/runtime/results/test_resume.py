@@ -167,7 +167,7 @@ def test_nothing_left_to_do_changes_nothing(folder: Path, run: Run, style: str) 
     assert "41 images (41 from before), 1 unreadable" in result.stderr
 
 
-def test_without_resume_what_an_unfinished_run_left_is_not_overwritten(folder: Path, run: Run) -> None:
+def test_without_resume_an_unfinished_part_is_not_overwritten(folder: Path, run: Run) -> None:
     (folder / "out.csv.part").write_text("path,label,probability,error\nimages/000.png,0,1,\n")
 
     result = run("rnn-infer", "--provider", "cpu", "--output", "out.csv", "images")
@@ -207,7 +207,7 @@ def test_results_and_summary_are_not_one_file(run: Run) -> None:
     assert "are the same file" in result.stderr
 
 
-def test_the_evaluation_of_a_resumed_run_is_that_of_all_its_images(
+def test_a_resumed_run_evaluates_all_its_images(
     tmp_path: Path, run: Run, digits_model: Path, digits_images: Path
 ) -> None:
     shutil.copy(digits_model, tmp_path / "model.onnx")
@@ -252,9 +252,7 @@ def test_what_is_not_this_runs_results_is_not_gone_on_with(folder: Path, run: Ru
     assert not (folder / "out.csv.part").exists()  # once it is mended, it is gone on with
 
 
-def test_results_of_a_model_with_its_classes_in_another_order_are_not_gone_on_with(
-    folder: Path, run: Run, digits_model: Path
-) -> None:
+def test_a_model_with_other_class_order_does_not_go_on(folder: Path, run: Run, digits_model: Path) -> None:
     run("rnn-infer", "--output", "out.csv", "images")
     (text,) = (prop.value for prop in onnx.load(digits_model).metadata_props if prop.key == "model")
     names = list("1234567890")
@@ -333,7 +331,7 @@ def module_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 names = st.lists(st.text("ab\n\r\",\\'\udcff ", min_size=1, max_size=6), min_size=1, max_size=8, unique=True)
 
 
-@settings(max_examples=settings.default.max_examples // 10)  # each writes and syncs several files
+@settings(max_examples=settings().max_examples // 10)  # each writes and syncs several files
 @given(names=names, data=st.data(), style=st.sampled_from(["csv", "jsonl"]))
 def test_results_cut_anywhere_are_gone_on_with_to_the_same_end(
     module_folder: Path, digits_model: Path, names: list[str], data: st.DataObject, style: Any
