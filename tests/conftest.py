@@ -17,6 +17,7 @@ from rnn_runtime.engine.installation import import_onnxruntime
 from tests.support import commands
 from tests.support.commands import Run as Run
 from tests.support.commands import RunProcess, run_in_process
+from tests.support.folders import MakeOnce
 
 # Several workers with as many threads each as there are cores would wait for one another most of the time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -25,8 +26,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("quick", deadline=timedelta(minutes=1), suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("long", settings.get_profile("quick"), max_examples=20_000)
 settings.load_profile("quick")
-
-MakeOnce = Callable[[str, Callable[[Path], object]], Path]
 
 FASHION_MNIST = Path(os.environ.get("FASHION_MNIST", "/usr/share/datasets/fashion-mnist"))
 

@@ -90,7 +90,7 @@ def test_undamaged_images_give_pixels(name: str) -> None:
 
 
 @given(st.binary(max_size=200), st.sampled_from(sorted(IMAGES)), st.integers(0, 40))
-def test_random_bytes_after_a_right_start_give_pixels_or_an_error(rest: bytes, name: str, length: int) -> None:
+def test_random_bytes_after_a_right_start_are_pixels_or_an_error(rest: bytes, name: str, length: int) -> None:
     data = IMAGES[name][:length] + rest
 
     for function in (lambda: decode_image(data, ImageSpec(8, 6, 3)), lambda: image_shape(data)):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, confusion_matrix, precision_score, recall_score
 
@@ -22,6 +22,7 @@ def prediction(truth: str, label: str) -> Prediction:
     return Prediction(f"images/{truth.replace('/', '_')}/a.png", label, 0.9, ((label, 0.9),))
 
 
+@settings(max_examples=settings().max_examples // 4)  # scikit-learn takes 10 ms each
 @given(st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(NAMES)), min_size=1))
 def test_figures_are_those_of_scikit_learn(pairs: list[tuple[str, str]]) -> None:
     evaluation = FolderEvaluation(NAMES)
