@@ -38,7 +38,7 @@ def test_no_number_is_cut_at_a_terminal_of_80_columns(tmp_path: Path) -> None:
     assert "…" not in shown
 
 
-def test_a_report_that_cannot_be_printed_says_that_the_model_is_there(
+def test_a_report_that_cannot_be_printed_leaves_the_model(
     run_process: RunProcess, tmp_path: Path, digits_checkpoint: Path
 ) -> None:
     with Path("/dev/full").open("w") as full:
@@ -149,7 +149,7 @@ def test_missing_output_folder_is_said_before_anything_is_done(run: Run, digits_
     assert result.stderr == "Error: models/model.onnx: the folder models does not exist. Create it first\n"
 
 
-def test_parity_uses_the_images_in_the_checkpoint_where_its_data_is_gone(run: Run, tmp_path: Path) -> None:
+def test_parity_without_data_uses_the_checkpoints_own_images(run: Run, tmp_path: Path) -> None:
     random_checkpoint(ModelSpec(ImageSpec(6, 4, 1), ("a", "b"), "gru", hidden_size=4)).save(tmp_path / "model.pt")
 
     result = run("rnn-export", "model.pt", "model.onnx")

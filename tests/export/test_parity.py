@@ -57,7 +57,7 @@ def test_exported_file_agrees_with_pytorch_at_every_batch_size(
 
 
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
-def test_article_sized_model_differs_from_float64_by_rounding_only(tmp_path: Path, cell: str) -> None:
+def test_an_article_sized_model_differs_by_rounding_only(tmp_path: Path, cell: str) -> None:
     spec = ModelSpec(ImageSpec(28, 28, 1), tuple("0123456789"), cell)  # type: ignore[arg-type]
     random_checkpoint(spec).save(tmp_path / "model.pt")
 

@@ -62,7 +62,7 @@ def test_the_images_that_were_given_stay_as_they_are() -> None:
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("most", [1, 2])
-def test_images_move_by_no_more_than_shift_and_by_every_distance_within(most: int, channels: int) -> None:
+def test_images_move_by_every_distance_up_to_shift_and_no_more(most: int, channels: int) -> None:
     torch.manual_seed(0)
     images = random_images(1, 5, 4, channels).expand(400, -1, -1, -1)
     distances = [(down, right) for down in range(-most, most + 1) for right in range(-most, most + 1)]
@@ -75,7 +75,7 @@ def test_images_move_by_no_more_than_shift_and_by_every_distance_within(most: in
     assert matches.any(dim=0).all()
 
 
-def test_each_image_of_a_batch_is_moved_on_its_own_and_stays_in_its_place() -> None:
+def test_each_image_of_a_batch_is_moved_within_its_own_place() -> None:
     torch.manual_seed(0)
     images = torch.arange(1, 101, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 3, 1)
 
@@ -85,7 +85,7 @@ def test_each_image_of_a_batch_is_moved_on_its_own_and_stays_in_its_place() -> N
     assert torch.equal(changed[:, 1, 1, 0], images[:, 1, 1, 0])
 
 
-def test_an_image_is_mirrored_from_left_to_right_or_left_alone_about_as_often() -> None:
+def test_half_of_the_images_are_mirrored_from_left_to_right() -> None:
     torch.manual_seed(0)
     images = random_images(200, 4, 5, 3)
 

@@ -54,7 +54,7 @@ def test_metrics_have_a_row_an_epoch_and_a_column_a_quantity(tmp_path: Path) -> 
     assert b"\r" not in (tmp_path / "metrics.csv").read_bytes()
 
 
-def test_plots_are_written_beside_the_metrics_over_those_of_an_earlier_run(tmp_path: Path) -> None:
+def test_plots_are_written_over_those_of_an_earlier_run(tmp_path: Path) -> None:
     for name in ("metrics.csv", *PLOTS):
         (tmp_path / name).write_bytes(b"old")
 
@@ -106,7 +106,7 @@ def test_any_class_name_can_be_drawn_without_a_warning(tmp_path: Path, names: tu
 
 
 @pytest.mark.parametrize("wrong_by", [0, 1], ids=["all right", "all wrong"])
-def test_results_without_any_error_or_without_any_success_can_be_drawn(tmp_path: Path, wrong_by: int) -> None:
+def test_results_all_right_or_all_wrong_can_be_drawn(tmp_path: Path, wrong_by: int) -> None:
     data = held_out(3, 3)
 
     write_reports(tmp_path, HISTORY, ("a", "b", "c"), data, logits_for((data.labels + wrong_by) % 3, 3))

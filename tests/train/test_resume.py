@@ -79,7 +79,7 @@ def test_a_run_that_is_stopped_twice_ends_as_one_without_a_stop(tmp_path: Path, 
 
 @KINDS_OF_RUN
 @pytest.mark.parametrize(("stop", "held"), [((1, 3), 2), ((3, 2), 9), ((3, 4), 11), ((4, 1), 12)])
-def test_a_run_resumed_in_the_middle_of_an_epoch_ends_as_one_without_a_stop(
+def test_a_run_resumed_within_an_epoch_ends_as_without_a_stop(
     tmp_path: Path, source: DataSource, changes: dict[str, Any], stop: tuple[int, int], held: int
 ) -> None:
     settings = replace(SMALL, **changes)  # epochs of 4 steps, the last with fewer images
@@ -94,7 +94,7 @@ def test_a_run_resumed_in_the_middle_of_an_epoch_ends_as_one_without_a_stop(
     assert_same_run(resumed, expected)
 
 
-def test_a_checkpoint_every_third_step_is_counted_over_the_whole_run(tmp_path: Path, source: DataSource) -> None:
+def test_checkpoints_every_third_step_count_over_the_whole_run(tmp_path: Path, source: DataSource) -> None:
     with pytest.raises(KeyboardInterrupt):
         train_quietly(tmp_path / "model.pt", source, SMALL, checkpoint_every=3, progress=StopIn(3, 3))
 
@@ -125,7 +125,7 @@ def test_the_best_epoch_survives_a_stop(tmp_path: Path, source: DataSource, monk
 
 
 @pytest.mark.parametrize("changes", [{}, {"cell": "gru", "dropout": 0.2}, {"shift": 1}], ids=str)
-def test_more_epochs_for_a_finished_run_are_as_if_it_had_been_started_with_them(
+def test_more_epochs_for_a_finished_run_are_as_if_planned(
     tmp_path: Path, source: DataSource, changes: dict[str, Any]
 ) -> None:
     expected = run_to_the_end(tmp_path / "whole.pt", source, replace(SMALL, epochs=5, **changes))
@@ -136,18 +136,14 @@ def test_more_epochs_for_a_finished_run_are_as_if_it_had_been_started_with_them(
     assert_same_run(extended, expected)
 
 
-def test_more_epochs_for_a_stopped_run_are_as_if_it_had_been_started_with_them(
-    tmp_path: Path, source: DataSource
-) -> None:
+def test_more_epochs_for_a_stopped_run_are_as_if_planned(tmp_path: Path, source: DataSource) -> None:
     expected = run_to_the_end(tmp_path / "whole.pt", source, replace(SMALL, epochs=5))
     run_and_stop(tmp_path / "model.pt", source, replace(SMALL, epochs=4), 3)
 
     assert_same_run(resume_quietly(tmp_path / "model.pt", epochs=5), expected)
 
 
-def test_other_epochs_are_refused_where_the_learning_rate_was_laid_out_over_them(
-    tmp_path: Path, source: DataSource
-) -> None:
+def test_other_epochs_are_refused_for_a_one_cycle_run(tmp_path: Path, source: DataSource) -> None:
     run_to_the_end(tmp_path / "model.pt", source, replace(SMALL, schedule="one-cycle"))
 
     with pytest.raises(SettingsError, match=r"laid out over 4 epochs.*--epochs 6"):
@@ -280,9 +276,7 @@ def test_progress_that_lacks_something_is_a_checkpoint_error(tmp_path: Path, sou
         resume_quietly(tmp_path / "model.pt")
 
 
-def test_optimizer_state_of_other_shapes_than_the_weights_is_a_checkpoint_error(
-    tmp_path: Path, source: DataSource
-) -> None:
+def test_optimizer_state_of_other_shapes_is_a_checkpoint_error(tmp_path: Path, source: DataSource) -> None:
     run_and_stop(tmp_path / "model.pt", source, SMALL, 3)
     optimizer = torch.load(tmp_path / "model.pt", weights_only=True)["progress"]["optimizer"]
     # larger, since a smaller one would let the optimizer write beyond its end
@@ -294,9 +288,7 @@ def test_optimizer_state_of_other_shapes_than_the_weights_is_a_checkpoint_error(
 
 
 @pytest.mark.parametrize("epochs", [[], [5], "text", [{}]], ids=str)
-def test_metrics_that_do_not_fit_the_epochs_done_are_a_checkpoint_error(
-    tmp_path: Path, source: DataSource, epochs: Any
-) -> None:
+def test_metrics_of_other_epochs_are_a_checkpoint_error(tmp_path: Path, source: DataSource, epochs: Any) -> None:
     run_to_the_end(tmp_path / "model.pt", source, SMALL)
     content = torch.load(tmp_path / "model.pt", weights_only=True)
     content["metrics"]["epochs"] = epochs
@@ -306,7 +298,7 @@ def test_metrics_that_do_not_fit_the_epochs_done_are_a_checkpoint_error(
         resume_quietly(tmp_path / "model.pt")
 
 
-def test_a_checkpoint_that_was_never_trained_is_a_checkpoint_error(tmp_path: Path, source: DataSource) -> None:
+def test_a_checkpoint_without_progress_is_a_checkpoint_error(tmp_path: Path, source: DataSource) -> None:
     saved = run_to_the_end(tmp_path / "model.pt", source, SMALL)
     replace(saved, resume_state={}).save(tmp_path / "model.pt")
 

@@ -72,7 +72,7 @@ def test_values_out_of_range_are_refused_and_named(name: str, value: object) -> 
         *(("dropout", value) for value in (-0.1, 1, 1.5, math.nan, "0.5", None)),
     ],
 )
-def test_the_models_settings_out_of_range_are_refused_before_training(tmp_path: Path, name: str, value: object) -> None:
+def test_model_settings_out_of_range_are_refused_before_training(tmp_path: Path, name: str, value: object) -> None:
     with pytest.raises(SettingsError, match=name):
         train(DataSource(dataset="digits"), TrainSettings(**{name: value}), tmp_path / "model.pt")  # type: ignore[arg-type]
 
@@ -108,7 +108,7 @@ def test_settings_come_back_from_plain_values(settings: TrainSettings) -> None:
         {},
         TrainSettings().to_dict() | {"momentum": 0.9},
         {name: value for name, value in TrainSettings().to_dict().items() if name != "seed"},
-        {**TrainSettings().to_dict(), 1: 2},
+        dict[Any, Any](TrainSettings().to_dict()) | {1: 2},
         TrainSettings().to_dict() | {"epochs": 0},
     ],
 )

@@ -51,7 +51,7 @@ def same_weights(first: TrainResult, second: TrainResult) -> bool:
     ],
     ids=str,
 )
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_the_same_seed_alone_gives_the_same_weights(tmp_path: Path, changes: dict[str, Any]) -> None:
     settings = replace(SMALL, **changes)
 
     first, again, other = (train_digits(tmp_path, replace(settings, seed=seed)) for seed in (3, 3, 4))
@@ -107,7 +107,7 @@ def test_a_row_of_metrics_is_kept_for_each_epoch(tmp_path: Path) -> None:
     assert (tmp_path / "metrics.csv").read_text().startswith("epoch,learning_rate,train_loss,train_accuracy,")
 
 
-def test_the_result_tells_the_accuracy_of_the_weights_that_were_written(tmp_path: Path) -> None:
+def test_the_result_tells_the_accuracy_of_what_was_written(tmp_path: Path) -> None:
     result = train_digits(tmp_path)
 
     saved = Checkpoint.load(tmp_path / "model.pt")
@@ -172,7 +172,7 @@ def test_a_run_that_was_stopped_holds_the_best_epoch_so_far(
     assert_equal(saved.weights, epochs.weights[1])
 
 
-def test_the_best_accuracy_is_that_of_the_weights_that_are_kept(tmp_path: Path) -> None:
+def test_the_best_accuracy_is_that_of_the_weights_kept(tmp_path: Path) -> None:
     source = replace(DIGITS, val_split=0.2)
 
     train_quietly(tmp_path / "model.pt", source, replace(SMALL, epochs=3, learning_rate=0.1))
@@ -196,7 +196,7 @@ def test_without_test_images_accuracy_is_that_of_validation(tmp_path: Path) -> N
     assert "test_accuracy" not in result.checkpoint.metrics
 
 
-def test_without_any_image_held_out_there_is_no_accuracy_and_a_message_how_to_get_one(tmp_path: Path) -> None:
+def test_without_any_image_held_out_there_is_no_accuracy(tmp_path: Path) -> None:
     recorder = Recorder()
 
     result = train_quietly(tmp_path / "model.pt", photos(tmp_path), SMALL, progress=recorder)
@@ -303,7 +303,7 @@ def test_one_cycle_works_for_any_number_of_steps_in_all(tmp_path: Path, steps: i
     assert all(0 < rate <= 0.01 for rate in rates)
 
 
-def test_one_cycle_rises_over_the_first_third_and_falls_to_nothing(tmp_path: Path) -> None:
+def test_one_cycle_rises_for_a_third_and_falls_to_nothing(tmp_path: Path) -> None:
     settings = replace(SMALL, epochs=20, batch_size=500, schedule="one-cycle")
 
     result = train_digits(tmp_path, settings)
@@ -324,7 +324,7 @@ def test_a_batch_may_be_larger_than_the_data(tmp_path: Path, batch_size: int) ->
     assert recorder.steps == [(1, 1, 1437), (2, 1, 1437)]
 
 
-def test_label_smoothing_and_clipping_and_decay_change_the_result(tmp_path: Path) -> None:
+def test_smoothing_and_clipping_and_decay_change_the_result(tmp_path: Path) -> None:
     plain = train_digits(tmp_path)
 
     for changes in ({"label_smoothing": 0.1}, {"clip_norm": 0.1}, {"weight_decay": 0.1}):
@@ -337,7 +337,7 @@ def test_a_shift_that_no_image_outlives_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
-def test_cuda_without_cuda_is_refused_and_not_replaced_by_the_cpu(tmp_path: Path) -> None:
+def test_cuda_without_cuda_is_not_replaced_by_the_cpu(tmp_path: Path) -> None:
     with pytest.raises(ProviderError, match="CUDA"):
         train(DIGITS, SMALL, tmp_path / "model.pt", device="cuda")
 
@@ -350,7 +350,7 @@ def test_a_missing_output_folder_is_made(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "runs" / "first").iterdir()) == ["metrics.csv", "model.pt"]
 
 
-def test_an_output_that_cannot_be_written_is_an_os_error_before_training(tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_written_fails_before_training(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     recorder = Recorder()
 
@@ -365,7 +365,7 @@ def random_images(count: int) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
-def test_predictions_do_not_depend_on_how_images_are_split_into_batches(cell: Any) -> None:
+def test_predictions_do_not_depend_on_the_batches(cell: Any) -> None:
     torch.manual_seed(0)
     model = ImageRNN(ModelSpec(ImageSpec(6, 5, 1), ("a", "b", "c"), cell, hidden_size=8, dropout=0.5))
     images = random_images(1300)

@@ -65,7 +65,7 @@ def test_random_bytes_are_an_array_or_a_data_error(data: bytes) -> None:
 
 
 @given(dimensions=st.integers(0, 255), rest=st.binary(max_size=2000))
-def test_random_bytes_behind_a_right_start_are_an_array_or_a_data_error(dimensions: int, rest: bytes) -> None:
+def test_random_bytes_behind_a_right_start_never_crash(dimensions: int, rest: bytes) -> None:
     data = bytes([0, 0, 8, dimensions]) + rest
 
     found = parse_or_none(data)
@@ -103,7 +103,7 @@ def test_bytes_too_many_are_a_data_error(values: NDArray[np.uint8], more: bytes)
 
 
 @given(values=ARRAYS, kind=st.integers(0, 255).filter(lambda kind: kind != 8))
-def test_other_types_than_bytes_are_a_data_error_that_names_the_type(values: NDArray[np.uint8], kind: int) -> None:
+def test_other_types_than_bytes_are_named_in_a_data_error(values: NDArray[np.uint8], kind: int) -> None:
     data = bytearray(idx_bytes(values))
     data[2] = kind
 
@@ -133,7 +133,7 @@ def test_a_folder_is_a_data_error(tmp_path: Path) -> None:
         read_idx(tmp_path)
 
 
-def test_a_files_name_stands_before_what_is_wrong_with_its_content(tmp_path: Path) -> None:
+def test_a_files_name_stands_before_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "letters").write_bytes(b"letters")
 
     with pytest.raises(DataError, match=r"letters: not an IDX file"):

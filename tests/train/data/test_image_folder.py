@@ -197,7 +197,7 @@ def test_validation_is_held_out_by_class(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_images_written_as_a_folder_are_loaded_with_the_same_pixels(tmp_path: Path, channels: int) -> None:
+def test_images_written_as_a_folder_are_loaded_as_they_were(tmp_path: Path, channels: int) -> None:
     images = np.random.default_rng(0).integers(0, 256, (6, 5, 4, channels), np.uint8)
     labels = np.array([0, 1, 1, 2, 0, 2])
 

@@ -166,7 +166,7 @@ def test_idx_files_may_hold_colour(tmp_path: Path) -> None:
         ({"dataset": "kmnist"}, ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")),
     ],
 )
-def test_classes_are_named_as_asked_or_after_the_data_set_or_numbered(
+def test_classes_are_named_as_asked_or_after_the_data_set(
     tmp_path: Path, options: dict[str, Any], expected: tuple[str, ...]
 ) -> None:
     write_idx_folder(tmp_path)
@@ -291,7 +291,7 @@ def test_the_split_follows_from_its_seed() -> None:
 
 
 @pytest.mark.parametrize("val_split", [0.0001, 0.9999])
-def test_a_share_too_small_or_too_large_to_hold_every_class_is_refused(val_split: float) -> None:
+def test_a_share_that_cannot_hold_every_class_is_refused(val_split: float) -> None:
     with pytest.raises(DataError, match=rf"digits: can't hold out {val_split:g}"):
         load_data(DataSource(dataset="digits", val_split=val_split))
 
@@ -317,9 +317,7 @@ def test_what_torchvision_downloaded_is_loaded_without_network(tmp_path: Path, d
     assert len(data.class_names) == 10
 
 
-def test_fashion_mnist_is_the_same_from_a_folder_and_as_torchvision_keeps_it(
-    tmp_path: Path, fashion_mnist: Path
-) -> None:
+def test_fashion_mnist_is_the_same_as_torchvision_keeps_it(tmp_path: Path, fashion_mnist: Path) -> None:
     raw = tmp_path / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
     for path in fashion_mnist.glob("*.gz"):
@@ -367,7 +365,7 @@ def test_a_data_set_is_downloaded_once(tmp_path: Path, mirror: Path, monkeypatch
     assert np.array_equal(again.train.images, downloaded.train.images)
 
 
-def test_a_download_that_fails_is_one_line_that_names_the_ways_without_network(
+def test_a_failed_download_names_the_ways_without_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # the port discard: nothing listens there, so this fails the same with and without network
@@ -387,7 +385,7 @@ def test_a_download_that_fails_is_one_line_that_names_the_ways_without_network(
 @pytest.mark.parametrize(
     "answer", [b"", b"no HTTP at all\r\n\r\n", b"HTTP/1.0 200 OK\r\n\r\n<html>Please log in</html>"]
 )
-def test_a_server_that_answers_with_something_else_is_a_data_error(
+def test_a_server_that_answers_nonsense_is_a_data_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: bytes
 ) -> None:
     class Handler(BaseRequestHandler):
@@ -431,7 +429,7 @@ def test_a_damaged_gzip_file_in_a_folder_is_a_data_error(tmp_path: Path) -> None
         load_data(DataSource(data=str(tmp_path)))
 
 
-def test_a_plain_file_is_taken_before_a_gzipped_one_of_the_same_name(tmp_path: Path) -> None:
+def test_a_plain_file_is_taken_before_a_gzipped_one(tmp_path: Path) -> None:
     write_idx_folder(tmp_path, train=12)
     shutil.copytree(write_idx_folder(tmp_path / "gz", train=20, ending=".gz"), tmp_path, dirs_exist_ok=True)
 
