@@ -134,7 +134,7 @@ def dark_from_bright(spec: ModelSpec) -> Checkpoint:
     checkpoint = random_checkpoint(spec)
     generator = torch.Generator().manual_seed(0)
     dark, bright = (
-        torch.randint(least, least + 60, (8, *spec.image.shape), dtype=torch.uint8, generator=generator)
+        torch.randint(least, least + 60, (8, *spec.image_spec.shape), dtype=torch.uint8, generator=generator)
         for least in (0, 196)
     )
     model = checkpoint.build_model()

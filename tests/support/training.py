@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rnn_train import DataSource, TrainSettings, train, training
-from rnn_train.callbacks import TrainingProgress
+from rnn_train.callbacks import TrainingCallback
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.model import ImageRNN
 from rnn_train.training import TrainResult
@@ -24,7 +24,7 @@ def train_quietly(path: Path, source: DataSource, settings: TrainSettings, **oth
     return train(source, settings, path, device="cpu", plots=False, **others)
 
 
-class Recorder(TrainingProgress):
+class Recorder(TrainingCallback):
     """Writes down all that it is told."""
 
     def __init__(self) -> None:
@@ -98,7 +98,7 @@ class KnownAccuracies:
 
 def assert_same_run(found: Checkpoint, expected: Checkpoint) -> None:
     """Both hold the same, tensors bit for bit; how fast they were trained, and where their data is, don't count."""
-    for name in ("spec", "settings", "weights", "metrics", "samples", "progress"):
+    for name in ("spec", "settings", "weights", "metrics", "samples", "resume_state"):
         assert_equal(getattr(found, name), getattr(expected, name), name)
 
 

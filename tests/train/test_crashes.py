@@ -99,7 +99,7 @@ def test_from_python_a_signal_ends_the_run_after_its_step(tmp_path: Path) -> Non
     progress = SignalIn(2, 7)
 
     with pytest.raises(RunInterruptedError, match="holds step 7 of 45 in epoch 2 of 5") as interrupted:
-        train_quietly(tmp_path / "model.pt", DIGITS, SETTINGS, progress=progress)
+        train_quietly(tmp_path / "model.pt", DIGITS, SETTINGS, callback=progress)
 
     assert interrupted.value.exit_code == 143
     assert progress.steps[-1][:2] == (2, 7)
@@ -110,7 +110,7 @@ def test_a_signal_in_the_last_step_leaves_what_resuming_finishes(tmp_path: Path)
     settings = TrainSettings(hidden_size=8, epochs=1)
     train_quietly(tmp_path / "whole.pt", DIGITS, settings)
     with pytest.raises(RunInterruptedError, match="holds step 15 of 15 in epoch 1 of 1"):
-        train_quietly(tmp_path / "model.pt", DIGITS, settings, progress=SignalIn(1, 15))
+        train_quietly(tmp_path / "model.pt", DIGITS, settings, callback=SignalIn(1, 15))
 
     resume(tmp_path / "model.pt", device="cpu", plots=False)
 
@@ -122,7 +122,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(
     run: Run, tmp_path: Path, uninterrupted: Checkpoint, share: float
 ) -> None:
     with pytest.raises(RunInterruptedError):
-        train_quietly(tmp_path / "model.pt", DIGITS, SETTINGS, progress=SignalIn(1, 7))
+        train_quietly(tmp_path / "model.pt", DIGITS, SETTINGS, callback=SignalIn(1, 7))
     before = (tmp_path / "model.pt").read_bytes()
 
     with full_disk(largest_file=int(share * len(before))):

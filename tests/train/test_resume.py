@@ -11,7 +11,7 @@ import torch
 from rnn_runtime.errors import CheckpointError, DataError, SettingsError
 from rnn_train import DataSource, TrainSettings, resume
 from rnn_train.checkpoint import Checkpoint
-from rnn_train.data.load import load_data
+from rnn_train.data import load_data
 from tests.support.idx_files import write_idx_folder
 from tests.support.training import KnownAccuracies, StopIn, assert_equal, assert_same_run, train_quietly
 
@@ -31,7 +31,7 @@ def run_to_the_end(path: Path, source: DataSource, settings: TrainSettings) -> C
 def run_and_stop(path: Path, source: DataSource, settings: TrainSettings, epoch: int) -> None:
     """Leaves the checkpoint of the epoch before `epoch`."""
     with pytest.raises(KeyboardInterrupt):
-        train_quietly(path, source, settings, progress=StopIn(epoch))
+        train_quietly(path, source, settings, callback=StopIn(epoch))
 
 
 def resume_quietly(path: Path, output: Path | None = None, **others: Any) -> Checkpoint:
@@ -85,8 +85,8 @@ def test_a_run_resumed_within_an_epoch_ends_as_without_a_stop(
     settings = replace(SMALL, **changes)  # epochs of 4 steps, the last with fewer images
     expected = run_to_the_end(tmp_path / "whole.pt", source, settings)
     with pytest.raises(KeyboardInterrupt):
-        train_quietly(tmp_path / "model.pt", source, settings, checkpoint_every=1, progress=StopIn(*stop))
-    progress = Checkpoint.load(tmp_path / "model.pt").progress
+        train_quietly(tmp_path / "model.pt", source, settings, checkpoint_every=1, callback=StopIn(*stop))
+    progress = Checkpoint.load(tmp_path / "model.pt").resume_state
     assert 4 * progress["epoch"] + (progress["under_way"] or {"step": 0})["step"] == held
 
     resumed = resume_quietly(tmp_path / "model.pt")
@@ -96,7 +96,7 @@ def test_a_run_resumed_within_an_epoch_ends_as_without_a_stop(
 
 def test_checkpoints_every_third_step_count_over_the_whole_run(tmp_path: Path, source: DataSource) -> None:
     with pytest.raises(KeyboardInterrupt):
-        train_quietly(tmp_path / "model.pt", source, SMALL, checkpoint_every=3, progress=StopIn(3, 3))
+        train_quietly(tmp_path / "model.pt", source, SMALL, checkpoint_every=3, callback=StopIn(3, 3))
 
     progress = Checkpoint.load(tmp_path / "model.pt").resume_state
     assert (progress["epoch"], progress["under_way"]["step"]) == (2, 1)  # step 9 of epochs of 4 steps

@@ -15,8 +15,7 @@ from rnn_runtime.errors import ProviderError, SettingsError
 from rnn_runtime.model.spec import ImageSpec, ModelSpec
 from rnn_train import DataSource, TrainSettings, resume, train, training
 from rnn_train.checkpoint import Checkpoint
-from rnn_train.data.labeled_images import LabeledImages
-from rnn_train.data.load import load_data
+from rnn_train.data import LabeledImages, load_data
 from rnn_train.model import ImageRNN
 from rnn_train.settings import preset_settings
 from rnn_train.training import TrainResult, predict_logits
@@ -85,7 +84,7 @@ def test_the_preset_accurate_learns_a_folder_of_photos(tmp_path: Path, normalize
 def test_progress_is_told_every_step(tmp_path: Path) -> None:
     recorder = Recorder()
 
-    train_digits(tmp_path, replace(SMALL, batch_size=500), progress=recorder)
+    train_digits(tmp_path, replace(SMALL, batch_size=500), callback=recorder)
 
     assert recorder.started == [(2, 3, 0)]
     assert recorder.steps == [
@@ -97,7 +96,7 @@ def test_progress_is_told_every_step(tmp_path: Path) -> None:
 def test_a_row_of_metrics_is_kept_for_each_epoch(tmp_path: Path) -> None:
     recorder = Recorder()
 
-    result = train_digits(tmp_path, replace(SMALL, batch_size=500, epochs=3), progress=recorder)
+    result = train_digits(tmp_path, replace(SMALL, batch_size=500, epochs=3), callback=recorder)
 
     rows = result.checkpoint.metrics["epochs"]
     assert [row["epoch"] for row in rows] == [1, 2, 3]
@@ -155,7 +154,7 @@ def test_the_best_epoch_on_the_validation_images_is_kept(
     saved = Checkpoint.load(tmp_path / "model.pt")
     assert [row["validation_accuracy"] for row in result.checkpoint.metrics["epochs"]] == accuracies
     assert_equal(saved.weights, epochs.weights[1])
-    assert_equal(saved.progress["weights"], epochs.weights[4])
+    assert_equal(saved.resume_state["weights"], epochs.weights[4])
     assert not torch.equal(saved.weights["linear.bias"], epochs.weights[3]["linear.bias"])
 
 
@@ -165,7 +164,7 @@ def test_a_run_that_was_stopped_holds_the_best_epoch_so_far(
     epochs = KnownAccuracies(monkeypatch, validation_images(held_out).labels, [0.25, 0.75, 0.5, 1.0])
 
     with pytest.raises(KeyboardInterrupt):
-        train_quietly(tmp_path / "model.pt", held_out, replace(SMALL, epochs=5), progress=StopIn(4, 1))
+        train_quietly(tmp_path / "model.pt", held_out, replace(SMALL, epochs=5), callback=StopIn(4, 1))
 
     saved = Checkpoint.load(tmp_path / "model.pt")
     assert [row["validation_accuracy"] for row in saved.metrics["epochs"]] == [0.25, 0.75, 0.5]
@@ -199,7 +198,7 @@ def test_without_test_images_accuracy_is_that_of_validation(tmp_path: Path) -> N
 def test_without_any_image_held_out_there_is_no_accuracy(tmp_path: Path) -> None:
     recorder = Recorder()
 
-    result = train_quietly(tmp_path / "model.pt", photos(tmp_path), SMALL, progress=recorder)
+    result = train_quietly(tmp_path / "model.pt", photos(tmp_path), SMALL, callback=recorder)
 
     assert (result.accuracy, result.split, result.images) == (None, None, 0)
     assert set(result.checkpoint.metrics) == {"epochs"}
@@ -256,7 +255,7 @@ def test_huge_but_finite_values_are_divergence(tmp_path: Path, change: Callable[
     source, path = DataSource(data=str(write_idx_folder(tmp_path / "data"))), tmp_path / "model.pt"
     train_quietly(path, source, SMALL)
     saved = Checkpoint.load(path)
-    change(saved.progress["weights"])
+    change(saved.resume_state["weights"])
     saved.save(path)
 
     with pytest.raises(SettingsError, match=r"training diverged in epoch 3: .*--learning-rate"):
@@ -281,7 +280,7 @@ def test_a_run_that_diverges_leaves_the_last_good_checkpoint(
         train_quietly(path, held_out, SMALL)
 
     assert [path.read_bytes()] == good
-    assert Checkpoint.load(path).progress["epoch"] == 1
+    assert Checkpoint.load(path).resume_state["epoch"] == 1
 
 
 def test_a_checkpoint_never_holds_weights_that_are_not_finite(tmp_path: Path) -> None:
@@ -319,7 +318,7 @@ def test_one_cycle_rises_for_a_third_and_falls_to_nothing(tmp_path: Path) -> Non
 def test_a_batch_may_be_larger_than_the_data(tmp_path: Path, batch_size: int) -> None:
     recorder = Recorder()
 
-    train_digits(tmp_path, replace(SMALL, batch_size=batch_size), progress=recorder)
+    train_digits(tmp_path, replace(SMALL, batch_size=batch_size), callback=recorder)
 
     assert recorder.steps == [(1, 1, 1437), (2, 1, 1437)]
 
@@ -355,7 +354,7 @@ def test_an_output_that_cannot_be_written_fails_before_training(tmp_path: Path) 
     recorder = Recorder()
 
     with pytest.raises(OSError, match="file"):
-        train_digits(tmp_path / "file", progress=recorder)
+        train_digits(tmp_path / "file", callback=recorder)
 
     assert recorder.steps == []
 
