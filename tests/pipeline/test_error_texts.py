@@ -8,11 +8,16 @@ from pathlib import Path
 import click
 import pytest
 
+from rnn_export import cli as export
 from rnn_runtime import cli as infer
+from rnn_train import cli as train
+from rnn_train import write_images
 
 ROOT = Path(__file__).parents[2]
 PACKAGES: dict[str, list[click.Command]] = {
     "runtime/rnn_runtime": [infer.main],
+    "train/rnn_train": [train.main, write_images.main],
+    "export/rnn_export": [export.main],
 }
 
 
