@@ -91,6 +91,8 @@ def in_all_ways(model: Path, images: NDArray[np.uint8]) -> list[NDArray[np.float
         classifier = Classifier(model, provider="cpu", threads=threads)
         starts = range(0, len(images), size)
         found.append(np.concatenate([classifier.predict_logits(images[start : start + size]) for start in starts]))
+        if size == 1:
+            continue  # an image alone has no neighbours, and no place among them
         shuffled = np.concatenate([classifier.predict_logits(images[order[start : start + size]]) for start in starts])
         found.append(shuffled[np.argsort(order)])
     return found

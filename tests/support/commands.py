@@ -23,6 +23,9 @@ COMMANDS = {
     "python -m rnn_train.write_images": "rnn_train.write_images",
 }
 
+# For processes whose files may not grow: coverage would write one at their end, and complain.
+UNMEASURED: dict[str, str | None] = {"COVERAGE_PROCESS_CONFIG": None, "COVERAGE_PROCESS_START": None}
+
 Result = subprocess.CompletedProcess[str]
 
 

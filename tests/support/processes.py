@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.support.commands import installed, modules_from
+from tests.support.commands import UNMEASURED, installed, modules_from
 
 _PAUSED = Path(__file__).with_name("paused")  # what a process imports that can be held
 _LONGEST = 300  # seconds that a test waits for a process to come where it is to be held
@@ -28,7 +28,7 @@ class Process(subprocess.Popen[str]):
         self._hold: int | None = hold
         if pause_at is not None:
             variables = modules_from(_PAUSED) | {"PAUSE_AT": pause_at, "PAUSE_PIPES": f"{say} {wait}"}
-            options |= {"pass_fds": (say, wait), "env": os.environ | variables}
+            options |= {"pass_fds": (say, wait), "env": options.get("env", dict(os.environ)) | variables}
         try:
             super().__init__(*arguments, **options)
         finally:
@@ -78,7 +78,11 @@ def started(
 
     line = [installed(command), *map(str, arguments)]
     pipe = subprocess.PIPE
-    process = Process(line, cwd=folder, stdout=pipe, stderr=pipe, text=True, preexec_fn=prepare, pause_at=pause_at)
+    left_out = UNMEASURED if largest_file is not None else {}
+    env = {name: value for name, value in os.environ.items() if name not in left_out}
+    process = Process(
+        line, cwd=folder, stdout=pipe, stderr=pipe, text=True, preexec_fn=prepare, pause_at=pause_at, env=env
+    )
     try:
         yield process
     finally:

@@ -3,7 +3,6 @@
 import os
 import resource
 import stat
-import subprocess
 from pathlib import Path
 
 import click
@@ -14,7 +13,7 @@ from rnn_runtime.command.command import Command
 from rnn_runtime.command.packages import require_packages
 from rnn_runtime.errors import InputError, MissingPackageError
 from rnn_runtime.files.atomic import atomic_write
-from tests.support.commands import installed
+from tests.support.commands import UNMEASURED, RunProcess
 
 
 def error_of(text: str) -> str:
@@ -96,17 +95,15 @@ COMMANDS = ["rnn-infer", "rnn-export", "rnn-train"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_to_a_full_disk_is_an_error_in_a_line(tmp_path: Path, command: str) -> None:
-    line = [installed(command), "--help"]
-
+def test_help_to_a_full_disk_is_an_error_in_a_line(run_process: RunProcess, tmp_path: Path, command: str) -> None:
     with (tmp_path / "help.txt").open("wb") as file:
-        result = subprocess.run(
-            line,
+        result = run_process(
+            command,
+            "--help",
+            env=UNMEASURED,
             stdout=file,
-            stderr=subprocess.PIPE,
-            check=False,
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),
         )
 
     assert result.returncode == 2
-    assert result.stderr == b"Error: standard output: File too large\n"
+    assert result.stderr == "Error: standard output: File too large\n"

@@ -17,8 +17,6 @@ from rnn_runtime.model.spec import ImageSpec
 from tests.support.encoded_images import pattern, to_image
 from tests.support.hostile_images import jpeg_of_scans, png, rle_bmp, save, tiled_tiff
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, which the runtime silences itself
-
 PHOTO = to_image(pattern(12, 10, 3))
 ROTATED = Image.Exif()
 ROTATED[0x0112] = 6
