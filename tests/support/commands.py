@@ -110,6 +110,8 @@ def run_process(
     if "stdin" not in options:
         options["input"] = _bytes(input)
     with _environment(env or {}):
+        # a copy of the environment: after a fork, coverage would put its variables back into the first one
+        options["env"] = dict(os.environ)
         result: subprocess.CompletedProcess[Any] = subprocess.run(line, check=False, cwd=folder, **options)
     return Result(line, result.returncode, _text(result.stdout or b""), _text(result.stderr or b""))
 
