@@ -155,7 +155,8 @@ def assert_same_result(classifier: Classifier, path: Path, problem: str | None) 
         assert prediction.label is None
         assert errors == {0: problem}
         assert pixels.shape == (0, *image.shape)
-        with pytest.raises(DataError, match=f"the first: {re.escape(f'{path}: {problem}')}; .*--skip-unreadable"):
+        told = re.escape(f"the first: {path}: {problem}. Repair or remove them, or set `skip_unreadable=True`")
+        with pytest.raises(DataError, match=told):
             load_images([str(path)], image.shape[:2], image.channels)
     else:
         assert prediction.error is None

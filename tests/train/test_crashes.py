@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from rnn_runtime import RunInterruptedError
+from rnn_runtime.interruption import SIGNALS
 from rnn_train import DataSource, TrainSettings, resume
 from rnn_train.checkpoint import Checkpoint
 from tests.support.commands import Run
@@ -87,7 +88,7 @@ def test_a_signal_lets_the_step_finish_and_says_how_to_go_on(
 
     assert training.process.returncode == code
     assert errors.splitlines()[1:] == [
-        "Error: interrupted; model.pt holds step 1 of 45 in epoch 4 of 5; go on with: rnn-train --resume model.pt"
+        f"Error: {SIGNALS[number]}; model.pt holds step 1 of 45 in epoch 4 of 5. Continue with --resume model.pt"
     ]
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.pt"]
     resume(tmp_path / "model.pt", device="cpu", plots=False)
@@ -131,7 +132,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(
     assert result.returncode == 2
     assert result.stderr.splitlines()[1:] == [
         "Error: model.pt: this checkpoint can't be written: File too large; model.pt holds step 7 of 45 in epoch 1 of "
-        "5; go on with: rnn-train --resume model.pt"
+        "5. Continue with --resume model.pt"
     ]
     assert (tmp_path / "model.pt").read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.pt"]

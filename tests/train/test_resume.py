@@ -146,7 +146,7 @@ def test_more_epochs_for_a_stopped_run_are_as_if_planned(tmp_path: Path, source:
 def test_other_epochs_are_refused_for_a_one_cycle_run(tmp_path: Path, source: DataSource) -> None:
     run_to_the_end(tmp_path / "model.pt", source, replace(SMALL, schedule="one-cycle"))
 
-    with pytest.raises(SettingsError, match=r"laid out over 4 epochs.*--epochs 6"):
+    with pytest.raises(SettingsError, match=r"laid out over 4 epochs.*`epochs=6`"):
         resume_quietly(tmp_path / "model.pt", epochs=6)
 
 
@@ -162,7 +162,7 @@ def test_fewer_epochs_than_are_done_are_refused(tmp_path: Path, source: DataSour
     run_to_the_end(tmp_path / "model.pt", source, SMALL)
     before = (tmp_path / "model.pt").read_bytes()
 
-    with pytest.raises(SettingsError, match="4 epochs are done already, more than --epochs 3"):
+    with pytest.raises(SettingsError, match="4 epochs are done already, more than `epochs=3`"):
         resume_quietly(tmp_path / "model.pt", epochs=3)
 
     assert (tmp_path / "model.pt").read_bytes() == before

@@ -125,7 +125,7 @@ print(sorted({"torch", "numpy", "torchvision", "sklearn", "matplotlib", "PIL"} &
         ("--data data --class-names a,b", "Error: data: labels go up to 3"),
         ("--data data --class-names a,,b,c", "Error: class names must be non-empty"),
         ("--data data --class-names a,a,b,c", "Error: class names must differ"),
-        ("--data data --channels 3", "leave out --channels"),
+        ("--data data --channels 3", "Leave out --channels"),
         ("--data data --image-size 0", "Error: image height must be"),
         ("--data data --image-size 100000", "Error: image height must be"),
         ("--data data --val-split 0.001", "Error: data: can't hold out 0.001"),
@@ -138,7 +138,7 @@ print(sorted({"torch", "numpy", "torchvision", "sklearn", "matplotlib", "PIL"} &
         ("--data data --hidden-size 1000000", "Error: hidden_size must be"),
         ("--data data --seed 99999999999999999999", "Error: seed must be"),
         ("--data data --output file/model.pt", "Error: file: "),
-        ("--dataset digits --data data", "leave out --data"),
+        ("--dataset digits --data data", "Leave out --data"),
         ("--dataset digits --class-names a,b", "Error: class names are for IDX files"),
         ("--dataset digits --channels 1", "Error: channels can be chosen"),
         ("--data photos --class-names a,b", "Error: photos: no IDX files here"),
@@ -308,7 +308,7 @@ def test_resuming_what_is_done_says_so(run: Run, tmp_path: Path) -> None:
 
     result = run("rnn-train", "--resume", "model.pt", "--no-plots")
 
-    assert "model.pt: all 1 epochs are done already; to train longer, add --epochs" in result.stderr
+    assert "model.pt: all 1 epochs are done already. To train longer, set --epochs" in result.stderr
 
 
 def test_images_written_to_a_folder_do_not_mix_with_others(run: Run, tmp_path: Path) -> None:

@@ -202,7 +202,7 @@ def test_without_any_image_held_out_there_is_no_accuracy(tmp_path: Path) -> None
 
     assert (result.accuracy, result.split, result.images) == (None, None, 0)
     assert set(result.checkpoint.metrics) == {"epochs"}
-    assert "--val-split" in recorder.messages[-1]
+    assert "`val_split=0.2`" in recorder.messages[-1]
 
 
 def test_normalization_is_that_of_the_training_images(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_images_of_one_colour_can_be_normalized(tmp_path: Path) -> None:
 @pytest.mark.parametrize("learning_rate", [1e7, 1e30, 1e39, 1e300])
 @pytest.mark.parametrize("epochs", [1, 2])
 def test_training_that_diverges_says_so_and_what_to_lower(tmp_path: Path, epochs: int, learning_rate: float) -> None:
-    with pytest.raises(SettingsError, match=r"training diverged in epoch 1: .*--learning-rate"):
+    with pytest.raises(SettingsError, match=r"training diverged in epoch 1: .*Lower `learning_rate`"):
         train_digits(tmp_path, replace(SMALL, epochs=epochs, learning_rate=learning_rate))
 
     assert not (tmp_path / "model.pt").exists()
@@ -258,7 +258,7 @@ def test_huge_but_finite_values_are_divergence(tmp_path: Path, change: Callable[
     change(saved.resume_state["weights"])
     saved.save(path)
 
-    with pytest.raises(SettingsError, match=r"training diverged in epoch 3: .*--learning-rate"):
+    with pytest.raises(SettingsError, match=r"training diverged in epoch 3: .*Lower `learning_rate`"):
         resume(path, epochs=3, device="cpu", plots=False)
 
 

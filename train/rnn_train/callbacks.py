@@ -77,6 +77,7 @@ class ConsoleCallback(TrainingCallback):
         say(printable(as_options(text)))  # with names of files, which may hold terminal codes
 
     def message(self, text: str) -> None:
+        text = as_options(text)
         if self._bar:
             self._console.print(text)
         else:

@@ -152,7 +152,7 @@ def main(
 
     Beside it go metrics.csv, curves.png, confusion_matrix.png and examples.png, in place of those of an
     earlier run: give each run a folder of its own, with --output run1/model.pt.
-    Ctrl-C finishes the step, writes the checkpoint and says how to go on.
+    Ctrl-C finishes the step, writes the checkpoint and says how to continue.
 
     \b
     rnn-train                              the article's model on MNIST

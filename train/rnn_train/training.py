@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rnn_runtime.errors import DataError, OutputError, SettingsError
-from rnn_runtime.interruption import RunInterruptedError, StopRequest
+from rnn_runtime.interruption import RunInterruptedError, StopRequest, describe_interrupt
 from rnn_train.augment import augment
 from rnn_train.callbacks import TrainingCallback
 from rnn_train.checkpoint import Checkpoint
@@ -89,7 +89,7 @@ def resume(
     On the CPU, with as many threads, the result is that of a run without the stop, bit for bit.
 
     Args:
-        checkpoint: The checkpoint to go on from.
+        checkpoint: The checkpoint to continue from.
         output: The checkpoint to write; None for the same.
         epochs: Train until so many epochs in all; None for as many as it was started with.
         source: Where its data is now, if it has moved; it must be the same data.
@@ -189,14 +189,14 @@ class _Saving:
             checkpoint.save(self.output)
         except OSError as error:
             reason = f"{self.output}: this checkpoint can't be written: {error.strerror or error}"
-            raise OutputError(f"{reason}; {self.how_to_go_on()}") from None
+            raise OutputError(f"{reason}; {self.how_to_continue()}") from None
         self._held = run.describe_position()
         return checkpoint
 
-    def how_to_go_on(self) -> str:
+    def how_to_continue(self) -> str:
         if self._held is None:
             return "nothing was written before"
-        return f"{self.output} holds {self._held}; go on with `resume({str(self.output)!r})`"
+        return f"{self.output} holds {self._held}. Continue with `resume({str(self.output)!r})`"
 
 
 def _run(
@@ -211,7 +211,7 @@ def _run(
             _train(run, saving, callback, stop)
         return _finish(run, saving, callback, plots)
     except KeyboardInterrupt as interrupt:
-        raise RunInterruptedError(f"interrupted; {saving.how_to_go_on()}", interrupt) from None
+        raise RunInterruptedError(f"{describe_interrupt(interrupt)}; {saving.how_to_continue()}", interrupt) from None
 
 
 def _train(run: TrainingState, saving: _Saving, callback: TrainingCallback, stop: StopRequest) -> None:

@@ -16,7 +16,7 @@ from rnn_runtime.engine.installation import import_onnxruntime
 from rnn_runtime.errors import OutputError, SettingsError
 from rnn_runtime.files.atomic import atomic_write
 from rnn_runtime.files.growing import growing_file, part_of
-from rnn_runtime.interruption import RunInterruptedError
+from rnn_runtime.interruption import RunInterruptedError, describe_interrupt
 from rnn_runtime.results.earlier import EarlierResults
 from rnn_runtime.results.evaluation import FolderEvaluation
 from rnn_runtime.results.write import Columns, Format, write_results
@@ -206,7 +206,7 @@ def _telling_what_is_kept(output: str | Path | None, format: Format) -> Iterator
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        raise RunInterruptedError(f"interrupted{_kept(output, format)}", interrupt) from None
+        raise RunInterruptedError(f"{describe_interrupt(interrupt)}{_kept(output, format)}", interrupt) from None
     except OSError as error:
         if output is None:
             raise

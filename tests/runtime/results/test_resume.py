@@ -21,6 +21,7 @@ from rnn_runtime import Classifier, RunInterruptedError
 from rnn_runtime.errors import InputError
 from rnn_runtime.files.growing import growing_file
 from rnn_runtime.images.find import find_images
+from rnn_runtime.interruption import SIGNALS
 from rnn_runtime.results.run import classify_files
 from tests.support.commands import Run
 from tests.support.encoded_images import encode
@@ -104,7 +105,7 @@ def test_a_signal_keeps_what_is_there_and_says_how_to_go_on(
 
     assert len(read_results(part)) > 0
     assert process.returncode == exit_code
-    assert errors == (f"Error: interrupted; {part.resolve()} holds the results so far. Continue with --resume\n")
+    assert errors == (f"Error: {SIGNALS[number]}; {part.resolve()} holds the results so far. Continue with --resume\n")
     assert not (folder / "out.csv").exists()
 
 

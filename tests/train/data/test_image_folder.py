@@ -61,7 +61,7 @@ def test_images_of_several_sizes_need_image_size(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         load(tmp_path)
 
-    for part in ("6x5", "30x40", "--image-size", "large.png"):
+    for part in ("6x5", "30x40", "`image_size`", "large.png"):
         assert part in str(error.value)
 
 
@@ -106,7 +106,7 @@ def test_a_file_that_cannot_be_decoded_is_named(tmp_path: Path, image_size: tupl
     write_classes(tmp_path)
     (tmp_path / "bee" / "broken.png").write_bytes(b"no image")
 
-    with pytest.raises(DataError, match=r"1 of 5 images.*broken\.png.*--skip-unreadable"):
+    with pytest.raises(DataError, match=r"1 of 5 images.*broken\.png.*`skip_unreadable=True`"):
         load(tmp_path, image_size=image_size)
 
 
@@ -303,5 +303,5 @@ def test_parts_are_not_taken_for_classes(tmp_path: Path, names: tuple[str, str])
     for name in names:
         write_classes(tmp_path / name)
 
-    with pytest.raises(DataError, match=r"parts, not classes\? Name them train and test"):
+    with pytest.raises(DataError, match=r"splits, not classes\? Name them train and test"):
         load(tmp_path)

@@ -32,7 +32,7 @@ def digits() -> Data:
     ("values", "named"),
     [
         ({"dataset": "cifar10"}, "cifar10"),
-        ({"dataset": "digits", "data": "folder"}, "--data"),
+        ({"dataset": "digits", "data": "folder"}, "Leave out `data`"),
         ({"dataset": "mnist", "class_names": ("a", "b")}, "class names"),
         ({"class_names": ("a", "b")}, "class names"),
         ({"dataset": "digits", "channels": 1}, "channels"),
@@ -226,7 +226,7 @@ def test_images_without_pixels_are_refused(tmp_path: Path) -> None:
 def test_channels_of_idx_files_cannot_be_chosen(tmp_path: Path) -> None:
     write_idx_folder(tmp_path)
 
-    with pytest.raises(DataError, match="--channels"):
+    with pytest.raises(DataError, match="Leave out `channels`"):
         load_data(DataSource(data=str(tmp_path), channels=3))
 
 
@@ -377,8 +377,8 @@ def test_a_failed_download_names_the_ways_without_network(
     message = str(error.value)
     assert len(message.splitlines()) == 1
     assert str(tmp_path) in message
-    assert "--dataset digits" in message
-    assert "--data DIR" in message
+    assert '`dataset="digits"`' in message
+    assert "point `data` to a folder" in message
     assert capsys.readouterr().out == ""
 
 
@@ -405,7 +405,7 @@ def test_a_server_that_answers_nonsense_is_a_data_error(
 
 
 def test_without_download_a_missing_data_set_is_a_data_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="--dataset digits"):
+    with pytest.raises(DataError, match='`dataset="digits"`'):
         load_data(DataSource(dataset="kmnist", data_root=str(tmp_path)), download=False)
 
     assert list(tmp_path.iterdir()) == []
