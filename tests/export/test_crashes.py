@@ -52,6 +52,7 @@ def test_killed_with_the_new_model_written_it_leaves_the_old_one(tmp_path: Path,
         pytest.param(signal.SIGTERM, 143, "Error: terminated\n", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_a_signal_ends_it_in_a_line_and_leaves_nothing(
     tmp_path: Path, digits_checkpoint: Path, number: signal.Signals, code: int, said: str
 ) -> None:

@@ -28,6 +28,7 @@ def test_export_prints_what_it_wrote_and_how_well_it_agrees(run: Run, tmp_path: 
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 
 
+@pytest.mark.slow
 def test_no_number_is_cut_at_a_terminal_of_80_columns(tmp_path: Path) -> None:
     random_checkpoint(ModelSpec(ImageSpec(28, 28, 1), tuple("0123456789"))).save(tmp_path / "model.pt")
 
@@ -38,6 +39,7 @@ def test_no_number_is_cut_at_a_terminal_of_80_columns(tmp_path: Path) -> None:
     assert "…" not in shown
 
 
+@pytest.mark.slow
 def test_a_report_that_cannot_be_printed_leaves_the_model(
     run_process: RunProcess, tmp_path: Path, digits_checkpoint: Path
 ) -> None:

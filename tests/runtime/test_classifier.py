@@ -196,7 +196,9 @@ def test_forked_process_can_go_on_with_the_classifier_and_end(
     "code",
     [
         "from rnn_runtime import Classifier; Classifier('model.onnx', provider='cpu')",
-        "from rnn_export import export_onnx; export_onnx('model.pt', 'again.onnx')",
+        pytest.param(
+            "from rnn_export import export_onnx; export_onnx('model.pt', 'again.onnx')", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_onnxruntime_keeps_no_record_of_what_it_runs(run_process: RunProcess, tmp_path: Path, code: str) -> None:

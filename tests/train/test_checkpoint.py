@@ -71,7 +71,7 @@ def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     saved.save(tmp_path / "model.pt")
     loaded = Checkpoint.load(tmp_path / "model.pt")
 
-    for name in ("spec", "settings", "source", "metrics", "progress"):
+    for name in ("spec", "settings", "source", "metrics", "resume_state"):
         assert getattr(loaded, name) == getattr(saved, name)
     assert torch.equal(loaded.samples, saved.samples)
     assert list(loaded.weights) == list(saved.weights)

@@ -360,6 +360,7 @@ def test_images_too_large_for_a_net_say_how_to_shrink_them(run: Run, tmp_path: P
     assert "--image-size" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_log_on_a_full_disk_is_no_reason_to_stop_training(run_process: RunProcess, tmp_path: Path) -> None:
     write_idx_folder(tmp_path / "data")
     options = ("--data", "data", *QUICK, "--epochs", 2)
@@ -382,6 +383,7 @@ def test_cuda_where_there_is_none_is_exit_code_3(run: Run) -> None:
     assert result.stderr.startswith("Error: torch finds no CUDA device here")
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_gone_is_no_reason_to_stop_training(run_process: RunProcess, tmp_path: Path) -> None:
     read, write = os.pipe()
     os.close(read)
