@@ -11,7 +11,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from rnn_export.graph.build import OPSET, Graph, Precision, build_onnx_model, choose_graph, describe_graph
+from rnn_export.graph.onnx_model import OPSET, Graph, Precision, build_onnx_model, choose_graph, describe_graph
 from rnn_export.parity import ParityReport, measure_parity
 from rnn_runtime.classifier import Classifier
 from rnn_runtime.errors import CheckpointError, DataError, OutputError, ParityError
@@ -22,8 +22,7 @@ from rnn_runtime.model.metadata import GoldenSamples, ModelMetadata
 from rnn_runtime.model.spec import ModelSpec
 from rnn_train.checkpoint import Checkpoint, file_sha256
 from rnn_train.data import load_data
-from rnn_train.model import ImageRNN
-from rnn_train.training import predict_logits
+from rnn_train.model import ImageRNN, predict_logits
 
 
 @dataclass(frozen=True, slots=True)

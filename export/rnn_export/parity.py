@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from rnn_runtime.classifier import Classifier
 from rnn_runtime.engine.session import open_session
 from rnn_runtime.model.difference import ATOL, RTOL, Difference
-from rnn_train.model import ImageRNN
-from rnn_train.training import predict_logits
+from rnn_train.model import ImageRNN, predict_logits
 
 BATCH_SIZES = (1, 2, 3, 7, 64, 257)
 _MADE_UP = RANDOM, ALL_0, ALL_255 = "random", "all 0", "all 255"

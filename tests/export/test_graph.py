@@ -11,7 +11,7 @@ import torch
 
 from rnn_export import export_onnx
 from rnn_export.export import TOLERANCES
-from rnn_export.graph.build import GRAPHS, Graph
+from rnn_export.graph.onnx_model import GRAPHS, Graph
 from rnn_runtime import Classifier
 from rnn_runtime.checks.self_check import self_check
 from rnn_runtime.errors import SettingsError

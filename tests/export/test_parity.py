@@ -13,7 +13,7 @@ from rnn_runtime import Classifier
 from rnn_runtime.model.difference import Difference
 from rnn_runtime.model.spec import ImageSpec, ModelSpec
 from rnn_train.checkpoint import Checkpoint
-from rnn_train.training import predict_logits
+from rnn_train.model import predict_logits
 from tests.support.checkpoints import random_checkpoint
 
 CELLS = [("rnn", "tanh"), ("rnn", "relu"), ("gru", "tanh"), ("lstm", "tanh")]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rnn_export import export_onnx
-from rnn_export.graph.build import Graph, Precision
+from rnn_export.graph.onnx_model import Graph, Precision
 from rnn_runtime import Classifier, CudaOptions
 from rnn_runtime.checks.self_check import self_check
 from rnn_runtime.engine.session import open_session
@@ -15,7 +15,7 @@ from rnn_runtime.errors import ProviderError
 from rnn_runtime.model.difference import Difference
 from rnn_runtime.model.spec import Cell, ImageSpec, ModelSpec
 from rnn_train.checkpoint import Checkpoint
-from rnn_train.training import predict_logits
+from rnn_train.model import predict_logits
 from tests.support.checkpoints import random_checkpoint
 from tests.support.commands import Run
 

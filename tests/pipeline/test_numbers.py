@@ -14,13 +14,13 @@ import torch
 from numpy.typing import NDArray
 
 from rnn_export import export_onnx
-from rnn_export.graph.build import Graph, Precision
+from rnn_export.graph.onnx_model import Graph, Precision
 from rnn_runtime import Classifier
 from rnn_runtime.model.spec import Cell, ImageSpec, ModelSpec
 from rnn_train import DataSource, TrainSettings, train
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.data import load_data
-from rnn_train.training import predict_logits
+from rnn_train.model import predict_logits
 from tests.support.checkpoints import random_checkpoint
 from tests.support.commands import Run
 from tests.support.folders import MakeOnce

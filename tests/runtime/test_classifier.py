@@ -17,7 +17,7 @@ from rnn_runtime import Classifier, Prediction
 from rnn_runtime.errors import InputError, ModelError
 from rnn_runtime.model.spec import Cell, ImageSpec, ModelSpec
 from rnn_train.checkpoint import Checkpoint
-from rnn_train.training import predict_logits
+from rnn_train.model import predict_logits
 from tests.support.checkpoints import random_checkpoint
 from tests.support.commands import RunProcess
 from tests.support.encoded_images import encode, pattern

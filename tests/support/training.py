@@ -15,7 +15,7 @@ from torch import Tensor
 from rnn_train import DataSource, TrainSettings, train, training
 from rnn_train.callbacks import TrainingCallback
 from rnn_train.checkpoint import Checkpoint
-from rnn_train.model import ImageRNN
+from rnn_train.model import ImageRNN, predict_logits
 from rnn_train.training import TrainResult
 
 
@@ -80,7 +80,7 @@ class KnownAccuracies:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, labels: NDArray[np.int64], accuracies: Sequence[float]) -> None:
         self.weights: list[dict[str, Tensor]] = []
         self._labels, self._accuracies = labels, list(accuracies)
-        self._predict = training.predict_logits
+        self._predict = predict_logits
         monkeypatch.setattr(training, "predict_logits", self._predict_logits)
 
     def _predict_logits(

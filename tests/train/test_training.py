@@ -16,9 +16,9 @@ from rnn_runtime.model.spec import ImageSpec, ModelSpec
 from rnn_train import DataSource, TrainSettings, resume, train, training
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.data import LabeledImages, load_data
-from rnn_train.model import ImageRNN
+from rnn_train.model import ImageRNN, predict_logits
 from rnn_train.settings import preset_settings
-from rnn_train.training import TrainResult, predict_logits
+from rnn_train.training import TrainResult
 from tests.support.idx_files import write_idx_folder
 from tests.support.image_folders import write_classes
 from tests.support.training import KnownAccuracies, Recorder, StopIn, assert_equal, train_quietly
@@ -260,19 +260,20 @@ def test_huge_but_finite_values_are_divergence(tmp_path: Path, change: Callable[
 
     with pytest.raises(SettingsError, match=r"training diverged in epoch 3: .*Lower `learning_rate`"):
         resume(path, epochs=3, device="cpu", plots=False)
+    assert Checkpoint.load(path).resume_state["epoch"] == 2  # the diverged epoch isn't written
 
 
 def test_a_run_that_diverges_leaves_the_last_good_checkpoint(
     tmp_path: Path, held_out: DataSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, predict = tmp_path / "model.pt", training.predict_logits
+    path = tmp_path / "model.pt"
     good: list[bytes] = []
 
     def diverge_in_epoch_2(model: ImageRNN, images: NDArray[np.uint8], device: Any) -> NDArray[np.float32]:
         if path.exists():
             good.append(path.read_bytes())
             model.linear.bias.data.fill_(1e9)
-        return predict(model, images, device)
+        return predict_logits(model, images, device)
 
     monkeypatch.setattr(training, "predict_logits", diverge_in_epoch_2)
 

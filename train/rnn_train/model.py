@@ -3,10 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rnn_runtime.model.spec import ModelSpec
+
+_EVALUATION_BATCH = 512  # images that are evaluated at once
 
 
 class ImageRNN(nn.Module):
@@ -55,3 +59,25 @@ class ImageRNN(nn.Module):
         # (num_layers * num_directions, batch, hidden_size): the last layer's directions come last
         last = hidden[-self.spec.num_directions :]
         return self.linear(self.dropout(last.transpose(0, 1).flatten(start_dim=1)))  # type: ignore[no-any-return]
+
+
+def predict_logits(
+    model: ImageRNN, images: NDArray[np.uint8], device: torch.device | str = "cpu"
+) -> NDArray[np.float32]:
+    """Run a model over any number of images, without gradients and without dropout.
+
+    Args:
+        model: On `device`.
+        images: uint8, shape `(images, height, width, channels)`.
+        device: Where to run.
+
+    Returns:
+        Logits, in the dtype of the weights, shape `(images, classes)`.
+    """
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        batches = torch.split(torch.from_numpy(np.ascontiguousarray(images)), _EVALUATION_BATCH)
+        logits = torch.cat([model(batch.to(device)).cpu() for batch in batches])
+    model.train(was_training)
+    return logits.numpy()

@@ -18,12 +18,10 @@ from rnn_train.augment import augment
 from rnn_train.callbacks import TrainingCallback
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.data import DataSource, LabeledImages
-from rnn_train.model import ImageRNN
+from rnn_train.model import predict_logits
 from rnn_train.reports import write_reports
 from rnn_train.settings import TrainSettings
 from rnn_train.training_state import LARGEST_VALUE, Device, EpochState, TrainingState
-
-EVALUATION_BATCH = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,28 +142,6 @@ def resume(
     return _run(run, saving, callback or TrainingCallback(), plots, notes)
 
 
-def predict_logits(
-    model: ImageRNN, images: NDArray[np.uint8], device: torch.device | str = "cpu"
-) -> NDArray[np.float32]:
-    """Run a model over any number of images, without gradients and without dropout.
-
-    Args:
-        model: On `device`.
-        images: uint8, shape `(images, height, width, channels)`.
-        device: Where to run.
-
-    Returns:
-        Logits, in the dtype of the weights, shape `(images, classes)`.
-    """
-    was_training = model.training
-    model.eval()
-    with torch.inference_mode():
-        batches = torch.split(torch.from_numpy(np.ascontiguousarray(images)), EVALUATION_BATCH)
-        logits = torch.cat([model(batch.to(device)).cpu() for batch in batches])
-    model.train(was_training)
-    return logits.numpy()
-
-
 class _Saving:
     """Writes a run's checkpoint when it is due, and knows what the file holds."""
 
@@ -183,7 +159,7 @@ class _Saving:
     def save(self, metrics: Mapping[str, Any] | None = None) -> Checkpoint:
         run = self._run
         if run.has_diverged():  # and what was saved before is of more use
-            raise _divergence(run, "a loss or weight")
+            raise _divergence(run)
         checkpoint = run.checkpoint(metrics)
         try:
             checkpoint.save(self.output)
@@ -307,7 +283,7 @@ def _finish(run: TrainingState, saving: _Saving, callback: TrainingCallback, plo
         model = run.checkpoint().build_model().to(run.device)
         logits = predict_logits(model, held_out.images, run.device)
         if not np.abs(logits).max() <= LARGEST_VALUE:  # nothing compares with NaN
-            raise _divergence(run, "a logit")
+            raise _divergence(run)
         accuracy = _accuracy(logits, held_out)
         metrics = {f"{split}_accuracy": accuracy, f"{split}_images": len(held_out)}
     final = saving.save(metrics)
@@ -319,10 +295,10 @@ def _finish(run: TrainingState, saving: _Saving, callback: TrainingCallback, plo
     return TrainResult(final, accuracy, split, len(held_out) if held_out else 0)
 
 
-def _divergence(run: TrainingState, what: str) -> SettingsError:
+def _divergence(run: TrainingState) -> SettingsError:
     epoch = run.epoch + bool(run.under_way)
     return SettingsError(
-        f"training diverged in epoch {epoch}: {what} is beyond {LARGEST_VALUE:,.0f} or not a number. "
+        f"training diverged in epoch {epoch}: a loss, weight or logit is beyond {LARGEST_VALUE:,.0f}, or not a number. "
         "Lower `learning_rate`, or set `clip_norm=1`"
     )
 

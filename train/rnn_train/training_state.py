@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
@@ -16,7 +17,7 @@ from rnn_runtime.errors import CheckpointError, ProviderError, SettingsError
 from rnn_runtime.model.spec import ModelSpec
 from rnn_train.checkpoint import Checkpoint, check_weights, is_like
 from rnn_train.data import Data, DataSource, load_data
-from rnn_train.model import ImageRNN
+from rnn_train.model import ImageRNN, predict_logits
 from rnn_train.settings import TrainSettings
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -135,12 +136,13 @@ class TrainingState:
         )
 
     def has_diverged(self) -> bool:
-        """Whether the last loss or a weight is beyond `LARGEST_VALUE`, or not a number."""
+        """Whether the last loss, a weight, or a logit of the samples is beyond `LARGEST_VALUE`, or not a number."""
         row = self.history[-1] if self.history else {}
         losses = [self.last_loss, row.get("validation_loss", 0.0)]
         # the last loss is that of the weights before the last step, so these are looked at as well
         weights = [weight.detach().abs().max().item() for weight in self.model.parameters()]
-        return not all(value <= LARGEST_VALUE for value in (*losses, *weights))  # nothing compares with NaN
+        logits = np.abs(predict_logits(self.model, self._samples(), self.device)).max()
+        return not all(value <= LARGEST_VALUE for value in (*losses, *weights, logits))  # nothing compares with NaN
 
     def checkpoint(self, metrics: Mapping[str, Any] | None = None) -> Checkpoint:
         """All of it that a later process needs; its weights are the best epoch's by validation, else the last.
@@ -148,15 +150,13 @@ class TrainingState:
         Args:
             metrics: What is known beside the epochs' rows.
         """
-        held_out = self.data.test or self.data.validation or self.data.train
-        spread = np.linspace(0, len(held_out) - 1, min(SAMPLES, len(held_out))).astype(int)
         return Checkpoint(
             spec=self.spec,
             weights=_on_cpu(self.best_weights or self.model.state_dict()),
             settings=self.settings,
             source=self.source,
             metrics={"epochs": self.history, **(metrics or {})},
-            samples=torch.from_numpy(held_out.images[spread]),
+            samples=torch.from_numpy(self._samples()),
             resume_state={
                 "epoch": self.epoch,
                 "under_way": asdict(self.under_way) if self.under_way else None,
@@ -169,6 +169,12 @@ class TrainingState:
                 "cuda_generators": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
             },
         )
+
+    def _samples(self) -> NDArray[np.uint8]:
+        held_out = self.data.test or self.data.validation or self.data.train
+        spread = np.linspace(0, len(held_out) - 1, min(SAMPLES, len(held_out))).astype(int)
+        samples: NDArray[np.uint8] = held_out.images[spread]
+        return samples
 
     def restore(self, saved: Checkpoint, path: str | Path) -> None:
         """Take up what `checkpoint` stored, and look at each value before it is used.

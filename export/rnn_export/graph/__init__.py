@@ -1,4 +1,5 @@
-"""The ONNX graph of a model, built node by node, in one of three forms.
+"""The ONNX graph of a model, built node by node: from raw pixels to probabilities.
 
-`build.py` puts it together; each form of the recurrent net has a module of its own. `rnn_export.export` uses it.
+`onnx_model.py` puts it together and chooses the form of the recurrent net: step by step (`unrolled.py`), a loop
+(`scan.py`), or ONNX's own RNN, GRU and LSTM (`operators.py`). `rnn_export.export` and parity use it, nobody else.
 """

@@ -12,7 +12,6 @@ from typing import TextIO
 
 from rnn_runtime.classifier import Classifier
 from rnn_runtime.engine.cuda import CUDA_DEFAULTS, CudaOptions
-from rnn_runtime.engine.driver import LIBRARY, Driver, find_driver
 from rnn_runtime.engine.installation import (
     cuda_major,
     import_onnxruntime,
@@ -20,6 +19,7 @@ from rnn_runtime.engine.installation import (
     load_library,
     preload_cuda,
 )
+from rnn_runtime.engine.nvidia_driver import LIBRARY, Driver, find_driver
 from rnn_runtime.engine.session import Provider, open_session
 from rnn_runtime.errors import MissingPackageError, ModelError
 from rnn_runtime.images.pool import usable_cores

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rnn_runtime.engine.calls import create_session, error_text, run_options
-from rnn_runtime.engine.driver import LIBRARY, Driver, find_driver
 from rnn_runtime.engine.installation import UNINSTALL, cuda_major, installed_packages, preload_cuda
+from rnn_runtime.engine.nvidia_driver import LIBRARY, Driver, find_driver
 from rnn_runtime.errors import SettingsError
 
 if TYPE_CHECKING:

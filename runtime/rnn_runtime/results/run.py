@@ -15,7 +15,7 @@ from rnn_runtime.classifier import BATCH_SIZE, Classifier, Prediction
 from rnn_runtime.engine.installation import import_onnxruntime
 from rnn_runtime.errors import OutputError, SettingsError
 from rnn_runtime.files.atomic import atomic_write
-from rnn_runtime.files.growing import growing_file, part_of
+from rnn_runtime.files.part_file import growing_file, part_of
 from rnn_runtime.interruption import RunInterruptedError, describe_interrupt
 from rnn_runtime.results.earlier import EarlierResults
 from rnn_runtime.results.evaluation import FolderEvaluation

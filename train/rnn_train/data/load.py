@@ -8,8 +8,8 @@ import numpy as np
 from rnn_runtime.errors import DataError, SettingsError
 from rnn_runtime.images.decode import resize_image
 from rnn_runtime.model.spec import ImageSpec
-from rnn_train.data.class_folders import load_class_folders
 from rnn_train.data.idx import find_idx, load_idx_folder
+from rnn_train.data.image_folders import load_class_folders
 from rnn_train.data.labeled_images import Data, LabeledImages
 from rnn_train.data.named import load_digits_dataset, load_torchvision_dataset
 from rnn_train.data.source import DataSource

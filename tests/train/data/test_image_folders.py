@@ -13,7 +13,7 @@ from rnn_runtime.errors import DataError, InputError, SettingsError
 from rnn_runtime.images.decode import read_image
 from rnn_runtime.model.spec import ImageSpec
 from rnn_train.data import Data, DataSource, load_data, write_image_folder
-from rnn_train.data.class_folders import list_classes, load_images
+from rnn_train.data.image_folders import list_classes, load_images
 from tests.support.image_folders import write_classes, write_photo
 
 
