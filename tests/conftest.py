@@ -15,8 +15,7 @@ from hypothesis import HealthCheck, settings
 
 from rnn_runtime.engine.installation import import_onnxruntime
 from tests.support import commands
-from tests.support.commands import Run as Run
-from tests.support.commands import RunProcess, run_in_process
+from tests.support.commands import Run, RunProcess, run_in_process
 from tests.support.folders import MakeOnce
 
 # Several workers with as many threads each as there are cores would wait for one another most of the time.

@@ -9,7 +9,7 @@ import pytest
 from tests.support.commands import Run
 
 
-def test_benchmark_beside_images_leaves_standard_output_to_their_results(
+def test_benchmark_beside_images_leaves_stdout_to_their_results(
     run: Run, digits_model: Path, digits_images: Path
 ) -> None:
     arguments = ("--model", digits_model, "--provider", "cpu", "--benchmark", "--batch-size", "4")
@@ -22,7 +22,7 @@ def test_benchmark_beside_images_leaves_standard_output_to_their_results(
     assert "batch_size,images_per_second,p50_ms,p90_ms,p99_ms,runs\n4," in result.stderr
 
 
-def test_benchmark_prints_to_standard_output_where_results_go_to_a_file(
+def test_benchmark_prints_to_stdout_where_results_go_to_a_file(
     run: Run, tmp_path: Path, digits_model: Path, digits_images: Path
 ) -> None:
     arguments = ("--model", digits_model, "--provider", "cpu", "--benchmark", "--batch-size", "4")

@@ -7,8 +7,7 @@ import resource
 import select
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,17 +101,3 @@ def at_a_terminal(command: str, *arguments: object, folder: Path, **streams: Any
     os.close(leader)
     assert process.returncode == 0
     return shown.decode()
-
-
-def wait_until(condition: Callable[[], bool], process: Process) -> None:
-    """Wait, for a minute at most, until a condition holds while the process runs."""
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-
-
-def size(path: Path) -> int:
-    """Bytes of a file, 0 of none."""
-    return path.stat().st_size if path.exists() else 0
