@@ -135,7 +135,7 @@ STARTS = {  # what is missing, and how to mend it
 BROKEN = {
     "one of both uninstalled": (
         "the installed onnxruntime is broken (most of its files are missing",
-        "Mend it with: pip uninstall --yes onnxruntime onnxruntime-gpu && pip install 'rnn-onnx[cpu]', ",
+        "Repair it with: pip uninstall --yes onnxruntime onnxruntime-gpu && pip install 'rnn-onnx[cpu]', ",
     ),
     "none": ("onnxruntime is not installed", "Install it with: pip install 'rnn-onnx[cpu]', "),
 }
@@ -189,7 +189,7 @@ def test_onnxruntime_that_cannot_be_used_exits_with_one_line(outcomes: Outcomes,
 @pytest.mark.parametrize(
     ("situation", "exit_code", "step"),
     [
-        ("no driver", 0, "Nothing to mend."),
+        ("no driver", 0, "Nothing to repair."),
         ("driver that fails", 0, "Check the GPU and its driver with: nvidia-smi"),
         ("old driver", 0, "Update the driver"),
         ("other device", 0, "Choose one with --device-id"),
@@ -197,7 +197,7 @@ def test_onnxruntime_that_cannot_be_used_exits_with_one_line(outcomes: Outcomes,
         ("both", 0, "Install one of them only: pip uninstall --yes onnxruntime onnxruntime-gpu && pip install"),
         ("one of both uninstalled", 3, "the installed onnxruntime is broken"),
         ("none", 3, "onnxruntime is not installed. Install it with: pip install 'rnn-onnx[cpu]'"),
-        ("CPU only", 0, "Nothing to mend."),
+        ("CPU only", 0, "Nothing to repair."),
     ],
 )
 def test_doctor_names_the_next_thing_to_do(outcomes: Outcomes, situation: str, exit_code: int, step: str) -> None:
