@@ -49,7 +49,7 @@ def test_doctor_tells_versions_providers_and_the_model(run: Run, digits_model: P
 
 
 @pytest.mark.skipif(os.path.exists("/dev/nvidiactl"), reason="there is a driver")
-def test_machine_without_a_driver_has_nothing_to_mend(run: Run, digits_model: Path) -> None:
+def test_machine_without_a_driver_has_nothing_to_repair(run: Run, digits_model: Path) -> None:
     result = run("rnn-infer", "--doctor", "--model", digits_model)
 
     assert facts_of(result.stdout)["NVIDIA driver"] == "not found (libcuda.so.1)"
@@ -105,7 +105,7 @@ def test_damaged_model_is_told_and_providers_start_without_it(run: Run, tmp_path
     ],
     ids=["missing", "broken", "empty"],
 )
-def test_an_unusable_onnxruntime_is_the_next_thing_to_mend(
+def test_an_unusable_onnxruntime_is_the_next_thing_to_repair(
     run_process: RunProcess, tmp_path: Path, digits_model: Path, module: str, problem: str
 ) -> None:
     (tmp_path / "onnxruntime.py").write_text(module)
