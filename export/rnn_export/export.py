@@ -15,7 +15,7 @@ from rnn_export.graph.onnx_model import OPSET, Graph, Precision, build_onnx_mode
 from rnn_export.parity import ParityReport, measure_parity
 from rnn_runtime.classifier import Classifier
 from rnn_runtime.errors import CheckpointError, DataError, OutputError, ParityError
-from rnn_runtime.files.atomic import atomic_write
+from rnn_runtime.files.atomic import atomic_write, check_output
 from rnn_runtime.model.difference import ATOL, RTOL
 from rnn_runtime.model.file import UNSEALED, seal_model
 from rnn_runtime.model.metadata import GoldenSamples, ModelMetadata
@@ -86,10 +86,12 @@ def export_onnx(
 
     Raises:
         CheckpointError: the checkpoint can't be read, or its weights aren't finite.
-        SettingsError: the graph or precision isn't for this cell, or a weight is too large for float16.
+        InputError: the folder of `output` is missing, or `output` is the checkpoint, a folder or a device.
+        SettingsError: the graph or precision is unknown or isn't for this cell, or a weight is too large for float16.
         ParityError: the exported model differs from PyTorch by more than the tolerance.
         OutputError: `output` can't be written.
     """
+    check_output(Path(output), [checkpoint])
     saved = Checkpoint.load(checkpoint)
     model = saved.build_model()
     weights = {name: tensor.numpy() for name, tensor in saved.weights.items()}

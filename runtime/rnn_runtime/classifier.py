@@ -79,7 +79,7 @@ class Classifier:
         cuda: CudaOptions = CUDA_DEFAULTS,
     ) -> None:
         if threads is not None and not 1 <= threads <= _MOST_THREADS:
-            raise InputError(f"threads must be from 1 to {_MOST_THREADS}, not {threads}")
+            raise InputError(f"`threads` must be from 1 to {_MOST_THREADS}, not {threads}")
         self.path, self._cuda = str(model), cuda
         self.threads = threads or usable_cores()
         try:

@@ -27,4 +27,6 @@ def print_table(table: "Table", file: IO[str]) -> None:
     console = Console(file=file, markup=False, highlight=False, emoji=False)
     needed = console.measure(table, options=console.options.update(max_width=10_000))
     console.width = max(console.width, needed.minimum if console.is_terminal else needed.maximum)
-    console.print(table)
+    with console.capture() as text:  # written by us, since rich ends the process where the reader has gone
+        console.print(table)
+    file.write(text.get())

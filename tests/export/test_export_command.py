@@ -1,15 +1,18 @@
 """`rnn-export`, and what it leaves behind when it fails."""
 
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
 import torch
 
-from rnn_runtime import Classifier
+from rnn_export import export_onnx
+from rnn_runtime import Classifier, InputError, SettingsError
 from rnn_runtime.model.spec import ImageSpec, ModelSpec
 from rnn_train.checkpoint import Checkpoint, file_sha256
 from tests.support.checkpoints import random_checkpoint
@@ -26,6 +29,21 @@ def test_export_prints_what_it_wrote_and_how_well_it_agrees(run: Run, tmp_path: 
     assert "onnxruntime - PyTorch" in result.stdout
     assert "Within tolerance (atol 1e-05, rtol 0.0001)" in result.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
+@pytest.mark.slow
+def test_a_reader_of_the_report_who_has_gone_is_no_failure(
+    run_process: RunProcess, tmp_path: Path, digits_checkpoint: Path
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        result = run_process("rnn-export", digits_checkpoint, "model.onnx", stdout=writer)
+    finally:
+        os.close(writer)
+
+    assert (result.returncode, result.stderr) == (0, "Wrote model.onnx\n")
+    assert Classifier(tmp_path / "model.onnx", provider="cpu")
 
 
 @pytest.mark.slow
@@ -159,3 +177,31 @@ def test_parity_without_data_uses_the_checkpoints_own_images(run: Run, tmp_path:
     assert result.returncode == 0, result.stderr
     assert "16 checkpoint samples" in result.stdout
     assert "GRU operator" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"precision": "int4"}, "`precision` must be one of fp32, fp16, int8, not 'int4'"),
+        ({"graph": "auto"}, "`graph` must be one of unrolled, scan, operator, not 'auto'"),
+        ({"atol": -1.0}, "`atol` must be a number from 0 up, not -1.0"),
+        ({"rtol": float("nan")}, "`rtol` must be a number from 0 up, not nan"),
+    ],
+)
+def test_unknown_values_from_python_are_settings_errors(
+    tmp_path: Path, digits_checkpoint: Path, options: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(SettingsError, match=re.escape(problem)):
+        export_onnx(digits_checkpoint, tmp_path / "model.onnx", **options)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_export_from_python_overwrites_no_checkpoint(tmp_path: Path, digits_checkpoint: Path) -> None:
+    path = tmp_path / "model.pt"
+    path.write_bytes(digits_checkpoint.read_bytes())
+
+    with pytest.raises(InputError, match="is read by this run, and would be overwritten"):
+        export_onnx(path, path)
+
+    assert path.read_bytes() == digits_checkpoint.read_bytes()

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from rnn_runtime.errors import SettingsError
+
 ATOL = 1e-5
 RTOL = 1e-4
 
@@ -30,7 +32,14 @@ class Difference:
         atol: float = ATOL,
         rtol: float = RTOL,
     ) -> "Difference":
-        """Compare logits of shape `(batch, classes)`, in float64; a value that isn't finite is beyond tolerance."""
+        """Compare logits of shape `(batch, classes)`, in float64; a value that isn't finite is beyond tolerance.
+
+        Raises:
+            SettingsError: a tolerance is negative or not a number.
+        """
+        for name, tolerance in (("atol", atol), ("rtol", rtol)):
+            if not tolerance >= 0:  # nothing compares with NaN
+                raise SettingsError(f"`{name}` must be a number from 0 up, not {tolerance!r}")
         left, right = actual.astype(np.float64), reference.astype(np.float64)
         with np.errstate(invalid="ignore"):  # infinite less infinite is not a number, which is found below
             absolute = np.abs(left - right)

@@ -82,7 +82,7 @@ def check_fields(instance: PlainFields, prefix: str = "") -> None:
         SettingsError: names the field, what it must be, and what it is.
     """
     for name, hint in _fields_of(type(instance)).values():
-        _check(prefix + name, getattr(instance, name), hint)
+        _check(prefix + name if prefix else f"`{name}`", getattr(instance, name), hint)
 
 
 def _fields_of(cls: Any) -> dict[str, tuple[str, Any]]:

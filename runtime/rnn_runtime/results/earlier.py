@@ -111,8 +111,8 @@ class EarlierResults:
         if found != self._columns:
             raise InputError(
                 f"{self._name}: its columns are {', '.join(map(str, found))}, and this run's "
-                f"{', '.join(self._columns)}. Use the same `top_k` and `labels_from_folders` as before, or choose "
-                "another `output`"
+                f"{', '.join(self._columns)}. Use the same `top_k` as before, and true labels if they had them, or "
+                "choose another `output`"
             )
 
     def _prediction(self, row: dict[str, Any]) -> Prediction:

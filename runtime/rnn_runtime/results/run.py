@@ -14,12 +14,12 @@ import rnn_runtime
 from rnn_runtime.classifier import BATCH_SIZE, Classifier, Prediction
 from rnn_runtime.engine.installation import import_onnxruntime
 from rnn_runtime.errors import OutputError, SettingsError
-from rnn_runtime.files.atomic import atomic_write
+from rnn_runtime.files.atomic import atomic_write, check_output
 from rnn_runtime.files.part_file import growing_file, part_of
 from rnn_runtime.interruption import RunInterruptedError, describe_interrupt
 from rnn_runtime.results.earlier import EarlierResults
 from rnn_runtime.results.evaluation import FolderEvaluation
-from rnn_runtime.results.write import Columns, Format, write_results
+from rnn_runtime.results.write import FORMATS, Columns, Format, write_results
 
 # A file's name may be bytes that are no UTF-8; they come out as they went in.
 _TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
@@ -111,13 +111,18 @@ def classify_files(
         Counts, time, and what ran.
 
     Raises:
-        SettingsError: `resume` without `output`, or with a table.
-        InputError: what is to be continued has other columns, is another model's, or isn't results.
+        SettingsError: `resume` without `output`, or with a table; an unknown format.
+        InputError: `output` is the model, a folder or a device, or its folder is missing. Or what is to be continued
+            has other columns, is another model's, or isn't results.
         OutputError: the file can't be written; the text says what is kept.
         RunInterruptedError: Ctrl-C or SIGTERM; the text says what is kept.
     """
     if resume and (output is None or format == "table"):
         raise SettingsError("`resume` continues results in a file of CSV or JSON Lines. Set `output` and `format`")
+    if format not in FORMATS:
+        raise SettingsError(f"`format` must be one of {', '.join(FORMATS)}, not {format!r}")
+    if output is not None:
+        check_output(Path(output), [classifier.path])
     columns = Columns(min(top_k, len(classifier.class_names)), evaluation is not None)
     run = _Run(classifier, columns, format, batch_size, evaluation, watch)
     with _telling_what_is_kept(output, format):

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rnn_runtime import Classifier, RunInterruptedError
-from rnn_runtime.errors import InputError
+from rnn_runtime.errors import InputError, SettingsError
 from rnn_runtime.files.part_file import growing_file
 from rnn_runtime.images.find import find_images
 from rnn_runtime.interruption import SIGNALS
@@ -368,3 +368,22 @@ def test_an_unfinished_file_that_is_a_link_or_folder_is_refused(folder: Path, di
         classify_files(Classifier(digits_model, provider="cpu"), [], folder / "out.csv")
 
     assert (folder / "model.onnx").read_bytes() == digits_model.read_bytes()
+
+
+@pytest.mark.parametrize("output", ["model.onnx", "images", "missing/out.csv"])
+def test_results_from_python_replace_no_model_and_no_folder(folder: Path, digits_model: Path, output: str) -> None:
+    (folder / "model.onnx").write_bytes(digits_model.read_bytes())
+    classifier = Classifier(folder / "model.onnx", provider="cpu")
+
+    with pytest.raises(InputError):
+        classify_files(classifier, ["images/000.png"], folder / output)
+
+    assert (folder / "model.onnx").read_bytes() == digits_model.read_bytes()
+    assert not list(folder.glob("*.part"))
+
+
+def test_unknown_format_is_a_settings_error(digits_model: Path, tmp_path: Path) -> None:
+    unknown: Any = "xml"
+
+    with pytest.raises(SettingsError, match="`format` must be one of table, csv, jsonl, not 'xml'"):
+        classify_files(Classifier(digits_model, provider="cpu"), [], tmp_path / "out.xml", format=unknown)
