@@ -106,7 +106,12 @@ def run_process(
     """
     program, *words = command.split()
     line = [installed(program), *words, *map(str, arguments)]
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "timeout": 600} | options
+    options = {
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "timeout": 600,
+        "preexec_fn": heed_ctrl_c,
+    } | options
     if "stdin" not in options:
         options["input"] = _bytes(input)
     with _environment(env or {}):
@@ -114,6 +119,11 @@ def run_process(
         options["env"] = dict(os.environ)
         result: subprocess.CompletedProcess[Any] = subprocess.run(line, check=False, cwd=folder, **options)
     return Result(line, result.returncode, _text(result.stdout or b""), _text(result.stderr or b""))
+
+
+def heed_ctrl_c() -> None:
+    """Before a process starts, which would inherit that Ctrl-C is ignored, as by a shell in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def installed(command: str) -> str:

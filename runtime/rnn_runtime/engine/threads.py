@@ -1,5 +1,6 @@
 """Running a session on the CPU: parts of a batch in several threads."""
 
+import ctypes
 import os
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -64,6 +65,9 @@ class CpuThreads:
 
     def forget_threads(self) -> None:
         """Threads don't survive a fork: the child makes a pool of its own, and does without onnxruntime's."""
+        if self._threaded_session is not None:
+            # Its end would wait for threads that aren't there, and for locks that they held, perhaps forever.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._threaded_session))
         self._pool = self._threaded_session = None
 
 
