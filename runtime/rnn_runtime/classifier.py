@@ -1,7 +1,7 @@
 """The classifier: one model file, one onnxruntime session, images in and predictions out."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -144,7 +144,7 @@ class Classifier:
 
     def iter_predictions(
         self, paths: Iterable[str | Path], *, top_k: int = 1, batch_size: int = BATCH_SIZE
-    ) -> Iterator[Prediction]:
+    ) -> Generator[Prediction, None, None]:
         """Classify image files, as many as there are, in constant memory.
 
         Files are decoded in a pool of threads while the model runs.
@@ -169,7 +169,7 @@ class Classifier:
             )
         return self._stream(map(os.fsdecode, paths), min(top_k, len(self.class_names)), batch_size)
 
-    def _stream(self, paths: Iterator[str], top_k: int, batch_size: int) -> Iterator[Prediction]:
+    def _stream(self, paths: Iterator[str], top_k: int, batch_size: int) -> Generator[Prediction, None, None]:
         for batch in decode_files(paths, self.metadata.spec.image_spec, batch_size=batch_size, threads=self.threads):
             yield from self._predict_batch(batch, top_k)
 

@@ -106,12 +106,9 @@ def run_process(
     """
     program, *words = command.split()
     line = [installed(program), *words, *map(str, arguments)]
-    options = {
-        "stdout": subprocess.PIPE,
-        "stderr": subprocess.PIPE,
-        "timeout": 600,
-        "preexec_fn": heed_ctrl_c,
-    } | options
+    pipe = subprocess.PIPE
+    usual: dict[str, Any] = {"stdout": pipe, "stderr": pipe, "timeout": 600, "preexec_fn": heed_ctrl_c}
+    options = usual | options
     if "stdin" not in options:
         options["input"] = _bytes(input)
     with _environment(env or {}):

@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Set
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -180,8 +180,10 @@ class _Run:
         missing = (path for path in paths if path not in earlier) if earlier else paths
         start = time.perf_counter()
         predictions = self.classifier.iter_predictions(missing, top_k=self.columns.top_k, batch_size=self.batch_size)
-        results = self._count(self.watch(predictions))
-        write_results(results, file, self.format, self.columns, run=self.summary.run, header=header)
+        # Closed here, not when it happens to be collected: that may be in one of the threads that it waits for.
+        with closing(predictions):
+            results = self._count(self.watch(predictions))
+            write_results(results, file, self.format, self.columns, run=self.summary.run, header=header)
         file.flush()
         self.summary.seconds = time.perf_counter() - start
 
