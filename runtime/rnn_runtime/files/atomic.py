@@ -1,7 +1,6 @@
 """Files that are whole or not there: written beside their name, and renamed at the end."""
 
 import os
-import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +25,7 @@ def atomic_write(path: str | Path, mode: str = "w", *, sync: bool = True, **opti
     """
     target = Path(os.path.realpath(path))  # of a link, the file it leads to
     # Named before it is made, so that an interruption at any moment finds it to remove.
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
     try:
         with temporary.open(mode.replace("w", "x"), **options) as file:
             yield file
