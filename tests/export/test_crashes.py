@@ -66,6 +66,7 @@ def test_a_signal_ends_it_in_a_line_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_it_in_a_line_and_leaves_the_old_model(
     run: Run, tmp_path: Path, digits_checkpoint: Path, digits_model: Path
 ) -> None:

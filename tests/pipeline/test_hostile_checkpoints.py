@@ -74,6 +74,7 @@ def draw_change(data: st.DataObject, content: dict[str, Any]) -> tuple[Any, ...]
 
 
 @given(data=st.data())
+@pytest.mark.slow
 def test_any_value_is_taken_or_told_in_a_line(
     tmp_path_factory: pytest.TempPathFactory, trained: dict[str, Any], data: st.DataObject
 ) -> None:

@@ -400,6 +400,7 @@ def test_named_folder_without_permission_is_an_error(closed: Path) -> None:
     assert as_an_ordinary_user(closed, attempt) == "c: can't list this folder: Permission denied"
 
 
+@pytest.mark.slow
 def test_each_of_10000_files_is_predicted_or_has_its_error(
     run: Run, tmp_path: Path, digits_model: Path, digits_images: Path, classifier: Classifier
 ) -> None:

@@ -51,6 +51,7 @@ def test_labels_of_10000_real_images_are_pytorchs_but_for_ties(tmp_path: Path, f
     assert set(np.flatnonzero(labels != expected)) <= {difference.image for difference in real.label_differences}
 
 
+@pytest.mark.slow
 def test_labels_that_differ_are_listed_and_shown_to_be_ties(tmp_path: Path, run: Run) -> None:
     checkpoint = random_checkpoint(SPEC)
     weight = checkpoint.weights["linear.weight"]

@@ -44,6 +44,7 @@ def test_defaults_learn_real_images_and_serve_what_they_learned(run: Run, tmp_pa
     assert {row["true_label"] for row in rows} >= {"T-shirt/top", "Ankle boot"}
 
 
+@pytest.mark.slow
 def test_own_colour_photos_of_many_sizes_go_all_the_way(run: Run, tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     colours = {"blue": (0, 0, 200), "green": (0, 200, 0), "red": (200, 0, 0)}

@@ -75,9 +75,8 @@ def test_a_run_killed_again_and_again_ends_as_one_that_was_not(tmp_path: Path, u
     assert_same_run(Checkpoint.load(path), uninterrupted)
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.slow
 def test_a_signal_lets_the_step_finish_and_says_how_to_go_on(
     tmp_path: Path, uninterrupted: Checkpoint, number: signal.Signals, code: int
 ) -> None:
