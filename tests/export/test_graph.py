@@ -151,6 +151,7 @@ def dark_from_bright(spec: ModelSpec) -> Checkpoint:
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.slow
 def test_int8_lstm_is_smaller_and_gives_the_same_labels(tmp_path: Path, bidirectional: bool) -> None:
     spec = ModelSpec(ImageSpec(8, 8, 1), ("dark", "bright"), "lstm", hidden_size=64, bidirectional=bidirectional)
     dark_from_bright(spec).save(tmp_path / "model.pt")

@@ -104,6 +104,7 @@ def test_bombs_take_little_memory(decoder: Decoder, tmp_path: Path, name: str) -
     assert grown_kib < 200_000
 
 
+@pytest.mark.slow
 def test_a_folder_of_bombs_takes_little_memory(run_process: RunProcess, tmp_path: Path, digits_model: Path) -> None:
     for name, (make, _) in BOMBS.items():
         (tmp_path / name).write_bytes(make())

@@ -119,7 +119,7 @@ def train_digits(make_once: MakeOnce, digits_checkpoint: Path) -> Callable[[Cell
     ("cell", "form", "precision", "bound"),
     [
         ("rnn", "unrolled", "fp32", EXACT),
-        ("rnn", "scan", "fp32", EXACT),
+        pytest.param("rnn", "scan", "fp32", EXACT, marks=pytest.mark.slow),
         pytest.param("gru", "operator", "fp32", EXACT, marks=pytest.mark.slow),
         pytest.param("lstm", "operator", "fp32", EXACT, marks=pytest.mark.slow),
         pytest.param("lstm", "operator", "int8", 2e-2, marks=pytest.mark.slow),

@@ -71,6 +71,7 @@ def test_own_colour_photos_of_many_sizes_go_all_the_way(run: Run, tmp_path: Path
     assert all(row["label"] == Path(row["path"]).parent.name for row in rows)
 
 
+@pytest.mark.slow
 def test_from_python_each_stage_takes_three_lines(tmp_path: Path, digits_images: Path) -> None:
     from rnn_export import export_onnx
     from rnn_runtime import Classifier

@@ -26,6 +26,7 @@ def names(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
+@pytest.mark.slow
 def test_training_prints_the_articles_lines(run: Run, tmp_path: Path) -> None:
     result = run("rnn-train", "--dataset", "digits", "--epochs", "2")
 
