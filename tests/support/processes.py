@@ -5,13 +5,12 @@ import os
 import pty
 import resource
 import select
-import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.support.commands import UNMEASURED, installed, modules_from
+from tests.support.commands import UNMEASURED, heed_ctrl_c, installed, modules_from
 
 _PAUSED = Path(__file__).with_name("paused")  # what a process imports that can be held
 _LONGEST = 300  # seconds that a test waits for a process to come where it is to be held
@@ -70,8 +69,7 @@ def started(
     """
 
     def prepare() -> None:
-        # a shell that runs the tests in the background has it ignored, and children inherit that
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        heed_ctrl_c()
         if largest_file is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
 

@@ -5,14 +5,13 @@ What lies in the folder at a stop is what a kill at that moment would leave. No 
 
 import contextlib
 import os
-import signal
 import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
-from tests.support.commands import installed, modules_from
+from tests.support.commands import heed_ctrl_c, installed, modules_from
 
 _LONGEST_STOP = 300  # seconds; a process that neither stops nor ends by then hangs
 
@@ -81,8 +80,7 @@ def stopping(command: str, *arguments: object, folder: Path) -> Iterator[Stoppin
             stderr=subprocess.PIPE,
             text=True,
             pass_fds=[theirs.fileno()],
-            # a shell that runs the tests in the background has it ignored, and children inherit that
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            preexec_fn=heed_ctrl_c,
         )
         theirs.close()
         try:
