@@ -33,7 +33,7 @@ $(VENV)/.train-$(RUNTIME): pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/pip
 
 $(VENV)/.dev-$(RUNTIME): pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/pip
 	@echo "Installing PyTorch, onnxruntime, test tools and what they need into $(VENV): some minutes ..."
-	$(INSTALL) --editable '.[train,$(RUNTIME),dev]'
+	$(INSTALL) --editable '.[train,$(RUNTIME),docs,dev]'
 	touch $@ $(VENV)/.train-$(RUNTIME)
 
 demo: $(VENV)/.train-$(RUNTIME)
@@ -68,7 +68,7 @@ lint: $(VENV)/.dev-$(RUNTIME)
 	$(BIN)/lint-imports
 
 pins: $(VENV)/bin/pip
-	$(BIN)/pip install --quiet --dry-run --ignore-installed --report $(VENV)/pins.json '.[train,cpu,cuda,bench,dev]'
+	$(BIN)/pip install --quiet --dry-run --ignore-installed --report $(VENV)/pins.json '.[train,cpu,cuda,parquet,tensorboard,bench,docs,dev]'
 	$(BIN)/python constraints/pin.py $(VENV)/pins.json > $(VENV)/pinned.txt
 	mv $(VENV)/pinned.txt constraints/pinned.txt
 
