@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rnn_train.data import LabeledImages
-from rnn_train.reports import write_reports
+from rnn_train.reports import write_metrics, write_reports
 
 PLOTS = ("curves.png", "confusion_matrix.png", "examples.png")
 HISTORY = [
@@ -46,7 +46,7 @@ def draw(folder: Path, names: tuple[str, ...], count: int = 12) -> None:
 
 
 def test_metrics_have_a_row_an_epoch_and_a_column_a_quantity(tmp_path: Path) -> None:
-    write_reports(tmp_path, HISTORY, ("a", "b"), None, None, plots=False)
+    write_metrics(tmp_path, HISTORY)
 
     with (tmp_path / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -55,28 +55,28 @@ def test_metrics_have_a_row_an_epoch_and_a_column_a_quantity(tmp_path: Path) -> 
 
 
 def test_plots_are_written_over_those_of_an_earlier_run(tmp_path: Path) -> None:
-    for name in ("metrics.csv", *PLOTS):
+    for name in PLOTS:
         (tmp_path / name).write_bytes(b"old")
 
     draw(tmp_path, ("ant", "bee", "cat"))
 
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*PLOTS, "metrics.csv"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(PLOTS)
     assert_plots_are_drawn(tmp_path)
-    assert (tmp_path / "metrics.csv").read_text().startswith("epoch,")
 
 
-def test_without_plots_only_metrics_are_written(tmp_path: Path) -> None:
+def test_without_plots_those_of_an_earlier_run_are_removed(tmp_path: Path) -> None:
     data = held_out(4, 2)
+    (tmp_path / "curves.png").write_bytes(b"old")
 
     write_reports(tmp_path, HISTORY, ("a", "b"), data, logits_for(data.labels, 2), plots=False)
 
-    assert [path.name for path in tmp_path.iterdir()] == ["metrics.csv"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_images_to_evaluate_on_only_curves_are_drawn(tmp_path: Path) -> None:
     write_reports(tmp_path, HISTORY, ("a", "b"), None, None)
 
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png", "metrics.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png"]
 
 
 @pytest.mark.parametrize(("classes", "channels"), [(2, 3), pytest.param(30, 1, marks=pytest.mark.slow), (40, 1)])

@@ -1,6 +1,8 @@
 """Resuming: a run that was stopped ends just as one that wasn't."""
 
+import csv
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import torch
 
 from rnn_runtime.errors import CheckpointError, DataError, SettingsError
 from rnn_train import DataSource, TrainSettings, resume
+from rnn_train.callbacks import TrainingCallback
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.data import load_data
 from tests.support.idx_files import write_idx_folder
@@ -181,6 +184,44 @@ def test_a_resumed_runs_reports_cover_all_epochs(tmp_path: Path, source: DataSou
 
     lines = (tmp_path / "metrics.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in lines] == ["epoch", "1", "2", "3", "4"]
+
+
+def test_metrics_grow_with_each_epoch(tmp_path: Path, source: DataSource) -> None:
+    grown: list[list[str]] = []
+
+    class ReadMetrics(TrainingCallback):
+        def epoch(self, metrics: Mapping[str, float]) -> None:
+            if metrics["epoch"] > 1:  # what was written after the epoch before
+                grown.append([line.split(",")[0] for line in (tmp_path / "metrics.csv").read_text().splitlines()[1:]])
+
+    train_quietly(tmp_path / "model.pt", source, SMALL, callback=ReadMetrics())
+
+    assert grown == [["1"], ["1", "2"], ["1", "2", "3"]]
+
+
+@pytest.mark.parametrize(
+    "left", [None, b"epoch,train_loss\n1,0.5\n2,0.4\n3,0.3\n4,0.2\n"], ids=["none", "another run's"]
+)
+def test_metrics_after_a_crash_are_those_of_a_run_without_it(
+    tmp_path: Path, source: DataSource, left: bytes | None
+) -> None:
+    for name in ("whole", "stopped"):
+        (tmp_path / name).mkdir()
+    run_to_the_end(tmp_path / "whole" / "model.pt", source, SMALL)
+    run_and_stop(tmp_path / "stopped" / "model.pt", source, SMALL, 3)
+    metrics = tmp_path / "stopped" / "metrics.csv"
+    metrics.unlink()  # killed between the checkpoint and this file
+    if left is not None:
+        metrics.write_bytes(left)
+
+    resume_quietly(tmp_path / "stopped" / "model.pt")
+
+    def read(path: Path) -> list[dict[str, str]]:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        return [{name: row[name] for name in row.keys() - {"seconds", "images_per_second"}} for row in rows]
+
+    assert read(metrics) == read(tmp_path / "whole" / "metrics.csv")
 
 
 def test_another_output_leaves_the_checkpoint_as_it_was(tmp_path: Path, source: DataSource) -> None:

@@ -33,8 +33,8 @@ def test_training_prints_the_articles_lines(run: Run, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     assert len(lines) == 3
-    assert re.fullmatch(r"Epoch \[1/2\], Step \[15/15\], Loss: \d\.\d{4}", lines[0])
-    assert re.fullmatch(r"Epoch \[2/2\], Step \[15/15\], Loss: \d\.\d{4}", lines[1])
+    assert re.fullmatch(r"Epoch \[1/2\], Step \[15/15\], Loss: \d\.\d{4} \(mean of the epoch\)", lines[0])
+    assert re.fullmatch(r"Epoch \[2/2\], Step \[15/15\], Loss: \d\.\d{4} \(mean of the epoch\)", lines[1])
     assert re.fullmatch(r"Accuracy of the network on the 360 test images: \d{1,3}\.\d %", lines[2])
     data, wrote = result.stderr.splitlines()
     assert data == "digits: 1,437 training, 360 test images of 8x8, gray, 10 classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
@@ -265,7 +265,30 @@ def test_long_epochs_print_every_hundredth_step(run: Run, tmp_path: Path) -> Non
 
     result = run("rnn-train", "--data", "data", "--batch-size", "1", *QUICK)
 
-    assert re.findall(r"Epoch \[1/1\], Step \[(\d+)/230\]", result.stdout) == ["100", "200"]
+    assert re.findall(r"Epoch \[1/1\], Step \[(\d+)/230\]", result.stdout) == ["100", "200", "230"]
+
+
+def test_the_last_line_of_an_epoch_shows_its_mean_loss(run: Run, tmp_path: Path) -> None:
+    write_idx_folder(tmp_path / "data")
+
+    result = run("rnn-train", "--data", "data", "--batch-size", "7", *QUICK, "--epochs", "2")
+
+    rows = Checkpoint.load(tmp_path / "model.pt").metrics["epochs"]
+    assert result.stdout.splitlines()[:2] == [
+        f"Epoch [{row['epoch']}/2], Step [6/6], Loss: {row['train_loss']:.4f} (mean of the epoch)" for row in rows
+    ]
+
+
+def test_the_epoch_that_is_kept_is_named(run: Run, tmp_path: Path) -> None:
+    write_classes(tmp_path / "photos", count=10)
+
+    result = run("rnn-train", "--data", "photos", "--val-split", "0.2", *QUICK, "--epochs", "3")
+
+    metrics = Checkpoint.load(tmp_path / "model.pt").metrics
+    accuracies = [row["validation_accuracy"] for row in metrics["epochs"]]
+    best = accuracies.index(max(accuracies))
+    assert metrics["kept_epoch"] == best + 1
+    assert f"Kept epoch {best + 1} of 3 (validation accuracy {100 * accuracies[best]:.1f} %)\n" in result.stdout
 
 
 def test_validation_prints_a_line_an_epoch(run: Run, tmp_path: Path) -> None:

@@ -116,6 +116,7 @@ def test_the_result_tells_the_accuracy_of_what_was_written(tmp_path: Path) -> No
     assert (result.accuracy, result.split, result.images) == (accuracy, "test", 360)
     assert saved.metrics["test_accuracy"] == accuracy
     assert saved.metrics["test_images"] == 360
+    assert saved.metrics["kept_epoch"] == 2
     assert saved.source == DIGITS
     assert saved.settings == SMALL
     assert saved.resume_state["epoch"] == 2
@@ -201,7 +202,7 @@ def test_without_any_image_held_out_there_is_no_accuracy(tmp_path: Path) -> None
     result = train_quietly(tmp_path / "model.pt", photos(tmp_path), SMALL, callback=recorder)
 
     assert (result.accuracy, result.split, result.images) == (None, None, 0)
-    assert set(result.checkpoint.metrics) == {"epochs"}
+    assert set(result.checkpoint.metrics) == {"epochs", "kept_epoch"}
     assert "`val_split=0.2`" in recorder.messages[-1]
 
 

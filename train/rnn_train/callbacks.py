@@ -1,5 +1,6 @@
 """What a person sees of a training run: the article's lines, and on a terminal a live bar below them."""
 
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
@@ -24,6 +25,9 @@ class TrainingCallback:
 
     def step(self, epoch: int, step: int, loss: float, images: int) -> None:
         """A step is done; `epoch` and `step` count from 1. `images` went through it."""
+
+    def epoch(self, metrics: Mapping[str, float]) -> None:
+        """An epoch is done; `metrics` is its row of `metrics.csv`."""
 
     def message(self, text: str) -> None:
         """Something worth a line of its own."""
@@ -69,9 +73,15 @@ class ConsoleCallback(TrainingCallback):
             self._bar.advance(self._task)
             speed = self._bar.tasks[0].speed  # steps a second
             self._bar.update(self._task, speed=f"{speed * images:,.0f} images/s" if speed else "")
-        # at the end of short epochs too, or a small data set would show nothing at all
-        if step % LINES_EVERY == 0 or (step == self._steps_per_epoch < LINES_EVERY):
+        if step % LINES_EVERY == 0 and step < self._steps_per_epoch:
             self.message(f"Epoch [{epoch}/{self._epochs}], Step [{step}/{self._steps_per_epoch}], Loss: {loss:.4f}")
+
+    def epoch(self, metrics: Mapping[str, float]) -> None:
+        epoch, steps = f"Epoch [{metrics['epoch']}/{self._epochs}]", self._steps_per_epoch
+        self.message(f"{epoch}, Step [{steps}/{steps}], Loss: {metrics['train_loss']:.4f} (mean of the epoch)")
+        if "validation_loss" in metrics:
+            loss, accuracy = metrics["validation_loss"], metrics["validation_accuracy"]
+            self.message(f"{epoch}, Validation loss: {loss:.4f}, accuracy: {100 * accuracy:.2f} %")
 
     def note(self, text: str) -> None:
         say(printable(as_options(text)))  # with names of files, which may hold terminal codes

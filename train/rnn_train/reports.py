@@ -1,4 +1,4 @@
-"""The reports beside a checkpoint: `metrics.csv`, and plots as PNG files."""
+"""The reports beside a checkpoint: `metrics.csv`, which grows with each epoch, and plots as PNG files."""
 
 import csv
 import warnings
@@ -21,6 +21,19 @@ _LONGEST_NAME = 20  # letters
 _GRID = (5, 8)  # rows and columns of example images
 
 
+def write_metrics(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
+    """Write `metrics.csv`, one row per epoch, in place of the one that is there.
+
+    Args:
+        folder: Where to write it.
+        history: The epochs' rows, as in a checkpoint's metrics.
+    """
+    with atomic_write(folder / "metrics.csv", newline="") as file:
+        writer = csv.DictWriter(file, list(history[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)
+
+
 def write_reports(
     folder: Path,
     history: Sequence[Mapping[str, Any]],
@@ -30,20 +43,16 @@ def write_reports(
     *,
     plots: bool = True,
 ) -> None:
-    """Write `metrics.csv`, and if asked `curves.png`, `confusion_matrix.png` and `examples.png`.
+    """Draw `curves.png`, `confusion_matrix.png` and `examples.png`, if asked, and remove an earlier run's.
 
     Args:
-        folder: Where to.
-        history: A row an epoch, as in a checkpoint's metrics.
+        folder: Where to write them.
+        history: The epochs' rows, as in a checkpoint's metrics.
         class_names: Names of the classes.
         held_out: The images that the model was evaluated on; without, only the curves are drawn.
         logits: What it gave for them, float32 `(images, classes)`.
         plots: Whether to draw at all.
     """
-    with atomic_write(folder / "metrics.csv", newline="") as file:
-        writer = csv.DictWriter(file, list(history[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(history)
     for name in PLOTS:  # of an earlier run, or they would seem to be this one's
         (folder / name).unlink(missing_ok=True)
     if not plots:

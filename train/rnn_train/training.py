@@ -3,6 +3,7 @@
 import copy
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from rnn_train.callbacks import TrainingCallback
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.data import DataSource, LabeledImages
 from rnn_train.model import predict_logits
-from rnn_train.reports import write_reports
+from rnn_train.reports import write_metrics, write_reports
 from rnn_train.settings import TrainSettings
 from rnn_train.training_state import LARGEST_VALUE, Device, EpochState, TrainingState
 
@@ -161,13 +162,23 @@ class _Saving:
         if run.has_diverged():  # and what was saved before is of more use
             raise _divergence(run)
         checkpoint = run.checkpoint(metrics)
-        try:
+        with self._writing(self.output, "this checkpoint"):
             checkpoint.save(self.output)
-        except OSError as error:
-            reason = f"{self.output}: this checkpoint can't be written: {error.strerror or error}"
-            raise OutputError(f"{reason}; {self.how_to_continue()}") from None
         self._held = run.describe_position()
         return checkpoint
+
+    def save_metrics(self) -> None:
+        """Write `metrics.csv` for the epochs that the checkpoint holds: after it, and anew when a run is resumed."""
+        with self._writing(self.output.parent / "metrics.csv", "this file"):
+            write_metrics(self.output.parent, self._run.history)
+
+    @contextmanager
+    def _writing(self, path: Path, what: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = f"{path}: {what} can't be written: {error.strerror or error}"
+            raise OutputError(f"{reason}; {self.how_to_continue()}") from None
 
     def how_to_continue(self) -> str:
         if self._held is None:
@@ -181,6 +192,8 @@ def _run(
     saving.output.parent.mkdir(parents=True, exist_ok=True)  # before the training, not after it
     for text in (f"{run.source.name}: {run.data.describe()}", *run.data.notes, *notes):
         callback.note(text)
+    if run.history:
+        saving.save_metrics()
     callback.start(run.settings.epochs, run.steps_per_epoch, run.steps_done)
     try:
         with StopRequest() as stop:
@@ -201,6 +214,7 @@ def _train(run: TrainingState, saving: _Saving, callback: TrainingCallback, stop
                 raise stop.interrupt
         _end_epoch(run, callback)
         saving.save()
+        saving.save_metrics()
     if stop.interrupt:
         raise stop.interrupt
 
@@ -247,24 +261,22 @@ def _end_epoch(run: TrainingState, callback: TrainingCallback) -> None:
         "learning_rate": epoch.learning_rate,
         "train_loss": epoch.loss_sum / seen,
         "train_accuracy": epoch.correct / seen,
-        **_validate(run, callback),
+        **_validate(run),
         "seconds": round(epoch.seconds, 3),
         "images_per_second": round(seen / epoch.seconds, 1),
     }
     run.history = [*run.history, row]
     run.under_way = None
+    callback.epoch(row)
 
 
-def _validate(run: TrainingState, callback: TrainingCallback) -> dict[str, float]:
+def _validate(run: TrainingState) -> dict[str, float]:
     split = run.data.validation
     if split is None:
         return {}
     logits = predict_logits(run.model, split.images, run.device)
     loss = nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(split.labels)).item()
     accuracy = _accuracy(logits, split)
-    callback.message(
-        f"Epoch [{run.epoch}/{run.settings.epochs}], Validation loss: {loss:.4f}, accuracy: {100 * accuracy:.2f} %"
-    )
     if accuracy > run.best_accuracy:
         run.best_accuracy = accuracy
         run.best_weights = copy.deepcopy(run.model.state_dict())
@@ -286,8 +298,14 @@ def _finish(run: TrainingState, saving: _Saving, callback: TrainingCallback, plo
             raise _divergence(run)
         accuracy = _accuracy(logits, held_out)
         metrics = {f"{split}_accuracy": accuracy, f"{split}_images": len(held_out)}
+    metrics["kept_epoch"] = run.kept_epoch
     final = saving.save(metrics)
     write_reports(saving.output.parent, run.history, run.spec.class_names, held_out, logits, plots=plots)
+    if run.data.validation:
+        kept = run.history[run.kept_epoch - 1]["validation_accuracy"]
+        callback.message(
+            f"Kept epoch {run.kept_epoch} of {run.settings.epochs} (validation accuracy {100 * kept:.1f} %)"
+        )
     if held_out is not None and accuracy is not None:
         callback.message(f"Accuracy of the network on the {len(held_out)} {split} images: {100 * accuracy:.1f} %")
     else:

@@ -127,6 +127,14 @@ class TrainingState:
         """Of the whole run."""
         return self.epoch * self.steps_per_epoch + (self.under_way.step if self.under_way else 0)
 
+    @property
+    def kept_epoch(self) -> int:
+        """The epoch whose weights a checkpoint holds: the first with the highest validation accuracy, else the last."""
+        if self.data.validation is None or not self.history:
+            return self.epoch
+        best = max(self.history, key=lambda row: float(row["validation_accuracy"]))  # of equal ones, the first
+        return int(best["epoch"])
+
     def describe_position(self) -> str:
         """For people: `1 of 2 epochs`, or `step 37 of 600 in epoch 2 of 2`."""
         if self.under_way is None:
@@ -204,6 +212,8 @@ class TrainingState:
         self.history = list(metrics["epochs"])
         if type(self.epoch) is not int or [row["epoch"] for row in self.history] != list(range(1, self.epoch + 1)):
             raise ValueError("metrics without a row for each epoch")
+        if self.data.validation and not all("validation_accuracy" in row for row in self.history):
+            raise ValueError("metrics without validation")
         begun = state["under_way"]
         if begun is not None:
             self.under_way = EpochState(**begun)
