@@ -32,6 +32,7 @@ class Recorder(TrainingCallback):
         self.steps: list[tuple[int, int, int]] = []
         self.losses: list[float] = []
         self.messages: list[str] = []
+        self.notes: list[str] = []
 
     def start(self, epochs: int, steps: int, done: int) -> None:
         self.started.append((epochs, steps, done))
@@ -39,6 +40,9 @@ class Recorder(TrainingCallback):
     def step(self, epoch: int, step: int, loss: float, images: int) -> None:
         self.steps.append((epoch, step, images))
         self.losses.append(loss)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
     def message(self, text: str) -> None:
         self.messages.append(text)

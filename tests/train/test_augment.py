@@ -5,8 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as reference
 
-from rnn_train.augment import augment
+from rnn_train.augment import COLOUR_CHANGE, augment, crop_and_turn, recolour
 from rnn_train.settings import TrainSettings
 
 
@@ -31,11 +33,12 @@ def shifted(image: Tensor, down: int, right: int) -> Tensor:
     shape=st.tuples(st.integers(1, 5), st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 3])),
     shift=st.integers(0, 3),
     flip=st.booleans(),
+    photos=st.booleans(),
 )
-def test_shape_and_dtype_are_kept(shape: tuple[int, int, int, int], shift: int, flip: bool) -> None:
+def test_shape_and_dtype_are_kept(shape: tuple[int, int, int, int], shift: int, flip: bool, photos: bool) -> None:
     images = random_images(*shape)
 
-    changed = augment(images, TrainSettings(shift=shift, flip=flip))
+    changed = augment(images, TrainSettings(shift=shift, flip=flip, augment=photos))
 
     assert changed.shape == images.shape
     assert changed.dtype == torch.uint8
@@ -55,7 +58,7 @@ def test_the_images_that_were_given_stay_as_they_are() -> None:
     images = random_images(20, 8, 6, 3)
     copy = images.clone()
 
-    augment(images, TrainSettings(shift=2, flip=True))
+    augment(images, TrainSettings(shift=2, flip=True, augment=True))
 
     assert torch.equal(images, copy)
 
@@ -108,3 +111,74 @@ def test_the_same_seed_gives_the_same_changes() -> None:
 
     assert torch.equal(results[0], results[1])
     assert not torch.equal(results[0], results[2])
+
+
+def photo(height: int = 40, width: int = 60, channels: int = 3) -> Tensor:
+    """A batch of one smooth image, float32, 0 to 255."""
+    noise = random_images(1, height, width, channels).permute(0, 3, 1, 2).float()
+    blurred: Tensor = reference.gaussian_blur(noise, [5, 5])
+    return blurred
+
+
+@pytest.mark.parametrize("angle", [-10.0, 3.0, 10.0])
+def test_turning_is_that_of_torchvision(angle: float) -> None:
+    images = photo()
+
+    turned = crop_and_turn(images, torch.ones(2, 1), torch.zeros(2, 1), torch.tensor([angle]))
+
+    expected = reference.rotate(images, angle, interpolation=InterpolationMode.BILINEAR)
+    middle = (..., slice(12, 28), slice(15, 45))  # at the edges, torchvision fills with 0
+    torch.testing.assert_close(turned[middle], expected[middle], rtol=0, atol=0.01)
+
+
+@pytest.mark.parametrize(("top", "left"), [(0, 0), (2, 24), (20, 30)])
+def test_cropping_is_that_of_torchvision(top: int, left: int) -> None:
+    images = photo()
+    centers = torch.tensor([[2 * (top + 10) / 40 - 1], [2 * (left + 15) / 60 - 1]])
+
+    cropped = crop_and_turn(images, torch.full((2, 1), 0.5), centers, torch.zeros(1))
+
+    expected = reference.resized_crop(images, top, left, 20, 30, [40, 60], antialias=False)
+    middle = (..., slice(2, -2), slice(2, -2))  # at its edges, torchvision's crop doesn't see its neighbours
+    torch.testing.assert_close(cropped[middle], expected[middle], rtol=0, atol=0.01)
+
+
+@pytest.mark.parametrize("factor", [1 - COLOUR_CHANGE, 1.0, 1 + COLOUR_CHANGE])
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_colours_change_as_in_torchvision(channels: int, place: int, factor: float) -> None:
+    images = photo(channels=channels).round()
+    factors = [torch.ones(1), torch.ones(1), torch.ones(1)]
+    factors[place] = torch.tensor([factor])
+
+    changed = recolour(images, *factors)
+
+    adjust = (reference.adjust_brightness, reference.adjust_contrast, reference.adjust_saturation)[place]
+    expected = adjust(images.to(torch.uint8), factor).float()  # which rounds down, on the way and at the end
+    torch.testing.assert_close(changed, expected, rtol=0, atol=1.5)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_each_photo_is_changed_on_its_own(channels: int) -> None:
+    torch.manual_seed(0)
+    images = random_images(1, 16, 12, channels).expand(20, -1, -1, -1)
+
+    changed = augment(images, TrainSettings(augment=True))
+
+    assert len({image.numpy().tobytes() for image in changed}) == 20
+
+
+def test_photos_stay_recognizable() -> None:
+    """A bright disk on a dark ground stays one: about as large, and not moved out of the image."""
+    torch.manual_seed(0)
+    y, x = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
+    disk = ((y - 15.5) ** 2 + (x - 15.5) ** 2 < 64).to(torch.uint8) * 160 + 40
+    images = disk[None, :, :, None].expand(200, -1, -1, 3)
+
+    bright = (augment(images, TrainSettings(augment=True)).float().mean(dim=3) > 100).float().mean(dim=(1, 2))
+
+    share = 64 * torch.pi / 32**2
+    # Crops enlarge it, by no more than 1 / 0.6.
+    assert bright.min() > 0.5 * share
+    assert bright.max() < 2 * share
+    assert bright.mean() > share

@@ -40,7 +40,7 @@ def whole() -> bytes:
     checkpoint = random_checkpoint(SPEC)
     content = {
         "format": "rnn-onnx checkpoint",
-        "format_version": 2,
+        "format_version": 3,
         "model": SPEC.to_dict(),
         "weights": dict(checkpoint.weights),
         "settings": checkpoint.settings.to_dict(),
@@ -221,11 +221,30 @@ def test_what_other_programs_save_is_refused(tmp_path: Path, content: object) ->
         Checkpoint.load(tmp_path / "model.pt")
 
 
-@pytest.mark.parametrize("version", [1, 3, "2", None])
+@pytest.mark.parametrize("version", [1, 4, "2", None])
 def test_another_format_version_is_named(path: Path, version: object) -> None:
     edit(path, lambda content: content.update(format_version=version))
 
-    with pytest.raises(CheckpointError, match=rf"its format version is {version!r}"):
+    with pytest.raises(CheckpointError, match=rf"its format version is {version!r}, and this program reads 2 to 3"):
+        Checkpoint.load(path)
+
+
+def test_a_checkpoint_of_the_version_before_is_read_with_defaults(path: Path) -> None:
+    def as_version_2(content: dict[str, Any]) -> None:
+        content["format_version"] = 2
+        for name in ("patience", "class_weights", "augment"):
+            del content["settings"][name]
+
+    edit(path, as_version_2)
+
+    assert Checkpoint.load(path).settings == TrainSettings()
+
+
+@pytest.mark.parametrize("name", ["patience", "class_weights", "augment"])
+def test_a_checkpoint_of_this_version_needs_all_settings(path: Path, name: str) -> None:
+    edit(path, lambda content: content["settings"].pop(name))
+
+    with pytest.raises(CheckpointError, match=f"damaged checkpoint.*{name}"):
         Checkpoint.load(path)
 
 

@@ -16,7 +16,7 @@ from rnn_train.callbacks import TrainingCallback
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.data import load_data
 from tests.support.idx_files import write_idx_folder
-from tests.support.training import KnownAccuracies, StopIn, assert_equal, assert_same_run, train_quietly
+from tests.support.training import KnownAccuracies, Recorder, StopIn, assert_equal, assert_same_run, train_quietly
 
 SMALL = TrainSettings(hidden_size=8, learning_rate=0.01, epochs=4, batch_size=16)
 
@@ -54,6 +54,7 @@ KINDS_OF_RUN = pytest.mark.parametrize(
         {"schedule": "one-cycle"},
         {"schedule": "one-cycle", "cell": "gru", "dropout": 0.1, "weight_decay": 0.01, "normalize": True, "shift": 1},
         {"clip_norm": 0.1, "label_smoothing": 0.1},
+        {"augment": True, "class_weights": "balanced"},
     ],
     ids=str,
 )
@@ -125,6 +126,63 @@ def test_the_best_epoch_survives_a_stop(tmp_path: Path, source: DataSource, monk
     resumed = resume_quietly(tmp_path / "model.pt")
 
     assert_same_run(resumed, expected)
+
+
+@pytest.mark.parametrize("stop", [2, 4, 5])
+def test_a_stop_does_not_change_when_patience_ends_a_run(
+    tmp_path: Path, source: DataSource, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    source, settings = replace(source, val_split=0.5), replace(SMALL, epochs=20, patience=3)
+    validation = load_data(source).validation
+    assert validation is not None
+    accuracies = (0.5, 0.9, 0.2, 0.7, 0.9)  # the last equals the best: no progress
+    KnownAccuracies(monkeypatch, validation.labels, accuracies)
+    expected = run_to_the_end(tmp_path / "whole.pt", source, settings)
+    KnownAccuracies(monkeypatch, validation.labels, accuracies)
+    run_and_stop(tmp_path / "model.pt", source, settings, stop)
+
+    resumed = resume_quietly(tmp_path / "model.pt")
+
+    assert (resumed.resume_state["epoch"], resumed.metrics["kept_epoch"]) == (5, 2)
+    assert_same_run(resumed, expected)
+
+
+def test_more_patience_trains_on_after_an_early_stop(
+    tmp_path: Path, source: DataSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = replace(source, val_split=0.5)
+    validation = load_data(source).validation
+    assert validation is not None
+    KnownAccuracies(monkeypatch, validation.labels, (0.5, 0.2, 0.7, 0.6, 0.6))
+    expected = run_to_the_end(tmp_path / "whole.pt", source, replace(SMALL, epochs=20, patience=2))
+    assert expected.resume_state["epoch"] == 5
+    KnownAccuracies(monkeypatch, validation.labels, (0.5, 0.2))
+    assert (
+        run_to_the_end(tmp_path / "model.pt", source, replace(SMALL, epochs=20, patience=1)).metrics["kept_epoch"] == 1
+    )
+
+    KnownAccuracies(monkeypatch, validation.labels, (0.7, 0.6, 0.6))
+    resumed = resume_quietly(tmp_path / "model.pt", patience=2)
+
+    assert_same_run(resumed, expected)
+
+
+def test_resuming_a_run_that_stopped_early_says_how_to_train_on(
+    tmp_path: Path, source: DataSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, recorder = replace(source, val_split=0.5), Recorder()
+    validation = load_data(source).validation
+    assert validation is not None
+    KnownAccuracies(monkeypatch, validation.labels, (0.5, 0.2))
+    run_to_the_end(tmp_path / "model.pt", source, replace(SMALL, patience=1))
+
+    resume_quietly(tmp_path / "model.pt", callback=recorder)
+
+    assert recorder.steps == []
+    assert recorder.notes[-1] == (
+        f"{tmp_path}/model.pt: stopped early after epoch 2. To train longer, set `patience` to more than 1, "
+        "or to 0 for all 4 epochs"
+    )
 
 
 @pytest.mark.parametrize("changes", [{}, {"cell": "gru", "dropout": 0.2}, {"shift": 1}], ids=str)

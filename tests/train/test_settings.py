@@ -22,15 +22,18 @@ def test_defaults_are_the_articles() -> None:
         "bidirectional": False,
         "dropout": 0.0,
         "epochs": 2,
+        "patience": 0,
         "batch_size": 100,
         "learning_rate": 0.001,
         "schedule": "constant",
         "weight_decay": 0.0,
         "clip_norm": 0.0,
         "label_smoothing": 0.0,
+        "class_weights": "none",
         "normalize": False,
         "shift": 0,
         "flip": False,
+        "augment": False,
         "seed": 0,
     }
     assert DataSource().val_split == 0
@@ -41,7 +44,7 @@ def test_defaults_are_the_articles() -> None:
     ("name", "value"),
     [
         *((name, value) for name in ("epochs", "batch_size") for value in (0, -1, 1.0, True, "2", None, 2**63)),
-        *((name, value) for name in ("shift", "seed") for value in (-1, 0.0, False, "2", None, 2**63)),
+        *((name, value) for name in ("shift", "seed", "patience") for value in (-1, 0.0, False, "2", None, 2**63)),
         *(
             (name, value)
             for name in ("weight_decay", "clip_norm", "label_smoothing", "learning_rate")
@@ -51,7 +54,8 @@ def test_defaults_are_the_articles() -> None:
         ("label_smoothing", 1),
         ("schedule", "linear"),
         ("schedule", None),
-        *((name, value) for name in ("normalize", "flip") for value in (1, "yes", None)),
+        *(("class_weights", value) for value in ("equal", None, True, 1.0)),
+        *((name, value) for name in ("normalize", "flip", "augment") for value in (1, "yes", None)),
     ],
 )
 def test_values_out_of_range_are_refused_and_named(name: str, value: object) -> None:
@@ -91,6 +95,8 @@ SETTINGS = st.builds(
     normalize=st.booleans(),
     shift=st.integers(0, 5),
     flip=st.booleans(),
+    augment=st.booleans(),
+    class_weights=st.sampled_from(["none", "balanced"]),
     seed=st.integers(0, 2**63 - 1),
 )
 
@@ -115,6 +121,17 @@ def test_settings_come_back_from_plain_values(settings: TrainSettings) -> None:
 def test_missing_and_unknown_fields_are_refused(plain: Any) -> None:
     with pytest.raises(SettingsError):
         TrainSettings.from_dict(plain)
+
+
+def test_patience_comes_back_from_plain_values() -> None:
+    settings = TrainSettings(patience=5)
+
+    assert TrainSettings.from_dict(settings.to_dict()) == settings
+
+
+def test_patience_is_refused_with_a_one_cycle_schedule() -> None:
+    with pytest.raises(SettingsError, match=r'one-cycle.*Choose `schedule="constant"`, or leave out `patience`'):
+        TrainSettings(patience=3, schedule="one-cycle")
 
 
 def test_preset_article_is_the_defaults() -> None:

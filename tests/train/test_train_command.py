@@ -135,6 +135,11 @@ print(sorted({"torch", "numpy", "torchvision", "sklearn", "matplotlib", "PIL"} &
         ("--data data --learning-rate inf", "Error: --learning-rate must be"),
         ("--data data --learning-rate nan", "Error: --learning-rate must be"),
         ("--data data --cell lstm --nonlinearity relu", "Error: nonlinearity is for the cell rnn"),
+        ("--data data --patience 3", "Error: --patience needs validation images. Hold some out with --val-split 0.2"),
+        (
+            "--data data --val-split 0.5 --patience 3 --preset accurate",
+            "Choose --schedule constant, or leave out --patience",
+        ),
         ("--data data --weight-decay nan", "Error: --weight-decay must be"),
         ("--data data --hidden-size 1000000", "Error: --hidden-size must be"),
         ("--data data --seed 99999999999999999999", "Error: --seed must be"),
@@ -214,7 +219,8 @@ def test_options_reach_the_settings(run: Run, tmp_path: Path) -> None:
     options = (
         "--cell rnn --nonlinearity relu --hidden-size 6 --num-layers 3 --bidirectional --dropout 0.25 --epochs 1 "
         "--batch-size 8 --learning-rate 0.02 --schedule one-cycle --weight-decay 0.5 --clip-norm 2 "
-        "--label-smoothing 0.125 --normalize --shift 2 --flip --seed 9 --image-size 5x4 --val-split 0.25 "
+        "--label-smoothing 0.125 --class-weights balanced --normalize --shift 2 --flip --augment --seed 9 "
+        "--image-size 5x4 --val-split 0.25 "
         "--class-names ant,bee,cat,dog --output out/run.pt --device cpu --no-plots"
     )
 
@@ -236,15 +242,31 @@ def test_options_reach_the_settings(run: Run, tmp_path: Path) -> None:
         weight_decay=0.5,
         clip_norm=2.0,
         label_smoothing=0.125,
+        class_weights="balanced",
         normalize=True,
         shift=2,
         flip=True,
+        augment=True,
         seed=9,
     )
     assert saved.source == DataSource(
         data="data", class_names=("ant", "bee", "cat", "dog"), image_size=(5, 4), val_split=0.25, split_seed=9
     )
     assert names(tmp_path / "out") == {"run.pt", "metrics.csv"}
+
+
+def test_patience_stops_early_and_can_be_raised(run: Run, tmp_path: Path) -> None:
+    write_classes(tmp_path / "photos", count=10)
+    # Steps too small to change a prediction: no epoch is better than the first.
+    options = ("--val-split", "0.2", "--learning-rate", "1e-12", "--epochs", "9", "--hidden-size", "8", "--no-plots")
+
+    stopped = run("rnn-train", "--data", "photos", "--patience", "2", *options)
+    resumed = run("rnn-train", "--resume", "model.pt", "--patience", "4", "--no-plots")
+
+    assert "Stopped early after epoch 3 of 9: no higher validation accuracy in 2 epochs\n" in stopped.stdout
+    assert "Kept epoch 1 of 9 (validation accuracy " in stopped.stdout
+    assert "Stopped early after epoch 5 of 9" in resumed.stdout
+    assert Checkpoint.load(tmp_path / "model.pt").settings.patience == 4
 
 
 def test_a_preset_gives_what_is_not_given(run: Run, tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from rnn_train.data import LabeledImages, load_data
 from rnn_train.model import ImageRNN, predict_logits
 from rnn_train.settings import preset_settings
 from rnn_train.training import TrainResult
-from tests.support.idx_files import write_idx_folder
+from rnn_train.training_state import TrainingState
+from tests.support.idx_files import idx_bytes, write_idx_folder
 from tests.support.image_folders import write_classes
 from tests.support.training import KnownAccuracies, Recorder, StopIn, assert_equal, train_quietly
 
@@ -46,6 +47,7 @@ def same_weights(first: TrainResult, second: TrainResult) -> bool:
         {},
         {"cell": "gru", "dropout": 0.2},
         {"cell": "lstm", "shift": 1, "flip": True},
+        {"augment": True},
         {"schedule": "one-cycle", "bidirectional": True, "weight_decay": 0.01, "clip_norm": 1.0},
     ],
     ids=str,
@@ -170,6 +172,66 @@ def test_a_run_that_was_stopped_holds_the_best_epoch_so_far(
     saved = Checkpoint.load(tmp_path / "model.pt")
     assert [row["validation_accuracy"] for row in saved.metrics["epochs"]] == [0.25, 0.75, 0.5]
     assert_equal(saved.weights, epochs.weights[1])
+
+
+def test_patience_ends_training_after_epochs_without_progress(
+    tmp_path: Path, held_out: DataSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    KnownAccuracies(monkeypatch, validation_images(held_out).labels, [0.25, 0.75, 0.5, 0.75])
+    recorder = Recorder()
+
+    result = train_quietly(tmp_path / "model.pt", held_out, replace(SMALL, epochs=9, patience=2), callback=recorder)
+
+    assert len(result.checkpoint.metrics["epochs"]) == 4
+    assert recorder.messages[:2] == [
+        "Stopped early after epoch 4 of 9: no higher validation accuracy in 2 epochs",
+        "Kept epoch 2 of 9 (validation accuracy 75.0 %)",
+    ]
+
+
+def test_patience_without_validation_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"`patience` needs validation images.*`val_split=0.2`"):
+        train_digits(tmp_path, replace(SMALL, patience=2))
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def unbalanced(folder: Path) -> DataSource:
+    """30 training images of class 0, 10 of class 1 and none of class 2; 4 test images of each."""
+    write_idx_folder(folder, train=40, test=12, classes=3)
+    labels = np.repeat([0, 1], [30, 10]).astype(np.uint8)
+    (folder / "train-labels-idx1-ubyte").write_bytes(idx_bytes(labels))
+    return DataSource(data=str(folder))
+
+
+def test_balanced_classes_weigh_as_scikit_learn_has_it(tmp_path: Path) -> None:
+    settings = replace(SMALL, class_weights="balanced")
+
+    weights = TrainingState.new(unbalanced(tmp_path / "data"), settings, "cpu").class_weights()
+
+    assert weights is not None
+    assert weights.tolist() == pytest.approx([40 / (2 * 30), 40 / (2 * 10), 1])  # n / (classes * count)
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_the_loss_of_an_epoch_counts_each_class_alike_if_balanced(tmp_path: Path, label_smoothing: float) -> None:
+    source = unbalanced(tmp_path / "data")
+    # The learning rate moves no weight by a visible amount, so the loss is that of the weights at the end.
+    settings = replace(
+        SMALL, class_weights="balanced", label_smoothing=label_smoothing, epochs=1, batch_size=7, learning_rate=1e-12
+    )
+
+    saved = train_quietly(tmp_path / "model.pt", source, settings).checkpoint
+
+    train_images = load_data(source).train
+    logits = torch.from_numpy(predict_logits(saved.build_model(), train_images.images))
+    expected = torch.nn.functional.cross_entropy(
+        logits,
+        torch.from_numpy(train_images.labels),
+        torch.tensor([2 / 3, 2, 1]),
+        label_smoothing=label_smoothing,
+    )
+    assert saved.metrics["epochs"][0]["train_loss"] == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_the_best_accuracy_is_that_of_the_weights_kept(tmp_path: Path) -> None:
@@ -328,8 +390,8 @@ def test_a_batch_may_be_larger_than_the_data(tmp_path: Path, batch_size: int) ->
 def test_smoothing_and_clipping_and_decay_change_the_result(tmp_path: Path) -> None:
     plain = train_digits(tmp_path)
 
-    for changes in ({"label_smoothing": 0.1}, {"clip_norm": 0.1}, {"weight_decay": 0.1}):
-        assert not same_weights(plain, train_digits(tmp_path, replace(SMALL, **changes)))  # type: ignore[arg-type]
+    for changes in ({"label_smoothing": 0.1}, {"clip_norm": 0.1}, {"weight_decay": 0.1}, {"class_weights": "balanced"}):
+        assert not same_weights(plain, train_digits(tmp_path, replace(SMALL, **changes)))
 
 
 def test_a_shift_that_no_image_outlives_is_refused(tmp_path: Path) -> None:

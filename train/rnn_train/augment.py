@@ -1,18 +1,27 @@
 """Random changes to a batch of training images, so that no epoch shows the same ones."""
 
+import math
+
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import affine_grid, grid_sample, pad
 
 from rnn_train.settings import TrainSettings
 
+# What `augment` draws for each photo. The ranges are milder than those customary for ImageNet, whose nets are larger.
+SMALLEST_AREA = 0.6  # of the crop, as a share of the image
+LARGEST_RATIO = 4 / 3  # by which a crop may be wider or higher than the image, as in RandomResizedCrop
+LARGEST_ANGLE = 10.0  # degrees, either way
+COLOUR_CHANGE = 0.3  # brightness, contrast and saturation are multiplied by 1 - 0.3 to 1 + 0.3
+_LUMA = (0.2989, 0.587, 0.114)  # of red, green and blue in a gray value (ITU-R BT.601), as torchvision has it
+
 
 def augment(images: Tensor, settings: TrainSettings) -> Tensor:
-    """Shift and mirror each image of a batch on its own, as far as the settings say.
+    """Change each image of a batch at random, independently of the others, as the settings allow.
 
     Args:
         images: uint8, shape `(batch, height, width, channels)`.
-        settings: `shift` and `flip` are looked at.
+        settings: `augment`, `shift` and `flip` are used.
 
     Returns:
         The same shape and dtype. Random numbers come from torch's default CPU generator.
@@ -22,6 +31,8 @@ def augment(images: Tensor, settings: TrainSettings) -> Tensor:
         images = torch.where(mirrored, images.flip(2), images)
     if settings.shift:
         images = _shift(images, settings.shift)
+    if settings.augment:
+        images = _augment_photos(images)
     return images
 
 
@@ -34,3 +45,78 @@ def _shift(images: Tensor, most: int) -> Tensor:
     columns = corners[1] + torch.arange(width, device=images.device)
     which = torch.arange(batch, device=images.device)
     return padded[which[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def _augment_photos(images: Tensor) -> Tensor:
+    """Crop, turn and recolour each image, as `RandomResizedCrop`, `RandomRotation` and `ColorJitter` do.
+
+    These draw one set of parameters per call, and a call per image takes as long as the training itself (measured in
+    docs/design.md). Here each image's parameters are drawn and applied in operations on the whole batch.
+    """
+    photos = images.permute(0, 3, 1, 2).float().contiguous()
+    batch = len(photos)
+    turned = crop_and_turn(photos, *_draw_crops(batch), _draw(batch, -LARGEST_ANGLE, LARGEST_ANGLE))
+    brightness, contrast, saturation = (_draw(batch, 1 - COLOUR_CHANGE, 1 + COLOUR_CHANGE) for _ in range(3))
+    recoloured = recolour(turned, brightness, contrast, saturation)
+    return recoloured.round().to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def crop_and_turn(photos: Tensor, sizes: Tensor, centers: Tensor, angles: Tensor) -> Tensor:
+    """Turn each image about the center of a crop, and enlarge the crop to the image's size, in one interpolation.
+
+    Args:
+        photos: float32, shape `(batch, channels, height, width)`.
+        sizes: Height and width of the crops as shares of the image's, shape `(2, batch)`.
+        centers: Their centers, -1 at the top or left to 1 at the bottom or right, shape `(2, batch)`.
+        angles: Degrees counterclockwise, shape `(batch,)`.
+
+    Returns:
+        The same shape. What turning brings in from outside is the image mirrored at its edge.
+    """
+    height, width = photos.shape[2:]
+    cos, sin = torch.cos(torch.deg2rad(angles)), torch.sin(torch.deg2rad(angles))
+    (high, wide), (down, right) = sizes, centers
+    # From the result's coordinates to the image's, both -1 to 1: scale to the crop, turn in pixels, move to its center.
+    rows = (wide * cos, -high * sin * height / width, right, wide * sin * width / height, high * cos, down)
+    matrices = torch.stack(rows, dim=1).reshape(-1, 2, 3).to(photos.device)
+    grid = affine_grid(matrices, list(photos.shape), align_corners=False)
+    return grid_sample(photos, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+
+def recolour(photos: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor) -> Tensor:
+    """Change brightness, then contrast, then saturation, as torchvision's `adjust_brightness` and the like define them.
+
+    Args:
+        photos: float32, shape `(batch, channels, height, width)`, 0 to 255.
+        brightness: Factors, shape `(batch,)`; 1 changes nothing.
+        contrast: Likewise.
+        saturation: Likewise; gray images have none.
+    """
+    bright, contrasty, saturated = (
+        factor.to(photos.device)[:, None, None, None] for factor in (brightness, contrast, saturation)
+    )
+    photos = (bright * photos).clamp_(0, 255)
+    photos = torch.lerp(_gray(photos).mean(dim=(1, 2, 3), keepdim=True), photos, contrasty).clamp_(0, 255)
+    if photos.shape[1] == 1:
+        return photos
+    return torch.lerp(_gray(photos), photos, saturated).clamp_(0, 255)
+
+
+def _gray(photos: Tensor) -> Tensor:
+    if photos.shape[1] == 1:
+        return photos
+    red, green, blue = photos[:, :1], photos[:, 1:2], photos[:, 2:]
+    return _LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue
+
+
+def _draw_crops(batch: int) -> tuple[Tensor, Tensor]:
+    """Sizes and centers of crops that lie within the image: area and logarithm of the ratio are uniform."""
+    area = _draw(batch, SMALLEST_AREA, 1).sqrt()
+    ratio = torch.exp(_draw(batch, -math.log(LARGEST_RATIO), math.log(LARGEST_RATIO)) / 2)
+    sizes = torch.stack([area / ratio, area * ratio]).clamp(max=1)
+    centers = torch.stack([_draw(batch, -1, 1), _draw(batch, -1, 1)]) * (1 - sizes)
+    return sizes, centers
+
+
+def _draw(count: int, low: float, high: float) -> Tensor:
+    return torch.empty(count).uniform_(low, high)

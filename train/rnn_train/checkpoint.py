@@ -27,7 +27,10 @@ from rnn_train.model import ImageRNN
 from rnn_train.settings import TrainSettings
 
 FORMAT = "rnn-onnx checkpoint"
-FORMAT_VERSION = 2  # 1 was of whole epochs only
+FORMAT_VERSION = 3
+_OLDEST_VERSION = 2  # 1 held whole epochs only
+# What a checkpoint of the version before lacks: settings that had no other value then.
+_SETTINGS_SINCE_3 = {"patience": 0, "class_weights": "none", "augment": False}
 _LARGEST_METRIC = 1e300  # no loss, count or speed comes near; not finite ones are larger
 
 
@@ -103,16 +106,19 @@ class Checkpoint:
         if not isinstance(content, dict) or not isinstance(content.get("format"), str) or content["format"] != FORMAT:
             raise CheckpointError(f"{path}: not a checkpoint that rnn-train wrote")
         version = content.get("format_version")
-        if type(version) is not int or version != FORMAT_VERSION:
+        if type(version) is not int or not _OLDEST_VERSION <= version <= FORMAT_VERSION:
             raise CheckpointError(
                 f"{path}: its format version is {textwrap.shorten(repr(version), 40)}, and this program reads "
-                f"{FORMAT_VERSION}; use the rnn-onnx that wrote it"
+                f"{_OLDEST_VERSION} to {FORMAT_VERSION}. Use the version of rnn-onnx that wrote it"
             )
         try:
+            settings = content["settings"]
+            if version == _OLDEST_VERSION and isinstance(settings, dict):
+                settings = _SETTINGS_SINCE_3 | settings
             checkpoint = cls(
                 ModelSpec.from_dict(content["model"]),
                 content["weights"],
-                TrainSettings.from_dict(content["settings"]),
+                TrainSettings.from_dict(settings),
                 DataSource.from_dict(content["source"]),
                 content["metrics"],
                 content["samples"],

@@ -13,7 +13,7 @@ from rnn_runtime.command.command import Command
 from rnn_runtime.command.options import Rule, check_rules, is_given, option_name
 from rnn_runtime.command.streams import say
 from rnn_runtime.model.spec import CELLS, NONLINEARITIES
-from rnn_train.settings import DATASETS, PRESETS, SCHEDULES, TrainSettings, preset_settings
+from rnn_train.settings import CLASS_WEIGHTS, DATASETS, PRESETS, SCHEDULES, TrainSettings, preset_settings
 
 if TYPE_CHECKING:
     from rnn_train.data import DataSource
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 _DATA_OPTIONS = ("dataset", "data", "data_root", "class_names", "image_size", "channels", "skip_unreadable")
-_RESUME_OPTIONS = ("resume", "output", "epochs", "data", "data_root", "device", "checkpoint_every", "plots")
+_RESUME_OPTIONS = ("resume", "output", "epochs", "patience", "data", "data_root", "device", "checkpoint_every", "plots")
 
 
 def _image_size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
@@ -103,15 +103,20 @@ def _check(ctx: click.Context) -> None:
 @_setting("bidirectional", bool, "Read the rows upwards too.")
 @_setting("dropout", click.FloatRange(0, 1, max_open=True), "Between layers and before the linear layer.")
 @_setting("epochs", click.IntRange(1), "Passes over the training images.")
+@_setting(
+    "patience", click.IntRange(0), "Stop after this many epochs without a higher validation accuracy; 0 for never."
+)
 @_setting("batch_size", click.IntRange(1), "Images a step.")
 @_setting("learning_rate", click.FloatRange(0, min_open=True), "Of Adam; the highest, if the schedule changes it.")
 @_setting("schedule", click.Choice(SCHEDULES), "Of the learning rate.")
 @_setting("weight_decay", click.FloatRange(0), "As in AdamW.")
 @_setting("clip_norm", click.FloatRange(0), "Largest norm of the gradient; 0 for any.")
 @_setting("label_smoothing", click.FloatRange(0, 1, max_open=True), "Share of the target spread over all classes.")
+@_setting("class_weights", click.Choice(CLASS_WEIGHTS), "balanced: classes with few images count as much as others.")
 @_setting("normalize", bool, "Pixels to mean 0 and standard deviation 1.")
 @_setting("shift", click.IntRange(0), "Move training images at random by up to so many pixels.")
 @_setting("flip", bool, "Mirror training images at random; not for writing. accurate does, if they are fashion-mnist.")
+@_setting("augment", bool, "For photos: crop, turn and recolour training images at random.")
 @click.option(
     "--seed",
     type=click.IntRange(0),
@@ -169,6 +174,7 @@ def main(
                 resume,
                 output,
                 epochs=options["epochs"],
+                patience=options["patience"],
                 source=_moved_source(resume, ctx, options),
                 device=device,
                 checkpoint_every=checkpoint_every,

@@ -11,6 +11,8 @@ Dataset = Literal["mnist", "fashion-mnist", "kmnist", "digits"]
 DATASETS: tuple[Dataset, ...] = ("mnist", "fashion-mnist", "kmnist", "digits")
 Schedule = Literal["constant", "one-cycle"]
 SCHEDULES: tuple[Schedule, ...] = ("constant", "one-cycle")
+ClassWeights = Literal["none", "balanced"]
+CLASS_WEIGHTS: tuple[ClassWeights, ...] = ("none", "balanced")
 
 _LARGEST = 2**63 - 1  # of torch's integers
 _Count = Annotated[int, Range(1, _LARGEST)]
@@ -30,17 +32,25 @@ class TrainSettings(PlainFields):
         bidirectional: Read the rows upwards as well as downwards.
         dropout: Probability, between layers and before the linear layer.
         epochs: Passes over the training images.
-        batch_size: Images an optimizer step.
+        patience: Stop after this many epochs without a higher validation accuracy; 0 to train all epochs. For the
+            constant schedule only: `one-cycle` lowers the learning rate in the last epochs of its plan, and these
+            bring the largest gain.
+        batch_size: Images per optimizer step.
         learning_rate: Of Adam; the highest one if the schedule changes it.
         schedule: `constant`, or `one-cycle` (torch's `OneCycleLR`: up along a cosine over the first 30 %
-            of steps, then down to nothing).
+            of steps, then down to almost 0).
         weight_decay: Decoupled from the gradient, as in AdamW.
-        clip_norm: Largest norm of the gradient of all weights together; 0 for any.
+        clip_norm: Largest norm of the gradient of all weights together; 0 for no limit.
         label_smoothing: Share of the target that is spread over all classes.
-        normalize: Bring pixels to mean 0 and standard deviation 1 over the training images, by channel.
-        shift: Move each training image by up to so many pixels on both axes; what is left bare is 0.
+        class_weights: `none`, or `balanced`: the loss of an image of a class with `count` of the `n` training images
+            counts `n / (classes * count)` times, so that each class counts the same
+            (scikit-learn's `compute_class_weight`). Validation loss and accuracy stay unweighted.
+        normalize: Bring pixels to mean 0 and standard deviation 1 over the training images, per channel.
+        shift: Move each training image by up to this many pixels on both axes; uncovered pixels become 0.
         flip: Mirror half of the training images from left to right; not for writing.
-        seed: Of all that is drawn at random.
+        augment: For photos: crop each training image to 60 to 100 % of its area, turn it by up to 10 degrees, and
+            change brightness, contrast and saturation by up to 30 %.
+        seed: Seed of all random numbers.
 
     Raises:
         SettingsError: a value has a wrong type or is out of range.
@@ -53,21 +63,29 @@ class TrainSettings(PlainFields):
     bidirectional: bool = False
     dropout: Share = 0.0
     epochs: _Count = 2
+    patience: _CountFromZero = 0
     batch_size: _Count = 100
     learning_rate: Annotated[float, Range(above=0)] = 0.001
     schedule: Schedule = "constant"
     weight_decay: _FromZero = 0.0
     clip_norm: _FromZero = 0.0
     label_smoothing: Share = 0.0
+    class_weights: ClassWeights = "none"
     normalize: bool = False
     shift: _CountFromZero = 0
     flip: bool = False
+    augment: bool = False
     seed: _CountFromZero = 0
 
     def __post_init__(self) -> None:
         check_fields(self)
         if self.cell in ("gru", "lstm") and self.nonlinearity != "tanh":
             raise SettingsError(f"nonlinearity is for the cell rnn; {self.cell} has its own")
+        if self.patience and self.schedule == "one-cycle":
+            raise SettingsError(
+                "`patience` would end a one-cycle run before its learning rate falls, and with it most of the gain. "
+                'Choose `schedule="constant"`, or leave out `patience`'
+            )
 
 
 Preset = Literal["article", "accurate"]

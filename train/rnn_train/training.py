@@ -77,6 +77,7 @@ def resume(
     output: str | Path | None = None,
     *,
     epochs: int | None = None,
+    patience: int | None = None,
     source: DataSource | None = None,
     device: Device = "auto",
     checkpoint_every: int | None = None,
@@ -90,7 +91,8 @@ def resume(
     Args:
         checkpoint: The checkpoint to continue from.
         output: The checkpoint to write; None for the same.
-        epochs: Train until so many epochs in all; None for as many as it was started with.
+        epochs: Epochs in all; None for as many as it was started with.
+        patience: Replaces the run's own, to train on after it has stopped early; None to keep it.
         source: Where its data is now, if it has moved; it must be the same data.
         device: As for `train`.
         checkpoint_every: As for `train`.
@@ -113,6 +115,8 @@ def resume(
                 f"({settings.schedule}), so it can't be resumed for {epochs}. Train anew with `epochs={epochs}`"
             )
         settings = replace(settings, epochs=epochs)
+    if patience is not None:
+        settings = replace(settings, patience=patience)
     run = TrainingState.new(source or saved.source, settings, device)
     if run.spec != saved.spec:
         raise DataError(
@@ -131,8 +135,14 @@ def resume(
         raise SettingsError(
             f"{checkpoint}: {run.epoch} epochs{more} are done already, more than `epochs={settings.epochs}`"
         )
-    done = f"{checkpoint}: all {run.epoch} epochs are done already. To train longer, set `epochs`"
-    notes = [done] if run.epoch == settings.epochs else []
+    notes = []
+    if run.stopped_early:
+        notes.append(
+            f"{checkpoint}: stopped early after epoch {run.epoch}. To train longer, set `patience` to more than "
+            f"{settings.patience}, or to 0 for all {settings.epochs} epochs"
+        )
+    elif run.is_done:
+        notes.append(f"{checkpoint}: all {run.epoch} epochs are done already. To train longer, set `epochs`")
     threads = saved.resume_state["threads"]
     if run.device.type == "cpu" and threads != torch.get_num_threads() and not notes:
         notes.append(
@@ -206,7 +216,7 @@ def _run(
 def _train(run: TrainingState, saving: _Saving, callback: TrainingCallback, stop: StopRequest) -> None:
     images = torch.from_numpy(run.data.train.images).to(run.device)
     labels = torch.from_numpy(run.data.train.labels).to(run.device)
-    while run.epoch < run.settings.epochs:
+    while not run.is_done:
         for _ in _train_epoch(run, images, labels, callback):
             if stop.interrupt or saving.is_due:
                 saving.save()
@@ -222,7 +232,8 @@ def _train(run: TrainingState, saving: _Saving, callback: TrainingCallback, stop
 def _train_epoch(run: TrainingState, images: Tensor, labels: Tensor, callback: TrainingCallback) -> Iterator[None]:
     """The rest of an epoch, from where it is; yields after each step."""
     settings, model = run.settings, run.model
-    criterion = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
+    class_weights = run.class_weights()
+    criterion = nn.CrossEntropyLoss(class_weights, label_smoothing=settings.label_smoothing)
     if run.under_way is None:
         run.under_way = EpochState(torch.get_rng_state())
         torch.randperm(len(labels))  # what `draw_order` gives, and the default generator moves on
@@ -243,7 +254,8 @@ def _train_epoch(run: TrainingState, images: Tensor, labels: Tensor, callback: T
         run.optimizer.step()
         run.schedule.step()
         run.last_loss = loss.item()
-        epoch.loss_sum += run.last_loss * len(batch)
+        # a batch's loss is a mean weighted by class; over the epoch, these weights add up to the number of images
+        epoch.loss_sum += run.last_loss * (len(batch) if class_weights is None else float(class_weights[targets].sum()))
         epoch.correct += int((logits.argmax(dim=1) == targets).sum())
         epoch.step += 1
         epoch.seconds += time.perf_counter() - start
@@ -302,6 +314,11 @@ def _finish(run: TrainingState, saving: _Saving, callback: TrainingCallback, plo
     final = saving.save(metrics)
     write_reports(saving.output.parent, run.history, run.spec.class_names, held_out, logits, plots=plots)
     if run.data.validation:
+        if run.stopped_early:
+            callback.message(
+                f"Stopped early after epoch {run.epoch} of {run.settings.epochs}: no higher validation accuracy in "
+                f"{run.epoch - run.kept_epoch} epochs"
+            )
         kept = run.history[run.kept_epoch - 1]["validation_accuracy"]
         callback.message(
             f"Kept epoch {run.kept_epoch} of {run.settings.epochs} (validation accuracy {100 * kept:.1f} %)"

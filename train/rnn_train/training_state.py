@@ -111,6 +111,11 @@ class TrainingState:
         spec = _make_spec(data, settings)
         if settings.shift >= min(spec.image_spec.height, spec.image_spec.width):
             raise SettingsError(f"shift must be less than the images' sides ({spec.image_spec}), not {settings.shift}")
+        if settings.patience and data.validation is None:
+            raise SettingsError(
+                "`patience` needs validation images. Hold some out with `val_split=0.2`, or put them into a folder "
+                "val beside train"
+            )
         torch.manual_seed(settings.seed)
         model = ImageRNN(spec).to(target)
         # without weight decay, AdamW is Adam
@@ -134,6 +139,28 @@ class TrainingState:
             return self.epoch
         best = max(self.history, key=lambda row: float(row["validation_accuracy"]))  # of equal ones, the first
         return int(best["epoch"])
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all epochs are done, or the last `patience` ones were no better than one before."""
+        return self.epoch >= self.settings.epochs or self.stopped_early
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether training ends here for lack of progress, though not all epochs are done."""
+        patience = self.settings.patience
+        return 0 < patience <= self.epoch - self.kept_epoch and self.epoch < self.settings.epochs
+
+    def class_weights(self) -> Tensor | None:
+        """The weight of each class in the loss, float32 on the device; None if all count the same."""
+        if self.settings.class_weights == "none":
+            return None
+        from sklearn.utils.class_weight import compute_class_weight
+
+        present = np.unique(self.data.train.labels)
+        weights = np.ones(len(self.data.class_names), np.float32)  # 1 for a class without images, which is no target
+        weights[present] = compute_class_weight("balanced", classes=present, y=self.data.train.labels)
+        return torch.from_numpy(weights).to(self.device)
 
     def describe_position(self) -> str:
         """For people: `1 of 2 epochs`, or `step 37 of 600 in epoch 2 of 2`."""
