@@ -2,18 +2,20 @@
 
 import signal
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from rnn_runtime import RunInterruptedError
+from rnn_runtime.errors import OutputError
 from rnn_runtime.interruption import SIGNALS
 from rnn_train import DataSource, TrainSettings, resume
 from rnn_train.checkpoint import Checkpoint
 from tests.support.commands import Run
 from tests.support.file_stops import StoppingProcess, stopping
 from tests.support.full_disk import full_disk
-from tests.support.training import SignalIn, assert_same_run, train_quietly
+from tests.support.training import Recorder, SignalIn, assert_same_run, train_quietly
 
 DIGITS = DataSource(dataset="digits")
 # epochs of 45 steps
@@ -75,6 +77,26 @@ def test_a_run_killed_again_and_again_ends_as_one_that_was_not(tmp_path: Path, u
     assert_same_run(Checkpoint.load(path), uninterrupted)
 
 
+@pytest.mark.slow
+def test_a_second_run_to_the_same_output_is_refused_until_the_first_is_killed(run: Run, tmp_path: Path) -> None:
+    with stopping("rnn-train", *OPTIONS, "--epochs", 5, "--output", "run/model.pt", folder=tmp_path) as training:
+        training.go_to("open run/.model.pt.*.tmp", time=2)
+        before = (tmp_path / "run" / "model.pt").read_bytes()
+        refused = run("rnn-train", "--resume", "run/model.pt")
+        assert (tmp_path / "run" / "model.pt").read_bytes() == before
+        training.process.kill()
+        training.process.wait()
+    resumed = run("rnn-train", "--resume", "run/model.pt", "--no-plots")
+
+    assert refused.returncode == 2
+    assert refused.stderr == (
+        f"Error: run/model.pt: another training run (process {training.process.pid}) is writing model.pt and its "
+        "reports to this folder. Wait for it to end, or choose another folder with --output\n"
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    assert sorted(entry.name for entry in (tmp_path / "run").iterdir()) == ["metrics.csv", "model.pt"]
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.slow
 def test_a_signal_lets_the_step_finish_and_says_how_to_go_on(
@@ -117,22 +139,52 @@ def test_a_signal_in_the_last_step_leaves_what_resuming_finishes(tmp_path: Path)
     assert_same_run(Checkpoint.load(tmp_path / "model.pt"), Checkpoint.load(tmp_path / "whole.pt"))
 
 
+class FillDisk(Recorder):
+    """From the first step on, no file can be larger than so many bytes, until `stack` is closed."""
+
+    def __init__(self, stack: ExitStack, largest_file: int) -> None:
+        super().__init__()
+        self._stack, self._largest_file = stack, largest_file
+
+    def step(self, epoch: int, step: int, loss: float, images: int) -> None:
+        super().step(epoch, step, loss, images)
+        if len(self.steps) == 1:
+            self._stack.enter_context(full_disk(self._largest_file))
+
+
+def test_a_disk_that_is_full_is_found_before_training(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(RunInterruptedError):
+        train_quietly(tmp_path / "model.pt", DIGITS, SETTINGS, callback=SignalIn(1, 7))
+    before = (tmp_path / "model.pt").read_bytes()
+
+    with full_disk(largest_file=len(before) // 2):
+        result = run("rnn-train", "--resume", "model.pt", "--device", "cpu")
+
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr == (
+        "Error: model.pt: no room for a checkpoint of 0.2 MB: File too large. "
+        "Free some space, or choose another --output\n"
+    )
+    assert (tmp_path / "model.pt").read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model.pt"]
+
+
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.75])
-def test_a_full_disk_leaves_the_last_checkpoint(
-    run: Run, tmp_path: Path, uninterrupted: Checkpoint, share: float
+def test_a_disk_that_fills_up_leaves_the_last_checkpoint(
+    tmp_path: Path, uninterrupted: Checkpoint, share: float
 ) -> None:
     with pytest.raises(RunInterruptedError):
         train_quietly(tmp_path / "model.pt", DIGITS, SETTINGS, callback=SignalIn(1, 7))
     before = (tmp_path / "model.pt").read_bytes()
 
-    with full_disk(largest_file=int(share * len(before))):
-        result = run("rnn-train", "--resume", "model.pt", "--device", "cpu")
+    with ExitStack() as stack, pytest.raises(OutputError) as full:
+        resume(tmp_path / "model.pt", device="cpu", callback=FillDisk(stack, int(share * len(before))))
 
-    assert result.returncode == 2
-    assert result.stderr.splitlines()[1:] == [
-        "Error: model.pt: this checkpoint can't be written: File too large; model.pt holds step 7 of 45 in epoch 1 of "
-        "5. Continue with --resume model.pt"
-    ]
+    assert str(full.value) == (
+        f"{tmp_path}/model.pt: this checkpoint can't be written: File too large; {tmp_path}/model.pt holds step 7 of "
+        f"45 in epoch 1 of 5. Continue with `resume('{tmp_path}/model.pt')`"
+    )
     assert (tmp_path / "model.pt").read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.pt"]
     resume(tmp_path / "model.pt", device="cpu", plots=False)

@@ -143,7 +143,10 @@ print(sorted({"torch", "numpy", "torchvision", "sklearn", "matplotlib", "PIL"} &
         ("--data data --weight-decay nan", "Error: --weight-decay must be"),
         ("--data data --hidden-size 1000000", "Error: --hidden-size must be"),
         ("--data data --seed 99999999999999999999", "Error: --seed must be"),
-        ("--data data --output file/model.pt", "Error: file: "),
+        ("--data data --output file/model.pt", "Error: file: model.pt can't be written to this folder: "),
+        ("--data gone --output new/runs/model.pt", "Error: gone: no such folder"),
+        ("--data data --shift 100 --output new/model.pt", "Error: --shift must be"),
+        ("--resume new/model.pt", "Error: new/model.pt: no such file"),
         ("--dataset digits --data data", "Leave out --data"),
         ("--dataset digits --class-names a,b", "Error: class names are for IDX files"),
         ("--dataset digits --channels 1", "Error: channels can be chosen"),
@@ -343,7 +346,7 @@ def test_replacing_a_checkpoint_and_its_reports_is_told(run: Run, tmp_path: Path
 
     result = run("rnn-train", "--data", "photos", "--epochs", "1", "--hidden-size", "8")
 
-    assert "model.pt is there already: it is replaced by the first checkpoint" in result.stderr
+    assert "model.pt exists: the first checkpoint replaces it" in result.stderr
     # without held out images there is nothing to draw these from, and those of before would mislead
     assert names(tmp_path) & REPORTS == {"metrics.csv", "curves.png"}
 

@@ -1,5 +1,6 @@
 """Training: repeatable, told when it goes wrong, and keeping the weights that it should."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rnn_runtime.errors import ProviderError, SettingsError
+from rnn_runtime.errors import InputError, OutputError, ProviderError, SettingsError
 from rnn_runtime.model.spec import ImageSpec, ModelSpec
 from rnn_train import DataSource, TrainSettings, resume, train, training
 from rnn_train.checkpoint import Checkpoint
@@ -20,6 +21,7 @@ from rnn_train.model import ImageRNN, predict_logits
 from rnn_train.settings import preset_settings
 from rnn_train.training import TrainResult
 from rnn_train.training_state import TrainingState
+from tests.support.full_disk import full_disk
 from tests.support.idx_files import idx_bytes, write_idx_folder
 from tests.support.image_folders import write_classes
 from tests.support.training import KnownAccuracies, Recorder, StopIn, assert_equal, train_quietly
@@ -417,10 +419,58 @@ def test_an_output_that_cannot_be_written_fails_before_training(tmp_path: Path) 
     (tmp_path / "file").write_text("")
     recorder = Recorder()
 
-    with pytest.raises(OSError, match="file"):
+    with pytest.raises(OutputError, match=r"file: model\.pt can't be written to this folder"):
         train_digits(tmp_path / "file", callback=recorder)
 
     assert recorder.steps == []
+
+
+def test_an_output_that_is_a_folder_is_refused_before_training(tmp_path: Path) -> None:
+    (tmp_path / "model.pt").mkdir()
+    recorder = Recorder()
+
+    with pytest.raises(InputError, match="not a regular file"):
+        train_digits(tmp_path, callback=recorder)
+
+    assert recorder.steps == []
+
+
+def test_a_folder_without_room_for_a_checkpoint_is_refused_before_training(tmp_path: Path) -> None:
+    recorder = Recorder()
+
+    with full_disk(largest_file=10_000), pytest.raises(OutputError, match=r"no room for a checkpoint of 0\.1 MB"):
+        train_digits(tmp_path / "runs", callback=recorder)
+
+    assert recorder.steps == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    errors: list[str] = []
+
+    class TrainToo(Recorder):
+        def step(self, epoch: int, step: int, loss: float, images: int) -> None:
+            super().step(epoch, step, loss, images)
+            if step == 1:
+                with pytest.raises(OutputError) as refused:
+                    train_digits(tmp_path)
+                errors.append(str(refused.value))
+
+    train_digits(tmp_path, replace(SMALL, epochs=1), callback=TrainToo())
+
+    assert errors == [
+        f"{tmp_path}/model.pt: another training run (process {os.getpid()}) is writing model.pt and its reports to "
+        "this folder. Wait for it to end, or choose another folder with `output`"
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.csv", "model.pt"]
+
+
+def test_the_lock_of_a_run_that_was_killed_is_none(tmp_path: Path) -> None:
+    (tmp_path / ".rnn-train.lock").write_text("1 model.pt")
+
+    train_digits(tmp_path)
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.csv", "model.pt"]
 
 
 def random_images(count: int) -> NDArray[np.uint8]:

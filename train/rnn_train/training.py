@@ -20,6 +20,7 @@ from rnn_train.callbacks import TrainingCallback
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.data import DataSource, LabeledImages
 from rnn_train.model import predict_logits
+from rnn_train.output_folder import check_output_space, reserve
 from rnn_train.reports import write_metrics, write_reports
 from rnn_train.settings import TrainSettings
 from rnn_train.training_state import LARGEST_VALUE, Device, EpochState, TrainingState
@@ -63,13 +64,15 @@ def train(
         DataError: the data can't be had.
         SettingsError: the settings are out of range, contradict each other, or make training diverge.
         ProviderError: CUDA was asked for and isn't there.
-        OutputError: a checkpoint can't be written; the one before is whole.
+        OutputError: a checkpoint can't be written; the one before is whole. Or another run writes to this folder.
         RunInterruptedError: Ctrl-C or SIGTERM; the text says what the checkpoint holds.
     """
-    run = TrainingState.new(source, settings, device)
-    saving = _Saving(run, Path(output), checkpoint_every)
-    notes = [f"{output} is there already: it is replaced by the first checkpoint"] if Path(output).exists() else []
-    return _run(run, saving, callback or TrainingCallback(), plots, notes)
+    output = Path(output)
+    with reserve(output):
+        run = TrainingState.new(source, settings, device)
+        saving = _Saving(run, output, checkpoint_every)
+        notes = [f"{output} exists: the first checkpoint replaces it"] if output.exists() else []
+        return _run(run, saving, callback or TrainingCallback(), plots, notes)
 
 
 def resume(
@@ -106,7 +109,22 @@ def resume(
         SettingsError: `epochs` doesn't fit what was done already or how the learning rate was laid out.
         OutputError, RunInterruptedError: as for `train`.
     """
-    saved = Checkpoint.load(checkpoint)
+    with reserve(Path(output or checkpoint)):
+        saved = Checkpoint.load(checkpoint)
+        run, notes = _restore(saved, checkpoint, epochs, patience, source, device)
+        saving = _Saving(run, Path(output or checkpoint), checkpoint_every, held=output is None)
+        return _run(run, saving, callback or TrainingCallback(), plots, notes)
+
+
+def _restore(
+    saved: Checkpoint,
+    checkpoint: str | Path,
+    epochs: int | None,
+    patience: int | None,
+    source: DataSource | None,
+    device: Device,
+) -> tuple[TrainingState, list[str]]:
+    """The run that a checkpoint holds, as `resume` describes it, and what to know about it."""
     settings = saved.settings
     if epochs is not None and epochs != settings.epochs:
         if settings.schedule != "constant":
@@ -149,8 +167,7 @@ def resume(
             f"{checkpoint}: trained with {threads} threads, and torch has {torch.get_num_threads()} here: results will "
             f"differ by rounding from those of a run without the stop; for the same, set OMP_NUM_THREADS={threads}"
         )
-    saving = _Saving(run, Path(output or checkpoint), checkpoint_every, held=output is None)
-    return _run(run, saving, callback or TrainingCallback(), plots, notes)
+    return run, notes
 
 
 class _Saving:
@@ -199,7 +216,7 @@ class _Saving:
 def _run(
     run: TrainingState, saving: _Saving, callback: TrainingCallback, plots: bool, notes: Sequence[str]
 ) -> TrainResult:
-    saving.output.parent.mkdir(parents=True, exist_ok=True)  # before the training, not after it
+    check_output_space(saving.output, run.checkpoint_size)
     for text in (f"{run.source.name}: {run.data.describe()}", *run.data.notes, *notes):
         callback.note(text)
     if run.history:

@@ -110,7 +110,9 @@ class TrainingState:
         data = load_data(source)
         spec = _make_spec(data, settings)
         if settings.shift >= min(spec.image_spec.height, spec.image_spec.width):
-            raise SettingsError(f"shift must be less than the images' sides ({spec.image_spec}), not {settings.shift}")
+            raise SettingsError(
+                f"`shift` must be less than the images' sides ({spec.image_spec}), not {settings.shift}"
+            )
         if settings.patience and data.validation is None:
             raise SettingsError(
                 "`patience` needs validation images. Hold some out with `val_split=0.2`, or put them into a folder "
@@ -131,6 +133,13 @@ class TrainingState:
     def steps_done(self) -> int:
         """Of the whole run."""
         return self.epoch * self.steps_per_epoch + (self.under_way.step if self.under_way else 0)
+
+    @property
+    def checkpoint_size(self) -> int:
+        """About how many bytes a checkpoint of this run takes."""
+        weights = sum(weight.numel() * weight.element_size() for weight in self.model.parameters())
+        # those that are kept, those in training, and two moments of each; a little for all else
+        return 4 * weights + self._samples().nbytes + 100_000
 
     @property
     def kept_epoch(self) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from rnn_runtime.errors import InputError
+from rnn_runtime.files.lock import open_locked
 
 
 def part_of(path: str | Path) -> str:
@@ -34,7 +35,7 @@ def growing_file(path: str | Path, *, resume: bool = False) -> Iterator[BinaryIO
     target, part = os.path.realpath(path), part_of(path)
     if os.path.lexists(part) and (os.path.islink(part) or not os.path.isfile(part)):
         raise InputError(f"{part}: not a regular file, and in the way of results that grow there. Delete it")
-    with _open_locked(part) as file:
+    with _open_part(part) as file:
         copied = 0
         try:
             if os.path.getsize(part):
@@ -60,28 +61,10 @@ def growing_file(path: str | Path, *, resume: bool = False) -> Iterator[BinaryIO
             raise
 
 
-def _open_locked(part: str) -> BinaryIO:
-    while True:
-        file = Path(part).open("a+b")  # noqa: SIM115  # left open for the caller
-        try:
-            _lock(file, part)
-            # Meanwhile, who had it may have given it its name, or removed it: then this is not `part` any more.
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file.fileno()), os.stat(part)):
-                    return file
-        except BaseException:
-            file.close()
-            raise
-        file.close()
-
-
-def _lock(file: BinaryIO, part: str) -> None:
-    with contextlib.suppress(ImportError):  # not on Windows
-        import fcntl
-
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(
-                f"{part}: another process is writing it. Wait for it to end, or choose another `output`"
-            ) from None
+def _open_part(part: str) -> BinaryIO:
+    try:
+        return open_locked(part)
+    except BlockingIOError:
+        raise InputError(
+            f"{part}: another process is writing it. Wait for it to end, or choose another `output`"
+        ) from None
