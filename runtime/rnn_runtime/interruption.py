@@ -102,6 +102,7 @@ def command_signals() -> Iterator[None]:
     try:
         yield
     finally:
+        _cancel_retry()
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -124,9 +125,41 @@ def _end_at_once(number: int, _frame: FrameType | None) -> None:
     os._exit(128 + number)
 
 
-def _raise(number: int, _frame: FrameType | None) -> None:
+def _raise(number: int, frame: FrameType | None) -> None:
     _set_handlers(_end_at_once)  # a second one doesn't wait for what the first has begun to clean up
+    if _holds_locks(frame):
+        _retry_soon(number)
+        return
+    _cancel_retry()
     raise _exception_for(number)
+
+
+# Python's own code for threads. An exception that a signal handler raises between `Condition.__enter__` and its `with`
+# block leaves the lock held, and the thread that needs it next waits forever: so does the process, for that thread.
+_THREADING = (threading.__file__, os.path.join(os.path.dirname(threading.__file__), "concurrent", ""))
+_RETRY_SECONDS = 0.001
+
+
+def _holds_locks(frame: FrameType | None) -> bool:
+    """Whether the code that the signal interrupted is, or was called by, Python's own code for threads."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith(_THREADING):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _retry_soon(number: int) -> None:
+    if hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, lambda _, frame: _raise(number, frame))
+        signal.setitimer(signal.ITIMER_REAL, _RETRY_SECONDS)
+    else:  # Windows
+        raise _exception_for(number)
+
+
+def _cancel_retry() -> None:
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _exception_for(number: int) -> KeyboardInterrupt:

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
+from queue import SimpleQueue
 from typing import Generic, TypeVar
 
 from rnn_runtime.errors import ImageError
@@ -68,6 +69,9 @@ class _Batch(Generic[Value]):
     ) -> None:
         self._function = function
         self._cancelled = False
+        # Waiting for this queue is one call into C, which Ctrl-C ends at once and leaves whole; waiting for a future is
+        # Python code with locks, in which the command's signal handler holds back (interruption.py).
+        self._finished: SimpleQueue[None] = SimpleQueue()
         self._tasks: list[Future[tuple[list[tuple[str, Value | ImageError]], float]]] = [
             pool.submit(self._read, paths[start : start + files_per_task])
             for start in range(0, len(paths), files_per_task)
@@ -75,6 +79,8 @@ class _Batch(Generic[Value]):
 
     def wait(self) -> tuple[list[tuple[str, Value | ImageError]], float]:
         """The results once all are there, and the seconds that all threads together took."""
+        for _ in self._tasks:
+            self._finished.get()
         done = [task.result() for task in self._tasks]
         return [result for results, _ in done for result in results], sum(seconds for _, seconds in done)
 
@@ -85,6 +91,12 @@ class _Batch(Generic[Value]):
             task.cancel()
 
     def _read(self, paths: list[str]) -> tuple[list[tuple[str, Value | ImageError]], float]:
+        try:
+            return self._read_each(paths)
+        finally:
+            self._finished.put(None)
+
+    def _read_each(self, paths: list[str]) -> tuple[list[tuple[str, Value | ImageError]], float]:
         start = time.perf_counter()
         results: list[tuple[str, Value | ImageError]] = []
         for path in paths:
