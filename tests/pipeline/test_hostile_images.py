@@ -21,7 +21,8 @@ from rnn_runtime.cli import main
 from rnn_runtime.errors import DataError, InputError
 from rnn_runtime.images.find import find_images
 from rnn_runtime.images.limits import MAX_FILE_BYTES
-from rnn_train.data.image_folders import list_classes, load_images
+from rnn_train.data.image_folders import load_images
+from rnn_train.data.split_folders import list_classes
 from tests.support.commands import Run
 from tests.support.encoded_images import encode, pattern, to_image
 from tests.support.hostile_images import BOMBS, DAMAGED, NOT_AN_IMAGE, save

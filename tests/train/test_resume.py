@@ -16,6 +16,7 @@ from rnn_train.callbacks import TrainingCallback
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.data import load_data
 from tests.support.idx_files import write_idx_folder
+from tests.support.image_folders import write_classes
 from tests.support.training import KnownAccuracies, Recorder, StopIn, assert_equal, assert_same_run, train_quietly
 
 SMALL = TrainSettings(hidden_size=8, learning_rate=0.01, epochs=4, batch_size=16)
@@ -323,6 +324,17 @@ def test_other_data_is_refused(
     write_idx_folder(Path(str(source.data)), **({"train": 60} | other))  # type: ignore[arg-type]
 
     with pytest.raises(DataError, match="not the data that"):
+        resume_quietly(tmp_path / "model.pt")
+
+
+def test_other_validation_images_are_refused(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        write_classes(tmp_path / "photos" / split, count=4)
+    photos = DataSource(data=str(tmp_path / "photos"))
+    run_and_stop(tmp_path / "model.pt", photos, replace(SMALL, batch_size=4), 2)
+    (tmp_path / "photos" / "val" / "bee" / "3.png").unlink()
+
+    with pytest.raises(DataError, match="training or validation images differ"):
         resume_quietly(tmp_path / "model.pt")
 
 

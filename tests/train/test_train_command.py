@@ -129,7 +129,7 @@ print(sorted({"torch", "numpy", "torchvision", "sklearn", "matplotlib", "PIL"} &
         ("--data data --channels 3", "Leave out --channels"),
         ("--data data --image-size 0", "Error: image height must be"),
         ("--data data --image-size 100000", "Error: image height must be"),
-        ("--data data --val-split 0.001", "Error: data: can't hold out 0.001"),
+        ("--data data --val-split 0.001", "Error: data: --val-split 0.001 would hold out 1 of 40"),
         ("--data data --val-split nan", "Error: --val-split must be"),
         ("--data data --dropout nan", "Error: --dropout must be"),
         ("--data data --learning-rate inf", "Error: --learning-rate must be"),
@@ -304,6 +304,24 @@ def test_the_last_line_of_an_epoch_shows_its_mean_loss(run: Run, tmp_path: Path)
     ]
 
 
+def test_a_folder_of_validation_images_chooses_the_epoch(run: Run, tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        write_classes(tmp_path / "photos" / split, count=4)
+
+    refused = run("rnn-train", "--data", "photos", "--val-split", "0.5", *QUICK)
+    result = run("rnn-train", "--data", "photos", *QUICK)
+
+    assert refused.stderr == "Error: photos/val: holds the validation images already. Leave out --val-split\n"
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.splitlines() == [
+        "photos: 8 training, 8 validation, 8 test images of 6x5, gray, 2 classes: ant, bee",
+        "The validation images choose the epoch that is kept; the test images are used once, for the final accuracy",
+        "Wrote model.pt",
+    ]
+    assert "Kept epoch 1 of 1 (validation accuracy " in result.stdout
+    assert "on the 8 test images: " in result.stdout
+
+
 def test_the_epoch_that_is_kept_is_named(run: Run, tmp_path: Path) -> None:
     write_classes(tmp_path / "photos", count=10)
 
@@ -322,6 +340,7 @@ def test_validation_prints_a_line_an_epoch(run: Run, tmp_path: Path) -> None:
     result = run("rnn-train", "--data", "photos", "--val-split", "0.2", *QUICK, "--epochs", "2")
 
     assert result.returncode == 0, result.stderr
+    assert "The validation images choose the epoch that is kept\n" in result.stderr
     pattern = r"Epoch \[(\d)/2\], Validation loss: \d\.\d{4}, accuracy: \d{1,3}\.\d\d %"
     assert re.findall(pattern, result.stdout) == ["1", "2"]
     assert re.search(r"Accuracy of the network on the 4 validation images: \d{1,3}\.\d %\n$", result.stdout)

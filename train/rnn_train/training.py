@@ -144,8 +144,8 @@ def _restore(
     sha256 = saved.resume_state.get("data_sha256")
     if isinstance(sha256, str) and sha256 != run.data_sha256:  # if it is none, `restore` says so
         raise DataError(
-            f"{run.source.name}: not the data that {checkpoint} was trained on: the training images differ. Say where "
-            "that data is now with `data` or `data_root`"
+            f"{run.source.name}: not the data that {checkpoint} was trained on: training or validation images differ. "
+            "Say where that data is now with `data` or `data_root`"
         )
     run.restore(saved, checkpoint)
     if run.steps_done > settings.epochs * run.steps_per_epoch:
@@ -217,7 +217,7 @@ def _run(
     run: TrainingState, saving: _Saving, callback: TrainingCallback, plots: bool, notes: Sequence[str]
 ) -> TrainResult:
     check_output_space(saving.output, run.checkpoint_size)
-    for text in (f"{run.source.name}: {run.data.describe()}", *run.data.notes, *notes):
+    for text in (f"{run.source.name}: {run.data.describe()}", *run.data.notes, *_describe_use(run), *notes):
         callback.note(text)
     if run.history:
         saving.save_metrics()
@@ -228,6 +228,14 @@ def _run(
         return _finish(run, saving, callback, plots)
     except KeyboardInterrupt as interrupt:
         raise RunInterruptedError(f"{describe_interrupt(interrupt)}; {saving.how_to_continue()}", interrupt) from None
+
+
+def _describe_use(run: TrainingState) -> list[str]:
+    """What the images that aren't trained on are for, where there are some to choose the epoch by."""
+    if run.data.validation is None:
+        return []
+    use = "The validation images choose the epoch that is kept"
+    return [f"{use}; the test images are used once, for the final accuracy" if run.data.test else use]
 
 
 def _train(run: TrainingState, saving: _Saving, callback: TrainingCallback, stop: StopRequest) -> None:

@@ -71,7 +71,7 @@ class TrainingState:
 
     Attributes:
         steps_per_epoch: Optimizer steps in an epoch.
-        data_sha256: Of the training images and labels.
+        data_sha256: Of the training images and labels, and of those in a folder of validation images.
         epoch: Epochs that are done.
         under_way: The epoch that is begun and not done, if any.
         last_loss: Of the last step that this process did.
@@ -125,8 +125,8 @@ class TrainingState:
             model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
         steps_per_epoch = -(-len(data.train) // settings.batch_size)
-        sha256 = hashlib.sha256(data.train.images.tobytes() + data.train.labels.tobytes()).hexdigest()
         schedule = _make_schedule(optimizer, settings, steps_per_epoch)
+        sha256 = _data_sha256(data, source)
         return cls(data, source, settings, spec, target, model, optimizer, schedule, steps_per_epoch, sha256)
 
     @property
@@ -274,6 +274,18 @@ class TrainingState:
             behind = {"last_epoch": self.steps_done - 1, "_step_count": self.steps_done + 1}
             self.schedule.load_state_dict(self.schedule.state_dict() | behind)
             self.schedule.step()
+
+
+def _data_sha256(data: Data, source: DataSource) -> str:
+    """What a resumed run must find as it was: accuracies on other validation images can't be compared."""
+    digest = hashlib.sha256()
+    # Images that were held out follow from the training images.
+    splits = (data.train,) if source.val_split else (data.train, data.validation)
+    for split in splits:
+        if split is not None:
+            digest.update(split.images.tobytes())
+            digest.update(split.labels.tobytes())
+    return digest.hexdigest()
 
 
 def _make_schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, steps_per_epoch: int) -> LRScheduler:

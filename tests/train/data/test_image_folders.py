@@ -13,7 +13,8 @@ from rnn_runtime.errors import DataError, InputError, SettingsError
 from rnn_runtime.images.decode import read_image
 from rnn_runtime.model.spec import ImageSpec
 from rnn_train.data import Data, DataSource, load_data, write_image_folder
-from rnn_train.data.image_folders import list_classes, load_images
+from rnn_train.data.image_folders import load_images
+from rnn_train.data.split_folders import list_classes
 from tests.support.image_folders import write_classes, write_photo
 
 
@@ -46,11 +47,78 @@ def test_folders_train_and_test_are_the_parts(tmp_path: Path) -> None:
     assert data.test.labels.tolist() == [1]
 
 
-def test_a_test_class_that_was_not_trained_is_refused(tmp_path: Path) -> None:
-    write_classes(tmp_path / "train")
-    write_photo(tmp_path / "test" / "wasp" / "0.png")
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+@pytest.mark.parametrize("with_test", [False, True])
+def test_a_folder_of_validation_images_is_the_validation_split(tmp_path: Path, name: str, with_test: bool) -> None:
+    write_classes(tmp_path / "train", count=3)
+    write_photo(tmp_path / name / "bee" / "0.png", seed=7)
+    if with_test:
+        write_classes(tmp_path / "test", count=1)
 
-    with pytest.raises(DataError, match="no training images for the class 'wasp'"):
+    data = load(tmp_path)
+
+    assert data.validation is not None
+    assert data.validation.labels.tolist() == [1]
+    assert np.array_equal(data.validation.images[0], read_image(tmp_path / name / "bee" / "0.png", data.image_spec))
+    assert len(data.train) == 6
+    assert (data.test is not None) == with_test
+
+
+def test_image_size_and_channels_are_those_of_all_splits(tmp_path: Path) -> None:
+    write_classes(tmp_path / "train")
+    write_photo(tmp_path / "val" / "bee" / "0.png", channels=3)
+    write_photo(tmp_path / "test" / "ant" / "0.png", height=9)
+
+    data = load(tmp_path, image_size=(4, 3))
+
+    splits = (data.train, data.validation, data.test)
+    assert {split.images.shape[1:] for split in splits if split is not None} == {(4, 3, 3)}
+
+
+def test_unreadable_images_of_any_split_are_left_out_with_their_labels(tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        write_classes(tmp_path / split, count=2)
+        (tmp_path / split / "ant" / "0.png").write_bytes(b"no image")
+
+    data = load(tmp_path, skip_unreadable=True)
+
+    for images in (data.train, data.validation, data.test):
+        assert images is not None
+        assert images.labels.tolist() == [0, 1, 1]
+
+
+def test_two_folders_of_validation_images_are_refused(tmp_path: Path) -> None:
+    for name in ("train", "val", "valid"):
+        write_classes(tmp_path / name)
+
+    with pytest.raises(DataError, match=r"val and valid are all for validation\. Keep one of them"):
+        load(tmp_path)
+
+
+def test_val_split_beside_a_folder_of_validation_images_is_refused(tmp_path: Path) -> None:
+    for name in ("train", "val"):
+        write_classes(tmp_path / name, count=4)
+
+    with pytest.raises(DataError, match=r"/val: holds the validation images already\. Leave out `val_split`"):
+        load(tmp_path, val_split=0.5)
+
+
+@pytest.mark.parametrize(("split", "images"), [("val", "validation"), ("test", "test")])
+def test_classes_that_are_not_trained_are_refused_by_name(tmp_path: Path, split: str, images: str) -> None:
+    write_classes(tmp_path / "train")
+    write_classes(tmp_path / split, names=("ant", "hornet", "wasp"))
+
+    with pytest.raises(
+        DataError, match=f"/{split}: {images} images, but no training images, for the classes 'hornet' and 'wasp'"
+    ):
+        load(tmp_path)
+
+
+def test_a_class_named_differently_in_another_split_is_pointed_out(tmp_path: Path) -> None:
+    write_classes(tmp_path / "train")
+    write_classes(tmp_path / "val", names=("ant", "Bee"))
+
+    with pytest.raises(DataError, match=r"val/Bee: this class is 'bee' in .*/train\. Give both the same name"):
         load(tmp_path)
 
 
@@ -144,8 +212,45 @@ def test_an_empty_class_folder_is_named(tmp_path: Path) -> None:
 def test_a_folder_without_class_folders_is_refused(tmp_path: Path) -> None:
     write_photo(tmp_path / "0.png")
 
-    with pytest.raises(DataError, match="one for each class"):
+    with pytest.raises(DataError, match=r"images, but no class folders\. Move .* into a folder named after it"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_images_directly_in_a_split_are_refused(tmp_path: Path, split: str) -> None:
+    write_classes(tmp_path / "train")
+    write_classes(tmp_path / "test")
+    for name in ("ant", "bee"):
+        shutil.rmtree(tmp_path / split / name)
+    write_photo(tmp_path / split / "0.png")
+
+    with pytest.raises(DataError, match=rf"/{split}: images, but no class folders.*such as .*/{split}/cat"):
+        load(tmp_path)
+
+
+def test_a_folder_with_nothing_in_it_says_what_it_needs(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no folders in it\. It needs one folder of images per class"):
+        load(tmp_path)
+
+
+def test_the_folder_above_the_data_points_to_the_data(tmp_path: Path) -> None:
+    write_classes(tmp_path / "photos" / "train")
+    write_classes(tmp_path / "photos" / "test")
+
+    with pytest.raises(DataError, match=r"only one class folder, 'photos'.*Did you mean `data='.*/photos'`\?"):
+        load(tmp_path)
+
+
+def test_images_beside_the_class_folders_are_noted(tmp_path: Path) -> None:
+    write_classes(tmp_path / "train")
+    write_photo(tmp_path / "0.png")
+    write_photo(tmp_path / "train" / "1.png")
+    write_photo(tmp_path / "train" / "2.png")
+
+    assert load(tmp_path).notes == (
+        f"{tmp_path}: left out, because not in a class folder: 0.png",
+        f"{tmp_path}/train: left out, because not in a class folder: 1.png and 1 more",
+    )
 
 
 def test_a_single_class_is_refused(tmp_path: Path) -> None:
@@ -284,24 +389,49 @@ def test_a_loaded_folder_holds_what_the_runtime_reads(
 def test_what_was_left_out_is_noted(tmp_path: Path) -> None:
     write_classes(tmp_path / "train", count=4)
     write_classes(tmp_path / "test", count=2)
-    write_classes(tmp_path / "val", count=2)
+    write_classes(tmp_path / "unlabeled", count=2)
     shutil.rmtree(tmp_path / "test" / "bee")
     (tmp_path / "train" / "bee" / "broken.png").write_bytes(b"no image")
 
     notes = load(tmp_path, skip_unreadable=True).notes
 
     assert notes == (
-        f"{tmp_path}/val: left out, since beside train only test is looked at",
+        f"{tmp_path}/unlabeled: left out, neither train, val nor test",
         f"Left out 1 of 9 images that can't be decoded, the first: {tmp_path}/train/bee/broken.png: "
         "not an image that can be decoded, or a damaged one",
-        f"{tmp_path}/test: no test images for the class 'bee'",
+        "No test images for the class 'bee'",
     )
 
 
-@pytest.mark.parametrize("names", [("Train", "Test"), ("training", "validation"), ("TRAIN", "Val")])
-def test_parts_are_not_taken_for_classes(tmp_path: Path, names: tuple[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("names", "way_out"),
+    [
+        (("Train", "Test"), "Rename Test to test and Train to train"),
+        (("training", "validation"), "Rename training to train"),
+        (("TRAIN", "Val"), "Rename TRAIN to train and Val to val"),
+        (("test", "val"), "there is no train beside them"),
+        (("train", "Test"), "rename Test to test"),
+        (("train", "Validation"), "rename Validation to validation"),
+        (("train", "testing"), "rename testing to test"),
+    ],
+)
+def test_splits_that_are_misnamed_get_the_right_hint(tmp_path: Path, names: tuple[str, str], way_out: str) -> None:
     for name in names:
         write_classes(tmp_path / name)
 
-    with pytest.raises(DataError, match=r"splits, not classes\? Name them train and test"):
+    with pytest.raises(DataError, match=way_out):
         load(tmp_path)
+
+
+def test_test_images_beside_the_class_folders_are_not_a_class(tmp_path: Path) -> None:
+    write_classes(tmp_path)
+    write_classes(tmp_path / "test")
+
+    with pytest.raises(DataError, match=r"/test: holds a folder ant, .* Move the folders of training images into"):
+        load(tmp_path)
+
+
+def test_a_class_may_be_named_like_a_split(tmp_path: Path) -> None:
+    write_classes(tmp_path, names=("valid", "invalid"))
+
+    assert load(tmp_path).class_names == ("invalid", "valid")

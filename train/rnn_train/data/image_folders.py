@@ -1,41 +1,39 @@
-"""A data set as a folder of images for each class: its splits, its classes, and its images decoded for memory."""
+"""A data set as folders of images, one per class: its images, decoded into memory."""
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rnn_runtime.errors import DataError, ImageError, InputError, SettingsError
+from rnn_runtime.errors import DataError, ImageError, SettingsError
 from rnn_runtime.images.decode import decode_image, image_shape, read_bytes
-from rnn_runtime.images.find import find_images
 from rnn_runtime.images.pool import map_files, usable_cores
 from rnn_runtime.model.spec import ImageSpec
 from rnn_train.data.labeled_images import Data, LabeledImages
 from rnn_train.data.source import DataSource
+from rnn_train.data.split_folders import find_splits
 
-_SPLITS = ("train", "test")  # folders of these names hold class folders
 _FILES_PER_BATCH = 32  # decoded at their own size and not yet in the array: a few batches of them at a time
 
 
 def load_class_folders(folder: Path, source: DataSource) -> Data:
-    """Load `train/<class>/*` and, if it is there, `test/<class>/*`; or `<class>/*`, all to train on.
+    """Load `train/<class>/*`, and where there are any `val/<class>/*` and `test/<class>/*`; or `<class>/*` to train on.
 
     Raises:
-        DataError: there are fewer than two classes, one without images, one in test alone; images that can't be
-            decoded; or images of several sizes without one to bring them to.
+        DataError: there are fewer than two classes, one without images, one in val or test alone; images that can't be
+            decoded, or that differ in size without `image_size`; or validation images for both val/ and `val_split`.
     """
     if source.class_names is not None or source.dataset is not None:
         raise DataError(
             f"{folder}: no IDX files here, and class folders name their classes. Leave out `dataset` and `class_names`"
         )
-    splits, notes = _find_splits(folder)
-    files = {split: list_classes(path) for split, path in splits.items()}
-    class_names = tuple(files["train"])
-    _check_classes(splits, files, class_names)
-    paths = {split: [path for name in class_names for path in files[split].get(name, ())] for split in splits}
+    splits, notes = find_splits(folder)
+    if source.val_split and "validation" in splits:
+        raise DataError(f"{splits['validation'].path}: holds the validation images already. Leave out `val_split`")
+    class_names = tuple(splits["train"].files)
+    paths = {split: [path for files in found.files.values() for path in files] for split, found in splits.items()}
     pixels, errors = load_images(
         [path for split in paths.values() for path in split],
         source.image_size,
@@ -43,12 +41,12 @@ def load_class_folders(folder: Path, source: DataSource) -> Data:
         skip_unreadable=source.skip_unreadable,
     )
     images, start = {}, 0
-    for split, path in splits.items():
-        labels = np.repeat(np.arange(len(class_names)), [len(files[split].get(name, ())) for name in class_names])
+    for split, found in splits.items():
+        labels = np.repeat([class_names.index(name) for name in found.files], [*map(len, found.files.values())])
         unreadable = {row - start: text for row, text in errors.items() if 0 <= row - start < len(labels)}
         kept = np.delete(labels, list(unreadable))
         if lost := set(labels) - set(kept):
-            raise DataError(f"{path}: of the class {class_names[min(lost)]!r}, no image can be decoded")
+            raise DataError(f"{found.path}: of the class {class_names[min(lost)]!r}, no image can be decoded")
         images[split] = LabeledImages(pixels[: len(kept)], kept)
         pixels, start = pixels[len(kept) :], start + len(labels)
         if unreadable:
@@ -57,29 +55,7 @@ def load_class_folders(folder: Path, source: DataSource) -> Data:
                 f"Left out {len(unreadable)} of {len(labels)} images that can't be decoded, the first: "
                 f"{paths[split][first]}: {unreadable[first]}"
             )
-    if "test" in files and (missing := set(class_names) - set(files["test"])):
-        notes.append(f"{splits['test']}: no test images for the class {min(missing)!r}")
-    return Data(images["train"], None, images.get("test"), class_names, tuple(notes))
-
-
-def list_classes(folder: Path) -> dict[str, list[str]]:
-    """The image files of each class folder, both sorted by name.
-
-    Args:
-        folder: Its folders are the classes; images in their subfolders count too. Hidden ones are left out.
-
-    Raises:
-        DataError: there is no class folder, or one without images.
-    """
-    names = _folder_names(folder)
-    if not names:
-        raise DataError(
-            f"{folder}: no folders in it; it needs one for each class (train and test are splits, not classes)"
-        )
-    try:
-        return {name: list(find_images([str(folder / name)], recursive=True)) for name in names}
-    except InputError as error:
-        raise DataError(f"{error}. Each class needs images: fill the folder or remove it") from None
+    return Data(images["train"], images.get("validation"), images.get("test"), class_names, tuple(notes))
 
 
 def load_images(
@@ -213,41 +189,3 @@ class _Images:
         if self._array.shape[3] != shape[2]:  # the one in colour couldn't be decoded
             self._array = self._widen(self._array)
         return self._array[: self._kept]
-
-
-def _find_splits(folder: Path) -> tuple[dict[str, Path], list[str]]:
-    """The folders that hold class folders, and what is said of other folders beside them."""
-    folders = _folder_names(folder)
-    if "train" not in folders:
-        return {"train": folder}, []
-    others = [name for name in folders if name not in _SPLITS]
-    notes = [f"{folder / name}: left out, since beside train only test is looked at" for name in others]
-    return {name: folder / name for name in _SPLITS if name in folders}, notes
-
-
-def _folder_names(folder: Path) -> list[str]:
-    """The folders in a folder, and links to folders, sorted; hidden ones are left out.
-
-    Raises:
-        DataError: it can't be listed.
-    """
-    try:
-        with os.scandir(folder) as entries:
-            # isdir, since the entry's own is_dir doesn't stand a link that leads to itself
-            return sorted(entry.name for entry in entries if entry.name[0] != "." and os.path.isdir(entry.path))
-    except OSError as error:
-        raise DataError(f"{folder}: {error.strerror}; give a folder with a folder of images for each class") from None
-
-
-def _check_classes(
-    splits: Mapping[str, Path], files: Mapping[str, Mapping[str, list[str]]], class_names: tuple[str, ...]
-) -> None:
-    if len(class_names) < 2:
-        raise DataError(f"{splits['train']}: only one class folder, {class_names[0]!r}; a classifier needs two or more")
-    if {name.lower() for name in class_names} <= {"train", "training", "test", "testing", "val", "valid", "validation"}:
-        raise DataError(
-            f"{splits['train']}: are {' and '.join(class_names)} splits, not classes? Name them train and test, in "
-            "lower case. Validation images are held out of train with `val_split`"
-        )
-    if unknown := set(files.get("test", ())) - set(class_names):
-        raise DataError(f"{splits['test']}: no training images for the class {min(unknown)!r}")
