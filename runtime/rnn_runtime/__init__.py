@@ -1,32 +1,32 @@
-"""Classify images with a model that `rnn-export` wrote; needs onnxruntime, not PyTorch.
+"""Classify images with a model that `rnn-export` wrote. Needs onnxruntime, not PyTorch.
 
 ```python
 from rnn_runtime import Classifier
 
 classifier = Classifier("model.onnx", provider="cpu")
-classifier.predict(["a.png"])  # [Prediction(path='a.png', label='7', probability=0.98, ...)]
+classifier.predict("a.png")  # Prediction(path='a.png', label='7', probability=0.98, ...)
 ```
 
-What this module exports is public. The rooms below are for the three commands, and may change:
+The names in `__all__` are public. The packages below serve them and the three commands, and may change:
 
-- `images/`: bytes to pixels, finding files, decoding many of them
-- `model/`: what a model is: its description, its metadata, the file
-- `engine/`: onnxruntime: sessions on the CPU and on CUDA
-- `results/`: rows out, continuing an earlier run, evaluation
+- `images/`: from what a user gives to pixels: finding files, decoding, resizing
+- `model/`: the model file, its description and its metadata
+- `engine/`: onnxruntime sessions on the CPU and on CUDA
+- `results/`: writing results, continuing an earlier run, evaluation
 - `checks/`: self-check, benchmark, doctor
-- `files/`: files that are whole or not there
-- `command/`: what the three commands share; only they import click
+- `files/`: atomic writes
+- `command/`: what the three commands share; only commands import click
 
-Beside them, `classifier.py` is the module to read first, `interruption.py` is Ctrl-C and SIGTERM, `text.py` is text for
-people, and `cli.py` the command `rnn-infer`.
+Read `classifier.py` first. `interruption.py` handles Ctrl-C and SIGTERM, `text.py` prepares text for a terminal, and
+`cli.py` is the command `rnn-infer`.
 """
 
 import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-# Since 1.29, onnxruntime's Linux builds report each session to their maker unless this is set before it is imported
-# (github.com/microsoft/onnxruntime/pull/27379). The thread that does it also keeps a forked process from ending.
+# Since 1.29, onnxruntime's Linux builds report each session to Microsoft unless this is set before the import
+# (github.com/microsoft/onnxruntime/pull/27379). The reporting thread also keeps a forked process from ending.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 from rnn_runtime.errors import (  # the environment comes first
@@ -47,6 +47,9 @@ from rnn_runtime.interruption import RunInterruptedError
 if TYPE_CHECKING:
     from rnn_runtime.classifier import Classifier, Prediction
     from rnn_runtime.engine.cuda import CudaOptions
+    from rnn_runtime.images.find import find_images
+    from rnn_runtime.images.image_like import ImageLike
+    from rnn_runtime.results.run import RunSummary, classify_files
 
 __version__ = "0.1.0"  # read by pyproject.toml
 
@@ -56,6 +59,7 @@ __all__ = [
     "CudaOptions",
     "DataError",
     "ImageError",
+    "ImageLike",
     "InputError",
     "MissingPackageError",
     "ModelError",
@@ -65,10 +69,21 @@ __all__ = [
     "ProviderError",
     "RnnOnnxError",
     "RunInterruptedError",
+    "RunSummary",
     "SettingsError",
+    "classify_files",
+    "find_images",
 ]
 
-_LAZY = {"Classifier": "classifier", "CudaOptions": "engine.cuda", "Prediction": "classifier"}
+_LAZY = {
+    "Classifier": "classifier",
+    "CudaOptions": "engine.cuda",
+    "ImageLike": "images.image_like",
+    "Prediction": "classifier",
+    "RunSummary": "results.run",
+    "classify_files": "results.run",
+    "find_images": "images.find",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -1,10 +1,9 @@
 """The classifier: one model file, one onnxruntime session, images in and predictions out."""
 
-import os
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,8 @@ from rnn_runtime.engine.device_buffers import DeviceBuffers
 from rnn_runtime.engine.session import Provider, open_session, other_provider
 from rnn_runtime.engine.threads import CpuThreads
 from rnn_runtime.errors import InputError, ModelError, ProviderError
-from rnn_runtime.images.batches import FileBatch, decode_files
+from rnn_runtime.images.batches import ImageBatch, decode_images
+from rnn_runtime.images.image_like import ImageLike, TakenImage, is_single_image, take_image, take_images
 from rnn_runtime.images.pool import usable_cores
 from rnn_runtime.model.file import read_model
 from rnn_runtime.model.metadata import ModelMetadata
@@ -27,10 +27,14 @@ _UINT8 = np.dtype(np.uint8)
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the classifier says of one image file.
+    """The result for one image.
 
-    `top` holds the k likeliest classes and their probabilities, likeliest first. For a file that can't
-    be read or decoded it is empty, `label` and `probability` are None, and `error` says why.
+    Attributes:
+        path: The path that was given; for an open file or a PIL image the name of its file; empty if it has none.
+        label: The most probable class; None if the image can't be read or decoded.
+        probability: The probability of `label`, 0 to 1; None without a label.
+        top: The `top_k` most probable classes with their probabilities, in descending order; empty without a label.
+        error: Why the image has no label, in one line; None if it has one.
     """
 
     path: str
@@ -39,9 +43,23 @@ class Prediction:
     top: tuple[tuple[str, float], ...] = ()
     error: str | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON or a data frame, the attributes as keys.
+
+        `top` is a list of dictionaries with `label` and `probability`.
+        """
+        top = [{"label": label, "probability": probability} for label, probability in self.top]
+        return {
+            "path": self.path,
+            "label": self.label,
+            "probability": self.probability,
+            "top": top,
+            "error": self.error,
+        }
+
 
 class Classifier:
-    """An exported model, ready to classify.
+    """An exported model, ready to classify images.
 
     ```python
     classifier = Classifier("model.onnx", provider="cpu")
@@ -49,25 +67,27 @@ class Classifier:
         print(prediction.path, prediction.label, prediction.probability)
     ```
 
+    One classifier serves any number of threads. On the CPU it also works in forked processes. A pickled classifier
+    opens its model again, on the same provider, in the process that unpickles it.
+
     Args:
-        model: Path of a file that `rnn-export` wrote.
-        provider: `cpu`; `cuda`, which runs on CUDA or raises; `auto`, which is CUDA where it runs, else CPU.
-        threads: CPU threads, for decoding and for the model; None for one per core.
-        cuda: How to run on CUDA: `CudaOptions(device_id=1)`; with `auto` they count where CUDA starts.
-
-    Raises:
-        ModelError: the file is missing, damaged or not one of `rnn-export`.
-        ProviderError: CUDA was asked for and can't run here, or not as `cuda` says.
-        MissingPackageError: no onnxruntime is installed, or a broken one.
-        SettingsError: `cuda` was given with `cpu`.
-
-    One classifier serves any number of threads, and works in forked processes, on the CPU. Sent to another process
-    (pickled), it opens the model there again, on the same provider.
+        model: The path of a file that `rnn-export` wrote.
+        provider: `cpu`; `cuda`, which raises if CUDA can't run; or `auto`, which is CUDA if it runs, else the CPU.
+        threads: CPU threads for decoding and for the model; None for one per core.
+        cuda: How to run on CUDA, such as `CudaOptions(device_id=1)`. With `auto`, used only if CUDA runs.
 
     Attributes:
         path: The model file.
-        metadata: What the file says of itself: sizes, metrics, parity, golden samples.
+        metadata: What the file says about the model: sizes, metrics, parity, golden samples.
+        threads: The number of CPU threads.
         notice: Why `auto` runs on the CPU, else None.
+
+    Raises:
+        InputError: `threads` is out of range.
+        ModelError: The file is missing, damaged or not written by `rnn-export`.
+        ProviderError: CUDA was asked for and can't run here, or not with these options.
+        MissingPackageError: onnxruntime isn't installed, or its installation is broken.
+        SettingsError: `cuda` was given together with `provider="cpu"`.
     """
 
     def __init__(
@@ -118,62 +138,113 @@ class Classifier:
         """The classes, in the order of the model's outputs."""
         return self.metadata.spec.class_names
 
-    def predict_logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The logits of a batch; shapes and errors as for `predict_proba`."""
-        return self._run_finite("logits", images)
+    @overload
+    def predict(self, images: NDArray[np.uint8], *, top_k: int = ..., batch_size: int = ...) -> Any: ...
+    @overload
+    def predict(  # type: ignore[overload-overlap]  # a text is iterable, too
+        self, images: ImageLike, *, top_k: int = ..., batch_size: int = ...
+    ) -> Prediction: ...
+    @overload
+    def predict(self, images: Iterable[ImageLike], *, top_k: int = ..., batch_size: int = ...) -> list[Prediction]: ...
+    def predict(
+        self, images: ImageLike | Iterable[ImageLike], *, top_k: int = 1, batch_size: int = BATCH_SIZE
+    ) -> Prediction | list[Prediction]:
+        """Classify one image or several.
 
-    def predict_proba(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The probability of each class for a batch of images in memory.
+        An image may be:
+
+        - a path, as `str` or `pathlib.Path`
+        - the `bytes` of a PNG, JPEG, BMP, TIFF, WebP, GIF, PGM or PPM file
+        - a file open in binary mode; it is read to its end and stays open
+        - a PIL image of any size and mode; its EXIF orientation is applied, and it stays as it is
+        - a uint8 array of any size: `(height, width)` for gray, or `(height, width, channels)` with 1 (gray), 2 (gray,
+          alpha), 3 (RGB) or 4 (RGBA) channels
+
+        All are resized in the same way as in training; don't resize them yourself. Pixels give the same result as their
+        file, bit for bit, except for JPEG files, which are decoded at reduced size: see the guide.
 
         Args:
-            images: uint8, shape `(batch, height, width, channels)`, 0 to 255, RGB order.
+            images: One image, an iterable of images of any kinds, or an array `(count, height, width, channels)`.
+            top_k: How many of the most probable classes each prediction holds; at most all.
+            batch_size: Images per run of the model.
 
         Returns:
-            float32, shape `(batch, classes)`; each row sums to 1.
+            One `Prediction` for one image, else a list in the order of `images`. An image that can't be read or decoded
+            has its `error` set; the others aren't affected.
 
         Raises:
-            InputError: shape or dtype don't fit the model.
-            ModelError: the output is not finite, which is no result of any kind.
-            ProviderError: the run failed, for lack of memory for instance.
+            InputError: `images` holds something that is no image (the text names its position), or `top_k` or
+                `batch_size` is out of range.
+            ProviderError: The model couldn't run, for instance because memory ran out.
+        """
+        if is_single_image(images):
+            taken: Iterator[str | TakenImage] = iter([take_image(images, self.metadata.spec.image_spec)])  # type: ignore[arg-type]
+            (prediction,) = self._stream(taken, *self._check_sizes(top_k, batch_size))
+            return prediction
+        return list(self.iter_predictions(images, top_k=top_k, batch_size=batch_size))  # type: ignore[arg-type]
+
+    def iter_predictions(
+        self, images: Iterable[ImageLike], *, top_k: int = 1, batch_size: int = BATCH_SIZE
+    ) -> Generator[Prediction, None, None]:
+        """Classify any number of images in bounded memory.
+
+        Files are decoded in a pool of threads while the model runs. `images` is read up to four batches ahead. Images
+        given as bytes or open files wait there undecoded, so choose a smaller `batch_size` if they are large.
+
+        Args:
+            images: An iterable of images, of the kinds that `predict` takes.
+            top_k: How many of the most probable classes each prediction holds; at most all.
+            batch_size: Images per run of the model.
+
+        Yields:
+            One prediction per image, in the order of `images`.
+
+        Raises:
+            InputError: As for `predict`, or `images` is a single image.
+            ProviderError: As for `predict`.
+        """
+        sizes = self._check_sizes(top_k, batch_size)
+        if is_single_image(images):  # a text is a sequence of letters, and each would be taken for a path
+            raise InputError("`images` is a single image. Pass it to `predict`, or put it into a list")
+        return self._stream(take_images(images, self.metadata.spec.image_spec), *sizes)
+
+    def predict_proba(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Compute the probability of each class for images that have the model's own size.
+
+        `predict` takes images of any size. Images resized in another way than in training can get other labels.
+
+        Args:
+            images: uint8, shape `(batch, height, width, channels)`, 0 to 255, channels in RGB order.
+
+        Returns:
+            float32, shape `(batch, classes)`, in the order of `class_names`; each row sums to 1.
+
+        Raises:
+            InputError: The shape or dtype doesn't fit the model.
+            ModelError: An output isn't finite.
+            ProviderError: The model couldn't run, for instance because memory ran out.
         """
         return self._run_finite("probabilities", images)
 
-    def predict(self, paths: Iterable[str | Path], *, top_k: int = 1, batch_size: int = BATCH_SIZE) -> list[Prediction]:
-        """Classify image files; as `iter_predictions`, as a list."""
-        return list(self.iter_predictions(paths, top_k=top_k, batch_size=batch_size))
+    def predict_logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Compute the logits of each class; arguments, shapes and errors as for `predict_proba`."""
+        return self._run_finite("logits", images)
 
-    def iter_predictions(
-        self, paths: Iterable[str | Path], *, top_k: int = 1, batch_size: int = BATCH_SIZE
-    ) -> Generator[Prediction, None, None]:
-        """Classify image files, as many as there are, in constant memory.
-
-        Files are decoded in a pool of threads while the model runs.
-
-        Args:
-            paths: Image files. Read only as far ahead as a few batches.
-            top_k: How many of the likeliest classes each prediction holds; at most all.
-            batch_size: Images that go through the model at once.
-
-        Yields:
-            One prediction per path, in the order of `paths`.
-
-        Raises:
-            InputError: `top_k` or `batch_size` is out of range, or `paths` is a single path.
-        """
-        if isinstance(paths, str | bytes | Path):  # a text is a sequence of letters, and each would be taken for a path
-            raise InputError(f"paths must be a list of paths, not one: use [{str(paths)!r}]")
+    def _check_sizes(self, top_k: int, batch_size: int) -> tuple[int, int]:
         if top_k < 1 or not 1 <= batch_size <= _LARGEST_BATCH:
             raise InputError(
-                f"top_k and batch_size must be at least 1, and batch_size at most {_LARGEST_BATCH}, not {top_k} and "
-                f"{batch_size}"
+                f"`top_k` and `batch_size` must be at least 1, and `batch_size` at most {_LARGEST_BATCH}, not {top_k} "
+                f"and {batch_size}"
             )
-        return self._stream(map(os.fsdecode, paths), min(top_k, len(self.class_names)), batch_size)
+        return min(top_k, len(self.class_names)), batch_size
 
-    def _stream(self, paths: Iterator[str], top_k: int, batch_size: int) -> Generator[Prediction, None, None]:
-        for batch in decode_files(paths, self.metadata.spec.image_spec, batch_size=batch_size, threads=self.threads):
+    def _stream(
+        self, images: Iterator[str | TakenImage], top_k: int, batch_size: int
+    ) -> Generator[Prediction, None, None]:
+        for batch in decode_images(images, self.metadata.spec.image_spec, batch_size=batch_size, threads=self.threads):
             yield from self._predict_batch(batch, top_k)
 
-    def _predict_batch(self, batch: FileBatch, top_k: int) -> list[Prediction]:
+    def _predict_batch(self, batch: ImageBatch, top_k: int) -> list[Prediction]:
         errors, good = dict(batch.errors), batch.readable
         probabilities = self._run("probabilities", batch.images)
         likeliest = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
@@ -183,7 +254,7 @@ class Classifier:
         top = dict(zip(good, zip(likeliest.tolist(), values.tolist(), strict=True), strict=True))
         return [
             Prediction(path, None, None, error=errors[row]) if row in errors else self._prediction(path, *top[row])
-            for row, path in enumerate(batch.paths)
+            for row, path in enumerate(batch.names)
         ]
 
     def _prediction(self, path: str, classes: list[int], probabilities: list[float]) -> Prediction:

@@ -1,11 +1,13 @@
 """The classifier, from Python."""
 
+import io
 import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -156,10 +158,12 @@ def test_sizes_below_one_are_refused_at_once(classifier: Classifier, options: di
         classifier.iter_predictions(["a.png"], **options)
 
 
-@pytest.mark.parametrize("one", ["a.png", Path("a.png")])
-def test_single_path_is_refused_instead_of_read_letter_by_letter(classifier: Classifier, one: str | Path) -> None:
-    with pytest.raises(InputError, match=r"a list of paths, not one: use \['a.png'\]"):
-        classifier.predict(one)  # type: ignore[arg-type]
+@pytest.mark.parametrize("one", ["a.png", Path("a.png"), b"PNG", np.zeros((8, 8), np.uint8), io.BytesIO()])
+def test_a_single_image_is_refused_by_iter_predictions_instead_of_read_bit_by_bit(
+    classifier: Classifier, one: Any
+) -> None:
+    with pytest.raises(InputError, match=r"is a single image\. Pass it to `predict`"):
+        classifier.iter_predictions(one)
 
 
 def test_batches_of_any_size_give_what_single_images_give(classifier: Classifier, images: NDArray[np.uint8]) -> None:

@@ -17,7 +17,7 @@ from rnn_runtime.model.spec import ImageSpec
 # The kinds that a folder is searched for; files named one by one are decoded whatever their ending.
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm"})
 
-_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM")  # Pillow's names; it reads many more, which we don't
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM")  # Pillow's names; it reads many more, which we don't
 _DEEP_MODES = ("I;16", "I;16B", "I;16L", "I")  # gray of 16 bits; in "I" it comes as 32-bit integers
 _DAMAGED = "a damaged image, or of a kind that isn't supported"
 
@@ -63,6 +63,33 @@ def decode_image(data: bytes, spec: ImageSpec) -> NDArray[np.uint8]:
     else:
         image = to_image(pixels)
     return _fit(image, spec)
+
+
+def convert_image(image: Image.Image, spec: ImageSpec) -> NDArray[np.uint8]:
+    """Bring an image in memory to the model's input, as `decode_image` does with a file. `image` stays as it is.
+
+    Args:
+        image: A PIL image, in any mode that has a defined range. The EXIF orientation that it carries is applied.
+        spec: Size and channels that the model was trained with.
+
+    Returns:
+        As `decode_image`.
+
+    Raises:
+        ImageError: the image has no pixels, can't be decoded or converted, or is beyond the limits for files.
+    """
+    if 0 in image.size:
+        raise ImageError("the image has no pixels")
+    check_size(*image.size)
+    mode = "L" if spec.channels == 1 else "RGB"
+    try:
+        image.load()
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        return _fit(_to_mode(ImageOps.exif_transpose(image) if turned else image, mode), spec)
+    except (ImageError, MemoryError):
+        raise
+    except Exception:
+        raise ImageError(_DAMAGED) from None
 
 
 def image_shape(data: bytes) -> tuple[int, int, int]:
@@ -154,7 +181,7 @@ def _open(data: bytes) -> Image.Image:
     if not data:
         raise ImageError("the file is empty")
     try:
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
         check_size(*image.size)
         check_work(image, data)
     except Image.DecompressionBombError:  # Pillow's own limit is above ours

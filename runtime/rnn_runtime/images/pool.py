@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 
 from rnn_runtime.errors import ImageError
 
+Item = TypeVar("Item")  # a path, in training; in inference an image given in another way, too
 Value = TypeVar("Value")
 
 _AHEAD = 3  # batches that are read or being read while the caller works on the one before
@@ -26,8 +27,8 @@ def usable_cores() -> int:
 
 
 def map_files(
-    function: Callable[[str], Value], paths: Iterable[str], *, batch_size: int, threads: int
-) -> Iterator[list[tuple[str, Value | ImageError]]]:
+    function: Callable[[Item], Value], paths: Iterable[Item], *, batch_size: int, threads: int
+) -> Iterator[list[tuple[Item, Value | ImageError]]]:
     """Call a function for each file, ahead of the caller, and give the results in order.
 
     Args:
@@ -41,7 +42,7 @@ def map_files(
     """
     names = iter(paths)
     with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(threads) as many:
-        waiting: deque[_Batch[Value]] = deque()
+        waiting: deque[_Batch[Item, Value]] = deque()
         size, quick = min(batch_size, _FILES_PER_TASK), True
         try:
             while True:
@@ -61,23 +62,23 @@ def map_files(
                 pending.cancel()
 
 
-class _Batch(Generic[Value]):
+class _Batch(Generic[Item, Value]):
     """Files that are being read."""
 
     def __init__(
-        self, function: Callable[[str], Value], paths: list[str], pool: ThreadPoolExecutor, files_per_task: int
+        self, function: Callable[[Item], Value], paths: list[Item], pool: ThreadPoolExecutor, files_per_task: int
     ) -> None:
         self._function = function
         self._cancelled = False
         # Waiting for this queue is one call into C, which Ctrl-C ends at once and leaves whole; waiting for a future is
         # Python code with locks, in which the command's signal handler holds back (interruption.py).
         self._finished: SimpleQueue[None] = SimpleQueue()
-        self._tasks: list[Future[tuple[list[tuple[str, Value | ImageError]], float]]] = [
+        self._tasks: list[Future[tuple[list[tuple[Item, Value | ImageError]], float]]] = [
             pool.submit(self._read, paths[start : start + files_per_task])
             for start in range(0, len(paths), files_per_task)
         ]
 
-    def wait(self) -> tuple[list[tuple[str, Value | ImageError]], float]:
+    def wait(self) -> tuple[list[tuple[Item, Value | ImageError]], float]:
         """The results once all are there, and the seconds that all threads together took."""
         for _ in self._tasks:
             self._finished.get()
@@ -90,15 +91,15 @@ class _Batch(Generic[Value]):
         for task in self._tasks:
             task.cancel()
 
-    def _read(self, paths: list[str]) -> tuple[list[tuple[str, Value | ImageError]], float]:
+    def _read(self, paths: list[Item]) -> tuple[list[tuple[Item, Value | ImageError]], float]:
         try:
             return self._read_each(paths)
         finally:
             self._finished.put(None)
 
-    def _read_each(self, paths: list[str]) -> tuple[list[tuple[str, Value | ImageError]], float]:
+    def _read_each(self, paths: list[Item]) -> tuple[list[tuple[Item, Value | ImageError]], float]:
         start = time.perf_counter()
-        results: list[tuple[str, Value | ImageError]] = []
+        results: list[tuple[Item, Value | ImageError]] = []
         for path in paths:
             if self._cancelled:
                 break

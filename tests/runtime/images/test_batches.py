@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rnn_runtime.images.batches import decode_files
+from rnn_runtime.images.batches import decode_images
 from rnn_runtime.images.limits import MAX_PIXELS
 from rnn_runtime.model.spec import ImageSpec
 from tests.support.encoded_images import encode, pattern, png_of_claimed_size
@@ -32,11 +32,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def test_every_file_comes_once_in_order_whatever_the_batches(
     files: list[str], count: int, batch_size: int, threads: int
 ) -> None:
-    batches = list(decode_files(files[:count], SPEC, batch_size=batch_size, threads=threads))
+    batches = list(decode_images(files[:count], SPEC, batch_size=batch_size, threads=threads))
 
-    assert [path for batch in batches for path in batch.paths] == files[:count]
-    assert all(1 <= len(batch.paths) <= batch_size for batch in batches)
-    rows = [(batch, row) for batch in batches for row in range(len(batch.paths))]
+    assert [path for batch in batches for path in batch.names] == files[:count]
+    assert all(1 <= len(batch.names) <= batch_size for batch in batches)
+    rows = [(batch, row) for batch in batches for row in range(len(batch.names))]
     for i, (batch, row) in enumerate(rows):
         if i % 7:
             assert np.array_equal(batch.images[batch.readable.index(row)], pattern(4, 3, 1, i))
@@ -52,7 +52,7 @@ def test_reading_never_runs_far_ahead(files: list[str]) -> None:
             taken += 1
             yield path
 
-    with closing(decode_files(endless(), SPEC, batch_size=20, threads=2)) as batches:  # type: ignore[type-var]
+    with closing(decode_images(endless(), SPEC, batch_size=20, threads=2)) as batches:  # type: ignore[type-var]
         for done in range(1, 20):
             next(batches)
             assert taken <= 20 * (done + 3)
@@ -60,7 +60,7 @@ def test_reading_never_runs_far_ahead(files: list[str]) -> None:
 
 def test_threads_are_gone_when_a_reader_stops_early(files: list[str]) -> None:
     before = threading.active_count()
-    batches = decode_files(files * 10, SPEC, batch_size=16, threads=4)
+    batches = decode_images(files * 10, SPEC, batch_size=16, threads=4)
     next(batches)
 
     batches.close()  # type: ignore[attr-defined]  # it is a generator
@@ -82,7 +82,7 @@ def test_an_interruption_waits_for_the_files_under_way_only(tmp_path: Path) -> N
             return str(tmp_path / "large.jpg")
 
     paths = [Interrupting() for _ in range(1000)]
-    batches = decode_files(paths, SPEC, batch_size=1000, threads=2)  # type: ignore[arg-type]
+    batches = decode_images(paths, SPEC, batch_size=1000, threads=2)  # type: ignore[arg-type]
     next(batches)
     with pytest.raises(KeyboardInterrupt):
         next(batches)
@@ -94,6 +94,6 @@ def test_a_bomb_among_the_files_is_one_error(tmp_path: Path, files: list[str]) -
     bomb = tmp_path / "bomb.png"
     bomb.write_bytes(png_of_claimed_size(50_000, 50_000))
 
-    (batch,) = decode_files([files[1], str(bomb), files[2]], SPEC, batch_size=16, threads=2)
+    (batch,) = decode_images([files[1], str(bomb), files[2]], SPEC, batch_size=16, threads=2)
 
     assert batch.errors == {1: f"the image has more than {MAX_PIXELS} pixels, the most that is decoded"}

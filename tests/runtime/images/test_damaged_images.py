@@ -4,6 +4,7 @@ For a longer search: pytest --hypothesis-profile=long tests/runtime/images/test_
 """
 
 import contextlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from PIL import Image
 from rnn_runtime.errors import ImageError
 from rnn_runtime.images.decode import decode_image, image_shape
 from rnn_runtime.model.spec import ImageSpec
+from tests.support.commands import RunProcess
 from tests.support.encoded_images import pattern, to_image
 from tests.support.hostile_images import jpeg_of_scans, png, rle_bmp, save, tiled_tiff
 
@@ -101,11 +103,14 @@ def test_a_truncated_png_has_no_shape_that_could_be_believed() -> None:
         image_shape(IMAGES["rgb.png"][:-40])
 
 
-def test_damage_is_told_by_the_error_alone(capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_libraries_print_of_damage_is_kept_off_stderr(
+    run_process: RunProcess, digits_model: Path, tmp_path: Path
+) -> None:
     damaged = bytearray(IMAGES["deflate.tif"])
     damaged[8:12] = b"\xff\xff\xff\xff"  # where its pixels begin
+    (tmp_path / "damaged.tif").write_bytes(damaged)
 
-    with pytest.raises(ImageError):
-        decode_image(bytes(damaged), ImageSpec(8, 6, 3))
+    result = run_process("rnn-infer", "--provider", "cpu", "--model", digits_model, "damaged.tif")
 
-    assert capfd.readouterr().err == ""
+    assert "a damaged image" in result.stdout
+    assert len(result.stderr.splitlines()) == 1
