@@ -94,6 +94,9 @@ class _Batch(Generic[Item, Value]):
     def _read(self, paths: list[Item]) -> tuple[list[tuple[Item, Value | ImageError]], float]:
         try:
             return self._read_each(paths)
+        except BaseException:
+            self._cancelled = True  # the run ends with this error, so the rest of the batch needn't be read
+            raise
         finally:
             self._finished.put(None)
 
