@@ -96,6 +96,7 @@ OPTIONS: dict[str, dict[str, list[str]]] = {
         "--shift": COUNTS,
         "--flip": NONE,
         "--augment": NONE,
+        "--tensorboard": NEW,
         "--seed": ["5"],
         "--device": ["auto", "cpu", "cuda"],
         "--checkpoint-every": COUNTS,

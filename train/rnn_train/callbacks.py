@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -10,6 +10,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rnn_runtime.command.command import as_options
 from rnn_runtime.command.streams import print_line, say
 from rnn_runtime.text import printable
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LINES_EVERY = 100  # steps, as in the article
 
@@ -23,6 +26,9 @@ class TrainingCallback:
     def note(self, text: str) -> None:
         """Something to know about the data or the files, before training starts."""
 
+    def first_batch(self, epoch: int, images: "Tensor") -> None:
+        """An epoch begins, with these images as the model sees them: uint8, `(batch, height, width, channels)`."""
+
     def step(self, epoch: int, step: int, loss: float, images: int) -> None:
         """A step is done; `epoch` and `step` count from 1. `images` went through it."""
 
@@ -31,6 +37,37 @@ class TrainingCallback:
 
     def message(self, text: str) -> None:
         """Something worth a line of its own."""
+
+
+class CallbackList(TrainingCallback):
+    """Passes everything on to several callbacks, in their order."""
+
+    def __init__(self, *callbacks: TrainingCallback) -> None:
+        self._callbacks = callbacks
+
+    def start(self, epochs: int, steps_per_epoch: int, steps_done: int) -> None:
+        for callback in self._callbacks:
+            callback.start(epochs, steps_per_epoch, steps_done)
+
+    def note(self, text: str) -> None:
+        for callback in self._callbacks:
+            callback.note(text)
+
+    def first_batch(self, epoch: int, images: "Tensor") -> None:
+        for callback in self._callbacks:
+            callback.first_batch(epoch, images)
+
+    def step(self, epoch: int, step: int, loss: float, images: int) -> None:
+        for callback in self._callbacks:
+            callback.step(epoch, step, loss, images)
+
+    def epoch(self, metrics: Mapping[str, float]) -> None:
+        for callback in self._callbacks:
+            callback.epoch(metrics)
+
+    def message(self, text: str) -> None:
+        for callback in self._callbacks:
+            callback.message(text)
 
 
 class ConsoleCallback(TrainingCallback):

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,7 +22,18 @@ if TYPE_CHECKING:
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 _DATA_OPTIONS = ("dataset", "data", "data_root", "class_names", "image_size", "channels", "skip_unreadable")
-_RESUME_OPTIONS = ("resume", "output", "epochs", "patience", "data", "data_root", "device", "checkpoint_every", "plots")
+_RESUME_OPTIONS = (
+    "resume",
+    "output",
+    "epochs",
+    "patience",
+    "data",
+    "data_root",
+    "device",
+    "checkpoint_every",
+    "plots",
+    "tensorboard",
+)
 
 
 def _image_size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
@@ -140,6 +152,12 @@ def _check(ctx: click.Context) -> None:
     help="The checkpoint to write.  [default: model.pt, or the one resumed]",
 )
 @click.option("--plots/--no-plots", default=True, show_default=True, help="Draw curves, confusion matrix and examples.")
+@click.option(
+    "--tensorboard",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Also write the curves to this folder, for: tensorboard --logdir DIR",
+)
 @click.version_option(rnn_runtime.__version__, prog_name="rnn-train")
 @click.pass_context
 def main(
@@ -151,6 +169,7 @@ def main(
     device: Any,
     checkpoint_every: int | None,
     plots: bool,
+    tensorboard: Path | None,
     **options: Any,
 ) -> None:
     """Train a recurrent image classifier, and write a checkpoint.
@@ -166,9 +185,13 @@ def main(
     rnn-train --resume model.pt
     """
     from rnn_train import training
-    from rnn_train.callbacks import ConsoleCallback
+    from rnn_train.callbacks import CallbackList, ConsoleCallback, TrainingCallback
+    from rnn_train.tensorboard import TensorBoardCallback
 
-    with ConsoleCallback() as callback:
+    with ExitStack() as stack:
+        callback: TrainingCallback = stack.enter_context(ConsoleCallback())
+        if tensorboard:
+            callback = CallbackList(stack.enter_context(TensorBoardCallback(tensorboard)), callback)
         if resume:
             training.resume(
                 resume,

@@ -268,8 +268,10 @@ def _train_epoch(run: TrainingState, images: Tensor, labels: Tensor, callback: T
     for batch in batches[epoch.step :]:
         start = time.perf_counter()
         batch = batch.to(run.device)
-        targets = labels[batch]
-        logits = model(augment(images[batch], settings))
+        inputs, targets = augment(images[batch], settings), labels[batch]
+        if epoch.step == 0:
+            callback.first_batch(run.epoch + 1, inputs)
+        logits = model(inputs)
         loss = criterion(logits, targets)
         run.optimizer.zero_grad()
         loss.backward()
