@@ -11,13 +11,14 @@ BIN := $(VENV)/bin
 # PYTHONWARNINGS: setuptools warns at every editable install of folders that might hide a package; none does
 INSTALL := PYTHONWARNINGS=ignore $(BIN)/pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
-.PHONY: help demo test test-lowest bench lint pins clean
+.PHONY: help demo test test-lowest bench lint docs pins clean
 help:
 	@echo "make demo         train on handwritten digits, export, and classify image files"
 	@echo "make test         run all tests"
 	@echo "make test-lowest  run the runtime's tests with the lowest versions that it allows, in .venv-lowest"
 	@echo "make bench        compare speed and memory with the alternatives (half an hour on an idle machine)"
 	@echo "make lint         check style, types and imports"
+	@echo "make docs         build the documentation in site/"
 	@echo "make pins         write constraints/pinned.txt anew, with the newest versions"
 	@echo "make clean        remove the virtual environments and what demo made"
 
@@ -67,10 +68,15 @@ lint: $(VENV)/.dev-$(RUNTIME)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# NO_MKDOCS_2_WARNING: Material advertises against MkDocs 2, which pyproject.toml excludes.
+docs: $(VENV)/.dev-$(RUNTIME)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "See site/index.html"
+
 pins: $(VENV)/bin/pip
 	$(BIN)/pip install --quiet --dry-run --ignore-installed --report $(VENV)/pins.json '.[train,cpu,cuda,parquet,tensorboard,bench,docs,dev]'
 	$(BIN)/python constraints/pin.py $(VENV)/pins.json > $(VENV)/pinned.txt
 	mv $(VENV)/pinned.txt constraints/pinned.txt
 
 clean:
-	rm -rf $(VENV) .venv-lowest demo build dist *.egg-info train/*.egg-info
+	rm -rf $(VENV) .venv-lowest demo site build dist *.egg-info train/*.egg-info

@@ -30,7 +30,7 @@ MAX_UNROLLED_ROWS = 128
 
 
 def choose_graph(spec: ModelSpec) -> Graph:
-    """The graph that measured fastest (docs/design.md has the figures).
+    """The graph that measured fastest (docs/explanation/measurements.md has the figures).
 
     onnxruntime's `RNN` kernel is slow in batches, its `GRU` and `LSTM` kernels are tuned. Steps that are unrolled
     are a little faster than a `Scan`, but the graph grows with the image's rows, and so does the time to open it.

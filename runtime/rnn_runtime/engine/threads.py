@@ -15,7 +15,7 @@ from rnn_runtime.engine.calls import run_session
 if TYPE_CHECKING:
     import onnxruntime
 
-# Images of a batch that a thread takes at once: few enough for its core's cache (docs/design.md).
+# Images of a batch that a thread takes at once: few enough for its core's cache (docs/explanation/measurements.md).
 _SMALLEST_CHUNK, _LARGEST_CHUNK = 16, 64
 
 
