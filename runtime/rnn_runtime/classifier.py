@@ -119,7 +119,8 @@ class Classifier:
             return DeviceBuffers(self._session, classes, "cuda", device_id=cuda.device_id, cuda_graph=cuda.graph)
         threaded = None
         if self.metadata.spec.cell == "lstm" and self.threads > 1:
-            # Of small batches, onnxruntime's LSTM makes more of threads than chunks do (docs/explanation/measurements.md).
+            # For small batches of an LSTM, onnxruntime's own threads are faster than chunks
+            # (docs/explanation/measurements.md).
             threaded = open_session(content, "cpu", intra_op_threads=self.threads).session
         return CpuThreads(self._session, self.threads, threaded)
 

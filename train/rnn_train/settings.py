@@ -96,7 +96,8 @@ def preset_settings(preset: Preset, dataset: Dataset | None = None) -> TrainSett
     """The settings of a preset.
 
     Args:
-        preset: `article`, or `accurate`, which was tuned on Fashion-MNIST (docs/explanation/measurements.md has the figures).
+        preset: `article`, or `accurate`, which was tuned on Fashion-MNIST (docs/explanation/measurements.md has the
+            figures).
         dataset: The data set's name, if it has one. Clothes may be mirrored; writing may not, and of
             anyone's own images nobody knows.
     """

@@ -17,7 +17,8 @@ Value = TypeVar("Value")
 _AHEAD = 3  # batches that are read or being read while the caller works on the one before
 _FILES_PER_TASK = 16  # files that a thread takes at once, where several share a batch
 # Seconds per file. Below, Python's interpreter lock is held most of the time, and a second thread would only make each
-# wait for the other: reading and decoding PNG files of 28 x 28 takes one thread half as long as two (docs/explanation/measurements.md).
+# wait for the other: reading and decoding PNG files of 28 x 28 takes one thread half as long as two
+# (docs/explanation/measurements.md).
 _QUICK = 250e-6
 
 

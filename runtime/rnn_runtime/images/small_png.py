@@ -14,8 +14,9 @@ _ORIENTING = (b"eXIf", b"iTXt", b"Raw profile type")  # where a PNG may say whic
 def decode_small_png(data: bytes) -> NDArray[np.uint8] | None:
     """Decode a small PNG of 8 bits, gray or RGB; None for all other files.
 
-    On images of 28 x 28, Pillow takes ten times as long (docs/explanation/measurements.md). A PNG holds exact values, so both give
-    the same pixels, uint8 `(height, width, 1 or 3)`. A damaged file is left to Pillow, which says what is wrong.
+    On images of 28 x 28, Pillow takes ten times as long (docs/explanation/measurements.md). A PNG holds exact values,
+    so both give the same pixels, uint8 `(height, width, 1 or 3)`. A damaged file is left to Pillow, which says what is
+    wrong.
     """
     if not 26 <= len(data) <= _SMALL_PNG or not data.startswith(b"\x89PNG\r\n\x1a\n"):
         return None

@@ -1,4 +1,4 @@
-"""What a model file says of itself, as onnx `metadata_props`: texts under the keys that docs/reference/model-file.md lists.
+"""What a model file says of itself, as onnx `metadata_props`: docs/reference/model-file.md lists the keys.
 
 The SHA-256 among them is of the file as bytes: `rnn_runtime.model.file` puts it there and compares it.
 """
