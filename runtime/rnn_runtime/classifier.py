@@ -13,7 +13,7 @@ from rnn_runtime.engine.device_buffers import DeviceBuffers
 from rnn_runtime.engine.session import Provider, open_session, other_provider
 from rnn_runtime.engine.threads import CpuThreads
 from rnn_runtime.errors import InputError, ModelError, ProviderError
-from rnn_runtime.images.batches import ImageBatch, decode_images
+from rnn_runtime.images.batches import ImageBatch, decode_images, decode_single
 from rnn_runtime.images.image_like import ImageLike, TakenImage, is_single_image, take_image, take_images
 from rnn_runtime.images.pool import usable_cores
 from rnn_runtime.model.file import read_model
@@ -179,8 +179,8 @@ class Classifier:
             ProviderError: The model couldn't run, for instance because memory ran out.
         """
         if is_single_image(images):
-            taken: Iterator[str | TakenImage] = iter([take_image(images, self.metadata.spec.image_spec)])  # type: ignore[arg-type]
-            (prediction,) = self._stream(taken, *self._check_sizes(top_k, batch_size))
+            spec, (top_k, _) = self.metadata.spec.image_spec, self._check_sizes(top_k, batch_size)
+            (prediction,) = self._predict_batch(decode_single(take_image(images, spec), spec), top_k)  # type: ignore[arg-type]
             return prediction
         return list(self.iter_predictions(images, top_k=top_k, batch_size=batch_size))  # type: ignore[arg-type]
 

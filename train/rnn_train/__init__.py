@@ -11,17 +11,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rnn_train.callbacks import ConsoleCallback, TrainingCallback
     from rnn_train.checkpoint import Checkpoint
     from rnn_train.data import DataSource
     from rnn_train.settings import TrainSettings
-    from rnn_train.training import resume, train
+    from rnn_train.training import TrainResult, resume, train
 
-__all__ = ["Checkpoint", "DataSource", "TrainSettings", "resume", "train"]
+__all__ = [
+    "Checkpoint",
+    "ConsoleCallback",
+    "DataSource",
+    "TrainResult",
+    "TrainSettings",
+    "TrainingCallback",
+    "resume",
+    "train",
+]
 
 _MODULES = {
     "Checkpoint": "checkpoint",
+    "ConsoleCallback": "callbacks",
     "DataSource": "data",
+    "TrainResult": "training",
     "TrainSettings": "settings",
+    "TrainingCallback": "callbacks",
     "resume": "training",
     "train": "training",
 }

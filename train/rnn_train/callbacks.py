@@ -1,13 +1,13 @@
-"""What a person sees of a training run: the article's lines, and on a terminal a live bar below them."""
+"""What a person sees of a training run: the article's lines, and on a terminal or in a notebook a progress bar."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from rnn_runtime.command.command import as_options
 from rnn_runtime.command.streams import print_line, say
 from rnn_runtime.text import printable
 
@@ -15,28 +15,29 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LINES_EVERY = 100  # steps, as in the article
+_REDRAWN_EVERY = 0.25  # seconds, in a notebook
 
 
 class TrainingCallback:
-    """Told of each step by the training loop; this base class keeps quiet."""
+    """Base class of what `train` and `resume` report to; it prints nothing. Override what you need."""
 
     def start(self, epochs: int, steps_per_epoch: int, steps_done: int) -> None:
-        """Training begins, of `epochs` times `steps_per_epoch`, of which `steps_done` are behind it."""
+        """Training starts. It takes `epochs` times `steps_per_epoch` steps; `steps_done` of them were done before."""
 
     def note(self, text: str) -> None:
-        """Something to know about the data or the files, before training starts."""
+        """A remark about the data or the files, before training starts."""
 
     def first_batch(self, epoch: int, images: "Tensor") -> None:
         """An epoch begins, with these images as the model sees them: uint8, `(batch, height, width, channels)`."""
 
     def step(self, epoch: int, step: int, loss: float, images: int) -> None:
-        """A step is done; `epoch` and `step` count from 1. `images` went through it."""
+        """A step is done, on a batch of `images`. `epoch` and `step` count from 1."""
 
     def epoch(self, metrics: Mapping[str, float]) -> None:
         """An epoch is done; `metrics` is its row of `metrics.csv`."""
 
     def message(self, text: str) -> None:
-        """Something worth a line of its own."""
+        """A line for the user."""
 
 
 class CallbackList(TrainingCallback):
@@ -71,14 +72,24 @@ class CallbackList(TrainingCallback):
 
 
 class ConsoleCallback(TrainingCallback):
-    """Lines on stdout, as the article prints them, notes on stderr; a bar with speed and time left if it is a terminal.
+    """Prints the article's lines on stdout and remarks on stderr; shows a progress bar on a terminal or in a notebook.
 
-    Used in a `with` block, which takes the bar down again.
+    Use it in a `with` block, which removes the bar from the terminal:
+
+    ```python
+    with ConsoleCallback() as callback:
+        train(DataSource(dataset="digits"), TrainSettings(), "model.pt", callback=callback)
+    ```
+
+    Args:
+        wording: Rewrites each text before it is printed. The command names its options where Python names arguments.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, wording: Callable[[str], str] = str) -> None:
+        self._wording = wording
         self._console = Console(markup=False, highlight=False, emoji=False, soft_wrap=True)
         self._bar: Progress | None = None
+        self._cell: _NotebookCell | None = None
         self._task = TaskID(0)
         self._epochs = self._steps_per_epoch = 0
 
@@ -88,28 +99,36 @@ class ConsoleCallback(TrainingCallback):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar:
+        if self._cell:
+            self._cell.draw()
+        elif self._bar:
             self._bar.stop()
 
     def start(self, epochs: int, steps_per_epoch: int, steps_done: int) -> None:
         self._epochs, self._steps_per_epoch = epochs, steps_per_epoch
-        if self._console.is_terminal:
-            columns = (
-                TextColumn("Training"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[speed]}"),
-                TimeRemainingColumn(),
-            )
-            self._bar = Progress(*columns, console=self._console, transient=True)
-            self._task = self._bar.add_task("", total=epochs * steps_per_epoch, completed=steps_done, speed="")
+        if not (self._console.is_terminal or self._console.is_jupyter):
+            return
+        columns = (
+            TextColumn("Training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]}"),
+            TimeRemainingColumn(),
+        )
+        self._bar = Progress(*columns, console=self._console, transient=True)
+        self._task = self._bar.add_task("", total=epochs * steps_per_epoch, completed=steps_done, speed="")
+        if self._console.is_jupyter:
+            self._cell = _NotebookCell(self._bar)
+        else:
             self._bar.start()
 
     def step(self, epoch: int, step: int, loss: float, images: int) -> None:
         if self._bar:
             self._bar.advance(self._task)
-            speed = self._bar.tasks[0].speed  # steps a second
+            speed = self._bar.tasks[0].speed  # steps per second
             self._bar.update(self._task, speed=f"{speed * images:,.0f} images/s" if speed else "")
+        if self._cell:
+            self._cell.draw_at_times()
         if step % LINES_EVERY == 0 and step < self._steps_per_epoch:
             self.message(f"Epoch [{epoch}/{self._epochs}], Step [{step}/{self._steps_per_epoch}], Loss: {loss:.4f}")
 
@@ -121,11 +140,33 @@ class ConsoleCallback(TrainingCallback):
             self.message(f"{epoch}, Validation loss: {loss:.4f}, accuracy: {100 * accuracy:.2f} %")
 
     def note(self, text: str) -> None:
-        say(printable(as_options(text)))  # with names of files, which may hold terminal codes
+        say(printable(self._wording(text)))  # with names of files, which may hold terminal codes
 
     def message(self, text: str) -> None:
-        text = as_options(text)
-        if self._bar:
+        text = self._wording(text)
+        if self._bar and not self._cell:
             self._console.print(text)
         else:
             print_line(text)
+
+
+class _NotebookCell:
+    """A bar in a notebook cell, drawn anew in its place.
+
+    rich needs ipywidgets to do that, which not every notebook has; IPython's own display can do it, too.
+    """
+
+    def __init__(self, bar: Progress) -> None:
+        from IPython.display import display  # there is one where there is a notebook
+
+        self._bar = bar
+        self._handle = display(bar, display_id=True)  # type: ignore[no-untyped-call]
+        self._drawn = time.monotonic()
+
+    def draw_at_times(self) -> None:
+        if time.monotonic() - self._drawn > _REDRAWN_EVERY:
+            self.draw()
+
+    def draw(self) -> None:
+        self._handle.update(self._bar)
+        self._drawn = time.monotonic()

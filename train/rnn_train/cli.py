@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 import rnn_runtime
-from rnn_runtime.command.command import Command
+from rnn_runtime.command.command import Command, as_options
 from rnn_runtime.command.options import Rule, check_rules, is_given, option_name
 from rnn_runtime.command.streams import say
 from rnn_runtime.model.spec import CELLS, NONLINEARITIES
@@ -189,7 +189,7 @@ def main(
     from rnn_train.tensorboard import TensorBoardCallback
 
     with ExitStack() as stack:
-        callback: TrainingCallback = stack.enter_context(ConsoleCallback())
+        callback: TrainingCallback = stack.enter_context(ConsoleCallback(as_options))
         if tensorboard:
             callback = CallbackList(stack.enter_context(TensorBoardCallback(tensorboard)), callback)
         if resume:

@@ -1,6 +1,6 @@
 """Images in batches, decoded ahead of the model that takes them, in bounded memory."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -42,8 +42,22 @@ def decode_images(
         threads: How many to use where that pays; small images are decoded by one.
     """
     for results in map_files(partial(read_taken, spec=spec), images, batch_size=batch_size, threads=threads):
-        pixels = {row: found for row, (_, found) in enumerate(results) if not isinstance(found, ImageError)}
-        errors = {row: str(found) for row, (_, found) in enumerate(results) if isinstance(found, ImageError)}
-        stacked = np.stack(list(pixels.values())) if pixels else np.empty((0, *spec.shape), np.uint8)
-        names = [image.name if isinstance(image, TakenImage) else image for image, _ in results]
-        yield ImageBatch(names, list(pixels), stacked, errors)
+        yield _to_batch(results, spec)
+
+
+def decode_single(image: str | TakenImage, spec: ImageSpec) -> ImageBatch:
+    """Read and decode one image in the calling thread: starting others would take longer than most images do."""
+    try:
+        return _to_batch([(image, read_taken(image, spec))], spec)
+    except ImageError as error:
+        return _to_batch([(image, error)], spec)
+
+
+def _to_batch(
+    results: Sequence[tuple[str | TakenImage, NDArray[np.uint8] | ImageError]], spec: ImageSpec
+) -> ImageBatch:
+    pixels = {row: found for row, (_, found) in enumerate(results) if not isinstance(found, ImageError)}
+    errors = {row: str(found) for row, (_, found) in enumerate(results) if isinstance(found, ImageError)}
+    stacked = np.stack(list(pixels.values())) if pixels else np.empty((0, *spec.shape), np.uint8)
+    names = [image.name if isinstance(image, TakenImage) else image for image, _ in results]
+    return ImageBatch(names, list(pixels), stacked, errors)
