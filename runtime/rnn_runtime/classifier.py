@@ -77,10 +77,10 @@ class Classifier:
         cuda: How to run on CUDA, such as `CudaOptions(device_id=1)`. With `auto`, used only if CUDA runs.
 
     Attributes:
-        path: The model file.
-        metadata: What the file says about the model: sizes, metrics, parity, golden samples.
-        threads: The number of CPU threads.
-        notice: Why `auto` runs on the CPU, else None.
+        path (str): The model file.
+        metadata (ModelMetadata): What the file says about the model: sizes, metrics, parity, golden samples.
+        threads (int): The number of CPU threads.
+        notice (str | None): Why `auto` runs on the CPU, else None.
 
     Raises:
         InputError: `threads` is out of range.
@@ -125,7 +125,7 @@ class Classifier:
         return CpuThreads(self._session, self.threads, threaded)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """For another process, open the model again, on the provider that runs here or not at all."""
+        # In another process, the model is opened again, on the provider that runs here or not at all.
         cuda = self._cuda if self._provider == "cuda" else CUDA_DEFAULTS
         return _open, (self.path, self._provider, self.threads, cuda)
 
@@ -140,13 +140,15 @@ class Classifier:
         return self.metadata.spec.class_names
 
     @overload
-    def predict(self, images: NDArray[np.uint8], *, top_k: int = ..., batch_size: int = ...) -> Any: ...
+    def predict(self, images: NDArray[np.uint8], *, top_k: int = 1, batch_size: int = BATCH_SIZE) -> Any: ...
     @overload
     def predict(  # type: ignore[overload-overlap]  # a text is iterable, too
-        self, images: ImageLike, *, top_k: int = ..., batch_size: int = ...
+        self, images: ImageLike, *, top_k: int = 1, batch_size: int = BATCH_SIZE
     ) -> Prediction: ...
     @overload
-    def predict(self, images: Iterable[ImageLike], *, top_k: int = ..., batch_size: int = ...) -> list[Prediction]: ...
+    def predict(
+        self, images: Iterable[ImageLike], *, top_k: int = 1, batch_size: int = BATCH_SIZE
+    ) -> list[Prediction]: ...
     def predict(
         self, images: ImageLike | Iterable[ImageLike], *, top_k: int = 1, batch_size: int = BATCH_SIZE
     ) -> Prediction | list[Prediction]:
@@ -162,7 +164,7 @@ class Classifier:
           alpha), 3 (RGB) or 4 (RGBA) channels
 
         All are resized in the same way as in training; don't resize them yourself. Pixels give the same result as their
-        file, bit for bit, except for JPEG files, which are decoded at reduced size: see the guide.
+        file, bit for bit. The exceptions are JPEG files that your code has decoded: see the guide to Python.
 
         Args:
             images: One image, an iterable of images of any kinds, or an array `(count, height, width, channels)`.

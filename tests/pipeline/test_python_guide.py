@@ -3,6 +3,7 @@
 import contextlib
 import io
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -39,7 +40,8 @@ def test_examples_for_a_notebook_show_a_bar_and_a_plot(folder: Path) -> None:
     setup = "from rnn_runtime import Classifier\nclassifier = Classifier('model.onnx', provider='cpu')\n"
     imports = next(block.code for block in BLOCKS).split("\n\n")[0]
     cells = [setup + imports, *(block.code for block in BLOCKS if block.heading == "In a notebook")]
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    new: Any = nbformat.v4
+    notebook = new.new_notebook(cells=[new.new_code_cell(cell) for cell in cells])
     resources = {"metadata": {"path": str(folder)}}
 
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
