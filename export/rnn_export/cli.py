@@ -8,6 +8,7 @@ import click
 
 import rnn_runtime
 from rnn_runtime.command.command import Command
+from rnn_runtime.command.options import option_group
 from rnn_runtime.command.streams import say
 from rnn_runtime.files.atomic import check_output
 
@@ -19,45 +20,81 @@ if TYPE_CHECKING:
 _MOST_LABELS_SHOWN = 10
 
 
+_graph, _parity, _output = map(option_group, ("Graph", "Parity", "Output"))
+_CHECKPOINT_SUFFIXES = (".pt", ".pth")
+# Options of other tools, and what they are called here.
+_OTHER_NAMES = {
+    "--output": "the second argument: rnn-export model.pt model.onnx",
+    "-o": "the second argument: rnn-export model.pt model.onnx",
+    "--half": "--precision fp16",
+    "--fp16": "--precision fp16",
+    "--int8": "--precision int8",
+    "--quantize": "--precision int8",
+    "--opset": "no option: the opset is fixed, and docs/reference/model-file.md names it",
+    "--dynamic": "no option: the batch axis is always dynamic",
+}
+
+
 def _check(ctx: click.Context) -> None:
-    check_output(ctx.params["output"], [ctx.params["checkpoint"]])
+    checkpoint, output = ctx.params["checkpoint"], ctx.params["output"]
+    if checkpoint.suffix == ".onnx" and output.suffix in _CHECKPOINT_SUFFIXES:
+        raise click.UsageError(f"CHECKPOINT comes first. Did you mean: rnn-export {output} {checkpoint}?")
+    if checkpoint.suffix == ".onnx":
+        raise click.UsageError(f"{checkpoint} is an exported model. Name the checkpoint that rnn-train wrote")
+    if output.suffix in _CHECKPOINT_SUFFIXES:
+        raise click.UsageError(f"{output} is named like a checkpoint. Choose a name for the model, such as model.onnx")
+    check_output(output, [checkpoint])
 
 
 @click.command(
     cls=Command,
     check=_check,
+    other_names=_OTHER_NAMES,
     extras={"train": ("torch", "torchvision", "sklearn", "onnx"), "cpu": ("onnxruntime",)},
     imports=("onnxruntime", "rnn_export.export"),
 )
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("output", type=click.Path(dir_okay=False, path_type=Path))
-@click.option(
+@_graph(
     "--graph",
     type=click.Choice(["auto", "unrolled", "scan", "operator"]),
     default="auto",
-    show_default=True,
-    help="How the recurrent net is written: step by step, as a loop (both for the cell rnn only), or as ONNX's "
-    "operator. auto takes what is fastest on CPUs.",
+    help="Form of the recurrent net: a node per time step (unrolled), a loop (scan), or ONNX's operator. The first two "
+    "are for --cell rnn. auto takes the fastest on CPUs.",
 )
-@click.option(
+@_graph(
     "--precision",
     type=click.Choice(["fp32", "fp16", "int8"]),
     default="fp32",
-    show_default=True,
-    help="What the net computes in. fp16 is for GPUs; int8, for the cell lstm only, for CPUs.",
+    help="Number format of the net. fp16 is for GPUs; int8 is for --cell lstm on CPUs.",
 )
-@click.option(
-    "--atol", type=click.FloatRange(0), help="Absolute tolerance of a logit.  [fp32: 1e-05, fp16: 0.05, int8: 1]"
+@_parity(
+    "--atol",
+    type=click.FloatRange(0),
+    default_text="fp32: 1e-05, fp16: 0.05, int8: 1",
+    help="Absolute tolerance of a logit.",
 )
-@click.option(
-    "--rtol", type=click.FloatRange(0), help="Relative tolerance of a logit.  [fp32: 0.0001, fp16: 0.01, int8: 0.1]"
+@_parity(
+    "--rtol",
+    type=click.FloatRange(0),
+    default_text="fp32: 0.0001, fp16: 0.01, int8: 0.1",
+    help="Relative tolerance of a logit.",
 )
+@_output("-q", "--quiet", is_flag=True, help="Print errors only.")
 @click.version_option(rnn_runtime.__version__, prog_name="rnn-export")
-def main(checkpoint: Path, output: Path, graph: Any, precision: Any, atol: float | None, rtol: float | None) -> None:
+def main(
+    checkpoint: Path,
+    output: Path,
+    graph: Any,
+    precision: Any,
+    atol: float | None,
+    rtol: float | None,
+    quiet: bool,
+) -> None:
     """Export CHECKPOINT to an ONNX model at OUTPUT, and verify it.
 
-    The exported file is run with onnxruntime and compared with PyTorch at batch sizes from 1 to 257. Beyond
-    the tolerances the command fails, and writes nothing.
+    onnxruntime runs the exported model at batch sizes from 1 to 257, and its logits are compared with PyTorch's.
+    If one differs by more than the tolerances, the command fails and writes nothing.
 
     \b
     rnn-export model.pt model.onnx
@@ -66,8 +103,9 @@ def main(checkpoint: Path, output: Path, graph: Any, precision: Any, atol: float
 
     chosen = None if graph == "auto" else graph
     report = export_onnx(checkpoint, output, graph=chosen, precision=precision, atol=atol, rtol=rtol)
-    say(f"Wrote {output}")
-    print_report(report)
+    if not quiet:
+        say(f"Wrote {output}")
+        print_report(report)
 
 
 def print_report(report: "ExportReport") -> None:

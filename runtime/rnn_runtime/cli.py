@@ -11,7 +11,7 @@ import click
 
 import rnn_runtime
 from rnn_runtime.command.command import Command, as_options
-from rnn_runtime.command.options import Rule, check_rules, is_given
+from rnn_runtime.command.options import Rule, check_rules, is_given, option_group
 from rnn_runtime.command.streams import say
 from rnn_runtime.files.atomic import check_output
 from rnn_runtime.text import printable
@@ -23,23 +23,43 @@ if TYPE_CHECKING:
     from rnn_runtime.results.evaluation import FolderEvaluation
     from rnn_runtime.results.write import Format
 
+_input, _model, _output, _cuda, _instead = map(
+    option_group, ("Input", "Model and provider", "Output", "CUDA", "Instead of classifying")
+)
+
 _MODES = ("paths", "self_check", "benchmark", "doctor")
 _RULES = (
     Rule(
         ("doctor",),
-        lambda given: not any(given[name] for name in ("paths", "self_check", "benchmark", "output", "summary")),
-        "reads no images and measures nothing. Leave the others out",
+        lambda given: not any(given[name] for name in ("paths", "self_check", "benchmark")),
+        "classifies no images and measures nothing. Run it alone",
     ),
     Rule(
-        ("output", "summary", "resume"),
+        ("recursive", "null", "labels_from_folders", "output", "summary", "resume", "top_k", "quiet"),
         lambda given: bool(given["paths"]),
-        "is for the results of images. Name some, or leave it out",
+        "is for classifying images. Name some, or leave it out",
+    ),
+    Rule(
+        ("format", "batch_size"),
+        lambda given: bool(given["paths"] or given["benchmark"]),
+        "is for classifying images and for --benchmark. Name images, or leave it out",
+    ),
+    Rule(("threads",), lambda given: not given["doctor"], "does nothing with --doctor. Leave it out"),
+    Rule(
+        ("output",),
+        lambda given: str(given["output"]) != "-",
+        "takes a file name. For standard output, leave it out",
+    ),
+    Rule(
+        ("output",),
+        lambda given: given["output"].suffix not in _MODEL_SUFFIXES,
+        "is named like a checkpoint or model. Choose a name for results, such as results.csv",
     ),
     Rule(("resume",), lambda given: bool(given["output"]), "continues the results in a file. Add --output"),
     Rule(
         ("resume",),
         lambda given: given["format"] != "table",
-        "continues CSV or JSON Lines, and not a table. Choose another --format",
+        "can't continue a table. Choose another --format",
     ),
     Rule(
         ("summary",),
@@ -47,13 +67,30 @@ _RULES = (
         "and --output are the same file. Choose another name for one",
     ),
     Rule(("null",), lambda given: "-" in given["paths"], "is for names on standard input. Add -, or leave it out"),
-    Rule(("atol", "rtol"), lambda given: given["self_check"], "is for --self-check. Add it, or leave this out"),
+    Rule(("atol", "rtol"), lambda given: given["self_check"], "is a tolerance of --self-check. Add --self-check"),
     Rule(
         ("device_id", "gpu_memory_limit", "tf32", "cuda_graph"),
         lambda given: given["provider"] != "cpu",
         "does nothing on the CPU. Leave it out, or choose --provider cuda or auto",
     ),
 )
+_MODEL_SUFFIXES = (".pt", ".pth", ".onnx")
+# Options of other tools, and what they are called here.
+_OTHER_NAMES = {
+    "--gpu": "--provider cuda",
+    "--cuda": "--provider cuda",
+    "--cpu": "--provider cpu",
+    "--device": "--provider, or --device-id",
+    "--batch": "--batch-size",
+    "--topk": "--top-k",
+    "--workers": "--threads",
+    "--num-workers": "--threads",
+    "--weights": "--model",
+    "--out": "--output",
+    "--json": "--format jsonl",
+    "--csv": "--format csv",
+    "--verbose": "RNN_DEBUG=1 in the environment",
+}
 
 
 def _check(ctx: click.Context) -> None:
@@ -61,90 +98,84 @@ def _check(ctx: click.Context) -> None:
         raise click.UsageError(
             "Name an image, a folder, a pattern, or - for standard input. Or --self-check, --benchmark or --doctor."
         )
+    for path in ctx.params["paths"]:
+        if path.endswith(".onnx") and not Path(path).is_dir():
+            raise click.UsageError(f"{path} is a model, not an image. Did you mean --model {path}?")
     check_rules(ctx, _RULES)
 
 
 @click.command(
     cls=Command,
     check=_check,
+    other_names=_OTHER_NAMES,
     imports=("onnxruntime", "rnn_runtime.results.run"),
 )
 @click.argument("paths", nargs=-1, type=click.Path(readable=False))  # who may read it is asked when it is read
-@click.option(
+@_input("-r", "--recursive", is_flag=True, help="Search subfolders too.")
+@_input("-0", "--null", is_flag=True, help="Names on standard input end with a null character (find -print0).")
+@_input(
+    "--labels-from-folders",
+    is_flag=True,
+    help="Take the name of an image's folder as its true class, and evaluate the predictions.",
+)
+@_model(
+    "-m",
     "--model",
     type=click.Path(path_type=Path),
     default="model.onnx",
     envvar="RNN_MODEL",
-    show_default=True,
-    show_envvar=True,
-    help="The model file that rnn-export wrote.",
+    help="The model that rnn-export wrote.",
 )
-@click.option(
+@_model(
+    "-p",
     "--provider",
     type=click.Choice(["auto", "cuda", "cpu"]),
     default="auto",
-    show_default=True,
-    help="Execution provider. cuda fails where CUDA can't run; auto uses the CPU then, and says so.",
+    help="Execution provider. cuda runs on CUDA or fails; auto takes the CPU where CUDA can't run, and says why.",
 )
-@click.option(
-    "--device-id",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    help="On CUDA: which GPU, as --doctor counts them.",
+@_model("-b", "--batch-size", type=click.IntRange(1, 1 << 24), default=256, help="Images per batch.")
+@_model("-j", "--threads", type=click.IntRange(1, 4096), default_text="one per core", help="Number of CPU threads.")
+@_output(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default_text="standard output",
+    help="Write the results to this file.",
 )
-@click.option(
-    "--gpu-memory-limit",
-    type=click.IntRange(1),
-    metavar="MIB",
-    help="On CUDA: MiB for weights and intermediate results.  [default: no limit]",
-)
-@click.option(
-    "--tf32/--no-tf32",
-    default=False,
-    show_default=True,
-    help="On CUDA: round the factors of float32 products to 10 bits; faster, and further from PyTorch.",
-)
-@click.option("--cuda-graph", is_flag=True, help="On CUDA: capture the runs of each batch size, and replay them.")
-@click.option("--recursive", is_flag=True, help="Search subfolders too.")
-@click.option(
-    "-0", "--null", is_flag=True, help="Names on standard input end with a null character, as find -print0 writes them."
-)
-@click.option(
+@_output(
+    "-f",
     "--format",
     type=click.Choice(["table", "csv", "jsonl"]),
-    help="Default: table on a terminal, jsonl for an --output that ends so, else csv. csv and jsonl stream.",
+    default_text="by the ending of --output; else table on a terminal and csv elsewhere",
+    help="Format of the results.",
 )
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write results to this file.")
-@click.option(
-    "--resume",
-    is_flag=True,
-    help="Continue the results in --output, or what a stopped run left of them in the .part beside it.",
-)
-@click.option(
+@_output("-k", "--top-k", type=click.IntRange(1), default=1, help="Show this many of the likeliest classes per image.")
+@_output("--resume", is_flag=True, help="Continue the results in --output, also after a crash.")
+@_output(
     "--summary",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write counts, speed, model and execution provider to this file, as JSON.",
 )
-@click.option("--top-k", type=click.IntRange(1), default=1, show_default=True, help="Classes to show per image.")
-@click.option(
-    "--batch-size",
-    type=click.IntRange(1, 1 << 24),
-    default=256,
-    show_default=True,
-    help="Images per run of the model.",
+@_output("-q", "--quiet", is_flag=True, help="Print results and errors only: no progress, no summary.")
+@_cuda("--device-id", type=click.IntRange(0, 2**31 - 1), default=0, help="Number of the GPU, as in --doctor.")
+@_cuda(
+    "--gpu-memory-limit",
+    type=click.IntRange(1, 2**43 - 1),
+    metavar="MIB",
+    default_text="no limit",
+    help="Memory for weights and intermediate results, in MiB.",
 )
-@click.option("--threads", type=click.IntRange(1), help="CPU threads. Default: one per core.")
-@click.option(
-    "--labels-from-folders",
-    is_flag=True,
-    help="Use the folder that holds an image as its true class: print accuracy, precision, recall, confusion matrix.",
+@_cuda(
+    "--tf32/--no-tf32",
+    default=False,
+    help="Compute float32 products in TensorFloat-32: faster, and less like PyTorch.",
 )
-@click.option("--self-check", is_flag=True, help="Compare the model with PyTorch's logits stored in it.")
-@click.option("--benchmark", is_flag=True, help="Time the model on random images, by batch size or at --batch-size.")
-@click.option("--doctor", is_flag=True, help="Print what a bug report needs, and the next thing to do; no images.")
-@click.option("--atol", type=click.FloatRange(0), help="For --self-check.  [default: that of rnn-export]")
-@click.option("--rtol", type=click.FloatRange(0), help="For --self-check.  [default: that of rnn-export]")
+@_cuda("--cuda-graph", is_flag=True, help="Capture a CUDA graph per batch size, and replay it.")
+@_instead("--self-check", is_flag=True, help="Compare the model with PyTorch's logits, which are stored in it.")
+@_instead("--atol", type=click.FloatRange(0), default_text="that of the export", help="Tolerance of --self-check.")
+@_instead("--rtol", type=click.FloatRange(0), default_text="that of the export", help="Tolerance of --self-check.")
+@_instead("--benchmark", is_flag=True, help="Time the model on random images, at several batch sizes or --batch-size.")
+@_instead("--doctor", is_flag=True, help="Print versions, execution providers and what is missing, for bug reports.")
 @click.version_option(rnn_runtime.__version__, prog_name="rnn-infer")
 @click.pass_context
 def main(
@@ -157,6 +188,7 @@ def main(
     gpu_memory_limit: int | None,
     tf32: bool,
     cuda_graph: bool,
+    quiet: bool,
     threads: int | None,
     self_check: bool,
     benchmark: bool,
@@ -171,8 +203,8 @@ def main(
     per line. Results come in sorted order of the paths. The exit code is 1 if an image couldn't be read.
 
     \b
-    rnn-infer --provider cpu images/
-    rnn-infer --model digits.onnx --format jsonl --top-k 3 'scans/**/*.png'
+    rnn-infer images/
+    rnn-infer -m digits.onnx -p cuda -k 3 -o results.jsonl 'scans/**/*.png'
     rnn-infer --self-check --benchmark
     """
     from rnn_runtime.classifier import Classifier
@@ -184,7 +216,7 @@ def main(
         _diagnose(model, provider, cuda)
         return
     classifier = Classifier(model, provider, threads=threads, cuda=cuda)
-    if classifier.notice:
+    if classifier.notice and not quiet:
         say(f"Running on the CPU: {classifier.notice}")
     # Results of images on standard output come alone: what else is printed gives way to them.
     err = bool(paths) and options["output"] is None
@@ -194,7 +226,7 @@ def main(
         sizes = [options["batch_size"]] if is_given(ctx, "batch_size") else None
         _measure(classifier, options["format"], sizes, err=err)
     if paths:
-        _classify(classifier, paths, **options)
+        _classify(classifier, paths, quiet=quiet, **options)
 
 
 def _diagnose(model: Path, provider: "Provider", cuda: "CudaOptions") -> None:
@@ -231,6 +263,7 @@ def _classify(
     classifier: "Classifier",
     paths: tuple[str, ...],
     *,
+    quiet: bool,
     recursive: bool,
     null: bool,
     format: "Format | None",
@@ -250,7 +283,7 @@ def _classify(
     evaluation = FolderEvaluation(classifier.class_names) if labels_from_folders else None
     names = list(read_names(sys.stdin, null=null)) if "-" in paths else []
     images = find_images([path for path in paths if path != "-"], recursive=recursive, literal=names)
-    with _progress(output, format) as bar:
+    with contextlib.nullcontext() if quiet else _progress(output, format) as bar:
         result = classify_files(
             classifier,
             bar.count(images) if bar else images,
@@ -264,7 +297,8 @@ def _classify(
         write_summary(summary, result, evaluation)
     if evaluation:
         _print_evaluation(evaluation, err=output is None and format != "table")
-    say(str(result))
+    if not quiet:
+        say(str(result))
     if result.unreadable or (evaluation and evaluation.unknown):
         raise click.exceptions.Exit(1)
 

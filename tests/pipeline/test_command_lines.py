@@ -58,6 +58,7 @@ OPTIONS: dict[str, dict[str, list[str]]] = {
         "--doctor": NONE,
         "--labels-from-folders": NONE,
         "--self-check": NONE,
+        "--quiet": NONE,
         "--atol": ["0", "1"],
         "--rtol": ["0", "1"],
         "--version": NONE,
@@ -66,6 +67,7 @@ OPTIONS: dict[str, dict[str, list[str]]] = {
         "": [*FILES, *NEW, "model.pt", "model.pt"],
         "--graph": ["auto", "unrolled", "scan", "operator"],
         "--precision": ["fp32", "fp16", "int8"],
+        "--quiet": NONE,
         "--atol": ["0", "1"],
         "--rtol": ["0", "1"],
         "--version": NONE,
@@ -98,9 +100,10 @@ OPTIONS: dict[str, dict[str, list[str]]] = {
         "--augment": NONE,
         "--tensorboard": NEW,
         "--seed": ["5"],
+        "--quiet": NONE,
         "--device": ["auto", "cpu", "cuda"],
         "--checkpoint-every": COUNTS,
-        "--resume": ["model.pt", "damaged.pt", "trained.pt"],
+        "--resume": ["model.pt", "damaged.pt", "trained.pt", "auto"],
         "--output": NEW,
         "--version": NONE,
     },
@@ -185,7 +188,7 @@ def test_any_command_line_ends_with_a_code_and_a_line(
 def test_these_are_all_the_options(files: Path) -> None:
     for command, options in OPTIONS.items():
         text = run_in_process(command, "--help", folder=files).stdout
-        named = re.findall(r"^  (?:-0, )?(--[a-z-]+[a-z0-9]*)", text, re.MULTILINE)
+        named = re.findall(r"^  (?:-[a-z0], )?(--[a-z-]+[a-z0-9]*)", text, re.MULTILINE)
         # --benchmark takes seconds, --data-root and MNIST would download, --hidden-size and the like take any memory
         left_out = {"--benchmark", "--data-root", "--hidden-size", "--num-layers", "--plots", "--help"}
         assert set(named) - left_out == set(options) - {""}

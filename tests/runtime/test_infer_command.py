@@ -377,7 +377,15 @@ def test_named_pipes_are_not_waited_for(run: Run, folder: Path) -> None:
     assert "not a regular file" in result.stdout
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "images/4/x.png"])
+@pytest.mark.parametrize("name", ["model.pt", "other.pth", "model.onnx"])
+def test_results_do_not_replace_a_checkpoint_or_model(run: Run, folder: Path, name: str) -> None:
+    result = run("rnn-infer", "--output", name, "images/4")
+
+    assert result.returncode == 2
+    assert "--output is named like a checkpoint or model. Choose a name for results" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["images/4/x.png"])
 def test_what_is_read_is_not_overwritten(run: Run, folder: Path, name: str) -> None:
     shutil.copy(next((folder / "images" / "4").iterdir()), folder / "images" / "4" / "x.png")
     before = (folder / name).read_bytes()
@@ -441,7 +449,7 @@ def test_output_without_images_is_refused_instead_of_ignored(run: Run, folder: P
     result = run("rnn-infer", "--provider", "cpu", "--benchmark", "--output", "out.csv")
 
     assert result.returncode == 2
-    assert "--output is for the results of images" in result.stderr
+    assert "--output is for classifying images" in result.stderr
     assert not (folder / "out.csv").exists()
 
 

@@ -36,11 +36,11 @@ def test_benchmark_prints_to_stdout_where_results_go_to_a_file(
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (("--benchmark", "--atol", "1"), "--atol is for --self-check. Add it, or leave this out"),
-        (("--rtol", "1", "a.png"), "--rtol is for --self-check. Add it, or leave this out"),
-        (("--doctor", "a.png"), "--doctor reads no images and measures nothing. Leave the others out"),
-        (("--self-check", "--output", "a.csv"), "--output is for the results of images. Name some, or leave it out"),
-        (("--benchmark", "--summary", "a"), "--summary is for the results of images. Name some, or leave it out"),
+        (("--benchmark", "--atol", "1"), "--atol is a tolerance of --self-check. Add --self-check"),
+        (("--rtol", "1", "a.png"), "--rtol is a tolerance of --self-check. Add --self-check"),
+        (("--doctor", "a.png"), "--doctor classifies no images and measures nothing. Run it alone"),
+        (("--self-check", "--output", "a.csv"), "--output is for classifying images. Name some, or leave it out"),
+        (("--benchmark", "--summary", "a"), "--summary is for classifying images. Name some, or leave it out"),
         (("--resume", "a.png"), "--resume continues the results in a file. Add --output"),
         (("--null", "a.png"), "--null is for names on standard input. Add -, or leave it out"),
         (("--output", "a", "--summary", "./a", "b.png"), "--summary and --output are the same file. Choose another"),

@@ -15,6 +15,7 @@ from rnn_train import DataSource, TrainSettings, resume
 from rnn_train.callbacks import TrainingCallback
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.data import load_data
+from tests.support.commands import Run
 from tests.support.idx_files import write_idx_folder
 from tests.support.image_folders import write_classes
 from tests.support.training import KnownAccuracies, Recorder, StopIn, assert_equal, assert_same_run, train_quietly
@@ -415,3 +416,66 @@ def test_a_checkpoint_without_progress_is_a_checkpoint_error(tmp_path: Path, sou
 
     with pytest.raises(CheckpointError, match="damaged"):
         resume_quietly(tmp_path / "model.pt")
+
+
+START = ("--dataset", "digits", "--cell", "gru", "--hidden-size", "8", "--epochs", "2", "--no-plots", "--seed", "3")
+
+
+def test_resume_auto_starts_and_then_continues_with_the_same_line(tmp_path: Path, run: Run) -> None:
+    line = (*START, "--resume", "auto", "--output", "runs/model.pt")
+
+    first = run("rnn-train", *line)
+    weights = Checkpoint.load(tmp_path / "runs" / "model.pt").weights
+    again = run("rnn-train", *line)
+
+    assert (first.returncode, again.returncode) == (0, 0)
+    assert "Epoch [2/2]" in first.stdout
+    assert "runs/model.pt: all 2 epochs are done already" in again.stderr
+    assert "Step" not in again.stdout
+    assert_equal(Checkpoint.load(tmp_path / "runs" / "model.pt").weights, weights)
+
+
+def test_resume_with_unchanged_options_is_accepted_and_epochs_may_change(tmp_path: Path, run: Run) -> None:
+    run("rnn-train", *START)
+
+    result = run("rnn-train", "--resume", "model.pt", *START, "--epochs", "3")
+
+    assert result.returncode == 0
+    assert Checkpoint.load(tmp_path / "model.pt").settings.epochs == 3
+
+
+@pytest.mark.parametrize(
+    ("option", "problem"),
+    [
+        ("--hidden-size 9", "--hidden-size 9: model.pt was trained with --hidden-size 8. "),
+        ("--flip", "--flip: model.pt was trained with --no-flip. "),
+        ("--seed 4", "--seed 4: model.pt was trained with --seed 3. "),
+        ("--val-split 0.5", "--val-split 0.5: model.pt was trained with --val-split 0. "),
+        ("--dataset mnist", "--dataset mnist: model.pt was trained with --dataset digits. "),
+        ("--image-size 4", "--image-size 4x4: model.pt was trained without --image-size. "),
+        ("--preset accurate", "--hidden-size 128: model.pt was trained with --hidden-size 8. "),
+    ],
+)
+def test_resume_with_a_changed_option_names_it_with_both_values(
+    tmp_path: Path, run: Run, option: str, problem: str
+) -> None:
+    run("rnn-train", *START, "--epochs", "1")
+    before = (tmp_path / "model.pt").read_bytes()
+
+    result = run("rnn-train", "--resume", "model.pt", *option.split())
+
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"Error: {problem}Leave it out to continue that run, or choose another --output")
+    assert len(result.stderr.splitlines()) == 1
+    assert (tmp_path / "model.pt").read_bytes() == before
+
+
+def test_resume_from_python_may_expect_values(tmp_path: Path) -> None:
+    settings = TrainSettings(hidden_size=8, epochs=1)
+    train_quietly(DataSource(dataset="digits"), settings, tmp_path / "model.pt")
+
+    with pytest.raises(SettingsError, match=r"`hidden_size=9`: .*model\.pt was trained with `hidden_size=8`"):
+        resume(tmp_path / "model.pt", expected={"hidden_size": 9})
+    result = resume(tmp_path / "model.pt", expected={"hidden_size": 8, "dataset": "digits"}, epochs=2, plots=False)
+
+    assert result.checkpoint.settings.epochs == 2

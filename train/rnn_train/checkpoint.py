@@ -107,10 +107,7 @@ class Checkpoint:
             raise CheckpointError(f"{path}: not a checkpoint that rnn-train wrote")
         version = content.get("format_version")
         if type(version) is not int or not _OLDEST_VERSION <= version <= FORMAT_VERSION:
-            raise CheckpointError(
-                f"{path}: its format version is {textwrap.shorten(repr(version), 40)}, and this program reads "
-                f"{_OLDEST_VERSION} to {FORMAT_VERSION}. Use the version of rnn-onnx that wrote it"
-            )
+            raise CheckpointError(f"{path}: {_describe_version(version)}")
         try:
             settings = content["settings"]
             if version == _OLDEST_VERSION and isinstance(settings, dict):
@@ -216,3 +213,13 @@ def file_sha256(path: str | Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _describe_version(version: object) -> str:
+    reads = f"this one reads {_OLDEST_VERSION} to {FORMAT_VERSION}"
+    if type(version) is int and 0 < version < _OLDEST_VERSION:
+        return f"a checkpoint of an older rnn-onnx (format version {version}; {reads}). Train again"
+    if type(version) is int and version > FORMAT_VERSION:
+        shown = textwrap.shorten(str(version), 40)
+        return f"a checkpoint of a newer rnn-onnx (format version {shown}; {reads}). Upgrade rnn-onnx"
+    return f"its format version is {textwrap.shorten(repr(version), 40)}; {reads}. Train again"

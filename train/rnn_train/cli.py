@@ -5,13 +5,13 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import rnn_runtime
 from rnn_runtime.command.command import Command, as_options
-from rnn_runtime.command.options import Rule, check_rules, is_given, option_name
+from rnn_runtime.command.options import format_value, is_given, option_group
 from rnn_runtime.command.streams import say
 from rnn_runtime.model.spec import CELLS, NONLINEARITIES
 from rnn_train.settings import CLASS_WEIGHTS, DATASETS, PRESETS, SCHEDULES, TrainSettings, preset_settings
@@ -19,21 +19,12 @@ from rnn_train.settings import CLASS_WEIGHTS, DATASETS, PRESETS, SCHEDULES, Trai
 if TYPE_CHECKING:
     from rnn_train.data import DataSource
 
-Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+_data, _model, _optimization, _augmentation, _run = map(
+    option_group, ("Data", "Model", "Optimization", "Augmentation", "Run and checkpoint")
+)
 
 _DATA_OPTIONS = ("dataset", "data", "data_root", "class_names", "image_size", "channels", "skip_unreadable")
-_RESUME_OPTIONS = (
-    "resume",
-    "output",
-    "epochs",
-    "patience",
-    "data",
-    "data_root",
-    "device",
-    "checkpoint_every",
-    "plots",
-    "tensorboard",
-)
+_MOVED = ("data", "data_root")  # options that say where the data of a continued run is now
 
 
 def _image_size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
@@ -46,118 +37,165 @@ def _image_size(ctx: click.Context, param: click.Parameter, value: str | None) -
     return int(found[1]), int(found[2] or found[1])
 
 
-def _setting(name: str, kind: Any, text: str) -> Callable[[Decorated], Decorated]:
-    """An option for a field of TrainSettings; what isn't given comes from the preset."""
+def _setting(
+    group: Callable[..., Any], name: str, kind: Any, text: str, *short: str
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """An option for a field of TrainSettings. Without it, the value comes from the preset."""
     flag = "--" + name.replace("_", "-")
     declaration = f"{flag}/--no-{flag[2:]}" if kind is bool else flag
-    values = [getattr(preset_settings(preset), name) for preset in PRESETS]
-    shown = [("on" if value else "off") if kind is bool else value for value in values]
-    presets = ", ".join(f"{preset}: {value}" for preset, value in zip(PRESETS, shown, strict=True))
-    return click.option(
-        declaration, name, type=None if kind is bool else kind, default=None, help=f"{text}  [{presets}]"
+    first, *others = [format_value(getattr(preset_settings(preset), name)) for preset in PRESETS]
+    presets = [f"{preset}: {value}" for preset, value in zip(PRESETS[1:], others, strict=True) if value != first]
+    return group(
+        *short,
+        declaration,
+        name,
+        type=None if kind is bool else kind,
+        default=None,
+        default_text="; ".join([first, *presets]),
+        help=text,
     )
 
 
-def _check(ctx: click.Context) -> None:
-    """A checkpoint knows its settings. One given beside it would be ignored, so it is refused."""
-    settings = tuple(name for name in ctx.params if name not in _RESUME_OPTIONS)
-    allowed = ", ".join(option_name(ctx.command, name) for name in _RESUME_OPTIONS[1:])
-    rule = Rule(settings, lambda given: not given["resume"], f"can't be changed by --resume. It goes with: {allowed}")
-    check_rules(ctx, [rule])
+# Options of other tools, and what they are called here.
+_OTHER_NAMES = {
+    "--lr": "--learning-rate",
+    "--batch": "--batch-size",
+    "--hidden": "--hidden-size",
+    "--hidden-dim": "--hidden-size",
+    "--layers": "--num-layers",
+    "--model": "--cell",
+    "--wd": "--weight-decay",
+    "--early-stopping": "--patience",
+    "--gpu": "--device cuda",
+    "--cuda": "--device cuda",
+    "--cpu": "--device cpu",
+    "--img-size": "--image-size",
+    "--imgsz": "--image-size",
+    "--size": "--image-size",
+    "--val": "--val-split",
+    "--data-dir": "--data",
+    "--checkpoint": "--resume, or --output",
+    "--name": "--output",
+}
+_KEPT = ("epochs", "patience", "seed")  # what a preset doesn't change in a run that is continued
 
 
 @click.command(
     cls=Command,
-    check=_check,
+    other_names=_OTHER_NAMES,
     extras={"train": ("torch", "torchvision", "sklearn", "matplotlib")},
     imports=("rnn_train.training",),
 )
-@click.option(
+@_data(
     "--dataset",
     type=click.Choice(DATASETS),
-    help="A known data set; downloaded, but for digits, which comes with scikit-learn.  [default: mnist]",
+    default_text="mnist",
+    help="A known data set. All but digits, which comes with scikit-learn, are downloaded.",
 )
-@click.option(
-    "--data", type=click.Path(path_type=str), help="Your data: a folder of IDX files, or of a folder of images a class."
-)
-@click.option("--data-root", default="data", show_default=True, help="Where downloads are kept.")
-@click.option("--class-names", help="Names for the classes of IDX files, separated by commas.")
-@click.option(
+@_data("--data", type=click.Path(path_type=str), help="Your data: a folder of IDX files, or with a folder per class.")
+@_data("--data-root", type=click.Path(path_type=str), default="data", help="Folder for downloads.")
+@_data("--class-names", metavar="NAME,NAME,...", help="Names for the classes of IDX files.")
+@_data(
     "--image-size",
     callback=_image_size,
     metavar="HEIGHTxWIDTH",
-    help="Resize images, such as 64 or 48x64 (height x width).  [default: their own size]",
+    default_text="their own size",
+    help="Resize images: 64, or 48x64.",
 )
-@click.option(
-    "--channels", type=click.Choice(["1", "3"]), help="Gray or RGB, for folders of images.  [default: as they are]"
+@_data(
+    "--channels",
+    type=click.Choice(["1", "3"]),
+    default_text="as the images are",
+    help="Read folders of images as gray (1) or RGB (3).",
 )
-@click.option(
-    "--skip-unreadable", is_flag=True, help="Leave out image files that can't be decoded, instead of stopping."
-)
-@click.option(
+@_data("--skip-unreadable", is_flag=True, help="Leave out image files that can't be decoded, instead of stopping.")
+@_data(
     "--val-split",
     type=click.FloatRange(0, 1, max_open=True),
     default=0.0,
-    show_default=True,
-    help="Share of the training images held out; the epoch that is best on them is kept.",
+    help="Hold out this share of the training images for validation. The best epoch on them is kept.",
 )
-@click.option(
+@_model(
     "--preset",
     type=click.Choice(PRESETS),
     default="article",
-    show_default=True,
-    help="Where settings come from that aren't given: article is a small, quick network; accurate takes longer.",
+    help="Defaults of the settings below: article is small and quick; accurate takes longer.",
 )
-@_setting("cell", click.Choice(CELLS), "Kind of recurrent cell.")
-@_setting("nonlinearity", click.Choice(NONLINEARITIES), "Of the cell rnn.")
-@_setting("hidden_size", click.IntRange(1), "Width of the hidden state.")
-@_setting("num_layers", click.IntRange(1), "Recurrent layers.")
-@_setting("bidirectional", bool, "Read the rows upwards too.")
-@_setting("dropout", click.FloatRange(0, 1, max_open=True), "Between layers and before the linear layer.")
-@_setting("epochs", click.IntRange(1), "Passes over the training images.")
+@_setting(_model, "cell", click.Choice(CELLS), "Kind of recurrent cell.")
+@_setting(_model, "nonlinearity", click.Choice(NONLINEARITIES), "Nonlinearity of --cell rnn.")
+@_setting(_model, "hidden_size", click.IntRange(1), "Width of the hidden state.")
+@_setting(_model, "num_layers", click.IntRange(1), "Number of recurrent layers.")
+@_setting(_model, "bidirectional", bool, "Also read the rows from bottom to top.")
 @_setting(
-    "patience", click.IntRange(0), "Stop after this many epochs without a higher validation accuracy; 0 for never."
+    _model, "dropout", click.FloatRange(0, 1, max_open=True), "Dropout between layers and before the linear layer."
 )
-@_setting("batch_size", click.IntRange(1), "Images a step.")
-@_setting("learning_rate", click.FloatRange(0, min_open=True), "Of Adam; the highest, if the schedule changes it.")
-@_setting("schedule", click.Choice(SCHEDULES), "Of the learning rate.")
-@_setting("weight_decay", click.FloatRange(0), "As in AdamW.")
-@_setting("clip_norm", click.FloatRange(0), "Largest norm of the gradient; 0 for any.")
-@_setting("label_smoothing", click.FloatRange(0, 1, max_open=True), "Share of the target spread over all classes.")
-@_setting("class_weights", click.Choice(CLASS_WEIGHTS), "balanced: classes with few images count as much as others.")
-@_setting("normalize", bool, "Pixels to mean 0 and standard deviation 1.")
-@_setting("shift", click.IntRange(0), "Move training images at random by up to so many pixels.")
-@_setting("flip", bool, "Mirror training images at random; not for writing. accurate does, if they are fashion-mnist.")
-@_setting("augment", bool, "For photos: crop, turn and recolour training images at random.")
-@click.option(
+@_setting(_model, "normalize", bool, "Bring pixels to mean 0 and standard deviation 1.")
+@_setting(_optimization, "epochs", click.IntRange(1), "Passes over the training images.")
+@_setting(
+    _optimization,
+    "patience",
+    click.IntRange(0),
+    "Stop after this many epochs without a higher validation accuracy; 0 for never.",
+)
+@_setting(_optimization, "batch_size", click.IntRange(1), "Images per step.", "-b")
+@_setting(
+    _optimization,
+    "learning_rate",
+    click.FloatRange(0, min_open=True),
+    "Learning rate of Adam; with one-cycle, the highest.",
+)
+@_setting(_optimization, "schedule", click.Choice(SCHEDULES), "Schedule of the learning rate.")
+@_setting(_optimization, "weight_decay", click.FloatRange(0), "Decoupled weight decay, as in AdamW.")
+@_setting(_optimization, "clip_norm", click.FloatRange(0), "Largest norm of the gradient; 0 for no limit.")
+@_setting(_optimization, "label_smoothing", click.FloatRange(0, 1, max_open=True), "Label smoothing.")
+@_setting(
+    _optimization,
+    "class_weights",
+    click.Choice(CLASS_WEIGHTS),
+    "Weights of the classes in the loss; balanced: rare classes count as much as frequent ones.",
+)
+@_setting(_augmentation, "shift", click.IntRange(0), "Shift training images at random by up to this many pixels.")
+@_setting(
+    _augmentation,
+    "flip",
+    bool,
+    "Mirror training images at random; not for writing. accurate does it for fashion-mnist.",
+)
+@_setting(_augmentation, "augment", bool, "For photos: crop, rotate and recolor training images at random.")
+@_run(
     "--seed",
     type=click.IntRange(0),
     default=0,
-    show_default=True,
-    help="On the CPU, a run with the same seed and threads (OMP_NUM_THREADS) repeats bit for bit.",
+    help="Seed. On the CPU, the same seed and thread count (OMP_NUM_THREADS) give bit-identical weights.",
 )
-@click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to train."
+@_run("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train.")
+@_run(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default_text="model.pt, or the resumed one",
+    help="Checkpoint to write.",
 )
-@click.option(
+@_run(
+    "--resume",
+    metavar="CHECKPOINT|auto",
+    type=click.Path(path_type=Path),
+    help="Continue from this checkpoint. auto: from --output if it exists, else start.",
+)
+@_run(
     "--checkpoint-every",
     type=click.IntRange(1),
     metavar="STEPS",
-    help="Write a checkpoint after so many steps, too.  [default: after each epoch only]",
+    help="Also save a checkpoint every STEPS steps, so that a crash costs at most as many.",
 )
-@click.option("--resume", type=click.Path(path_type=Path), help="Go on where this checkpoint stopped.")
-@click.option(
-    "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="The checkpoint to write.  [default: model.pt, or the one resumed]",
-)
-@click.option("--plots/--no-plots", default=True, show_default=True, help="Draw curves, confusion matrix and examples.")
-@click.option(
+@_run(
     "--tensorboard",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
     help="Also write the curves to this folder, for: tensorboard --logdir DIR",
 )
+@_run("--plots/--no-plots", default=True, help="Draw curves, confusion matrix and examples.")
+@_run("-q", "--quiet", is_flag=True, help="Print errors only.")
 @click.version_option(rnn_runtime.__version__, prog_name="rnn-train")
 @click.pass_context
 def main(
@@ -170,35 +208,41 @@ def main(
     checkpoint_every: int | None,
     plots: bool,
     tensorboard: Path | None,
+    quiet: bool,
     **options: Any,
 ) -> None:
     """Train a recurrent image classifier, and write a checkpoint.
 
-    Beside it go metrics.csv, curves.png, confusion_matrix.png and examples.png, in place of those of an
-    earlier run: give each run a folder of its own, with --output run1/model.pt.
+    metrics.csv, curves.png, confusion_matrix.png and examples.png are written to the same folder, and replace
+    those of an earlier run. Give each run a folder of its own: --output run1/model.pt.
     Ctrl-C finishes the step, writes the checkpoint and says how to continue.
+    With --resume, other options must have the values that the run was started with. Only --epochs, --patience
+    and options that don't change the result may differ.
 
     \b
     rnn-train                              the article's model on MNIST
     rnn-train --dataset digits --epochs 40
     rnn-train --data photos/ --image-size 64 --val-split 0.2 --preset accurate
     rnn-train --resume model.pt
+    rnn-train --data photos/ --resume auto   the same line starts and continues
     """
     from rnn_train import training
     from rnn_train.callbacks import CallbackList, ConsoleCallback, TrainingCallback
     from rnn_train.tensorboard import TensorBoardCallback
 
+    checkpoint = _checkpoint_to_resume(resume, output)
     with ExitStack() as stack:
-        callback: TrainingCallback = stack.enter_context(ConsoleCallback(as_options))
+        callback = TrainingCallback() if quiet else stack.enter_context(ConsoleCallback(as_options))
         if tensorboard:
             callback = CallbackList(stack.enter_context(TensorBoardCallback(tensorboard)), callback)
-        if resume:
+        if checkpoint:
             training.resume(
-                resume,
+                checkpoint,
                 output,
                 epochs=options["epochs"],
                 patience=options["patience"],
-                source=_moved_source(resume, ctx, options),
+                source=_moved_source(checkpoint, ctx, options),
+                expected=_expected(ctx, preset, options),
                 device=device,
                 checkpoint_every=checkpoint_every,
                 callback=callback,
@@ -214,7 +258,31 @@ def main(
                 callback=callback,
                 plots=plots,
             )
-    say(f"Wrote {output or resume or 'model.pt'}")
+    if not quiet:
+        say(f"Wrote {output or checkpoint or 'model.pt'}")
+
+
+def _checkpoint_to_resume(resume: Path | None, output: Path | None) -> Path | None:
+    if resume != Path("auto"):
+        return resume
+    checkpoint = output or Path("model.pt")
+    return checkpoint if checkpoint.exists() else None
+
+
+def _expected(ctx: click.Context, preset: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """What the command line says that a continued run was started with."""
+    expected = {}
+    if is_given(ctx, "preset"):
+        settings = preset_settings(preset, options["dataset"])
+        expected = {field.name: getattr(settings, field.name) for field in fields(settings) if field.name not in _KEPT}
+    source = _source(options)
+    given = [name for name in (*_DATA_OPTIONS, "val_split") if name not in _MOVED and is_given(ctx, name)]
+    expected |= {name: getattr(source, name) for name in given}
+    return expected | {
+        field.name: options[field.name]
+        for field in fields(TrainSettings)
+        if field.name not in ("epochs", "patience") and is_given(ctx, field.name)
+    }
 
 
 def _settings(preset: Any, options: dict[str, Any]) -> TrainSettings:
@@ -235,7 +303,7 @@ def _source(options: dict[str, Any]) -> "DataSource":
 
 
 def _moved_source(checkpoint: Path, ctx: click.Context, options: dict[str, Any]) -> "DataSource | None":
-    given = {name: options[name] for name in ("data", "data_root") if is_given(ctx, name)}
+    given = {name: options[name] for name in _MOVED if is_given(ctx, name)}
     if not given:
         return None
     from rnn_train.checkpoint import Checkpoint

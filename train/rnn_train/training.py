@@ -24,6 +24,7 @@ from rnn_train.output_folder import check_output_space, reserve
 from rnn_train.reports import write_metrics, write_reports
 from rnn_train.settings import TrainSettings
 from rnn_train.training_state import LARGEST_VALUE, Device, EpochState, TrainingState
+from rnn_train.unchanged import check_unchanged
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,7 @@ def resume(
     epochs: int | None = None,
     patience: int | None = None,
     source: DataSource | None = None,
+    expected: Mapping[str, Any] | None = None,
     device: Device = "auto",
     checkpoint_every: int | None = None,
     callback: TrainingCallback | None = None,
@@ -97,6 +99,8 @@ def resume(
         epochs: Epochs in all; None for as many as it was started with.
         patience: Replaces the run's own, to train on after it has stopped early; None to keep it.
         source: Where its data is now, if it has moved; it must be the same data.
+        expected: What the checkpoint must have been trained with, by the names of the fields of `TrainSettings` and
+            `DataSource`: `{"hidden_size": 64}`.
         device: As for `train`.
         checkpoint_every: As for `train`.
         callback: As for `train`.
@@ -106,11 +110,13 @@ def resume(
         CheckpointError: it can't be read, or what it holds for resuming is damaged.
         DataError: the data can't be had, or isn't what the checkpoint was trained on.
         ProviderError: CUDA was asked for and isn't there.
-        SettingsError: `epochs` doesn't fit what was done already or how the learning rate was laid out.
+        SettingsError: `epochs` doesn't fit what was done already or how the learning rate was laid out, or a value
+            isn't as expected.
         OutputError, RunInterruptedError: as for `train`.
     """
     with reserve(Path(output or checkpoint)):
         saved = Checkpoint.load(checkpoint)
+        check_unchanged(saved, checkpoint, expected or {})
         run, notes = _restore(saved, checkpoint, epochs, patience, source, device)
         saving = _Saving(run, Path(output or checkpoint), checkpoint_every, held=output is None)
         return _run(run, saving, callback or TrainingCallback(), plots, notes)

@@ -6,16 +6,20 @@ from typing import Any
 import click
 
 from rnn_runtime.command.command import Command
+from rnn_runtime.command.options import option_group
 from rnn_runtime.errors import DataError
 from rnn_train.settings import DATASETS
 
 
+_data = option_group("Data")
+
+
 @click.command(cls=Command, extras={"train": ("torch", "torchvision", "sklearn")}, imports=("rnn_train.data",))
-@click.option("--dataset", type=click.Choice(DATASETS), help="A known data set.  [default: mnist]")
-@click.option("--data", type=str, help="A folder with the data set's IDX files.")
-@click.option("--data-root", default="data", show_default=True, help="Where downloads are kept.")
-@click.option("--part", type=click.Choice(["train", "test"]), default="test", show_default=True)
-@click.option("--limit", type=click.IntRange(1), help="Write the first so many images only.")
+@_data("--dataset", type=click.Choice(DATASETS), default_text="mnist", help="A known data set.")
+@_data("--data", type=click.Path(path_type=str), help="A folder with the data set's IDX files.")
+@_data("--data-root", type=click.Path(path_type=str), default="data", help="Folder for downloads.")
+@_data("--part", type=click.Choice(["train", "test"]), default="test", help="Which images to write.")
+@_data("--limit", type=click.IntRange(1), default_text="all", help="Write only this many images, the first ones.")
 @click.argument("output", type=click.Path(file_okay=False, path_type=Path))
 def main(dataset: Any, data: str | None, data_root: str, part: str, limit: int | None, output: Path) -> None:
     """Write images into OUTPUT/<class>/<number>.png, for rnn-infer --labels-from-folders."""

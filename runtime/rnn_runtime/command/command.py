@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from rnn_runtime.command.options import Option, format_value
 from rnn_runtime.command.packages import require_packages
 from rnn_runtime.command.streams import (
     import_onnxruntime_quietly,
@@ -35,6 +36,8 @@ from rnn_runtime.text import one_line
 # A Python argument in the text of an error: `resume=True`, `provider="cpu"`, `resume('model.pt')`, `image_size`.
 _ARGUMENT = re.compile(r"`(?P<name>\w+)(?:=(?P<value>[^`]*)|\((?P<call>[^`]*)\))?`")
 
+_WIDEST_NAMES = 28  # of options in the help; the text of wider ones begins in the next line
+
 
 class Command(click.Command):
     """A click command whose errors are one line on stderr and an exit code.
@@ -46,7 +49,8 @@ class Command(click.Command):
     Args:
         check: Looks at the options before anything is imported, and raises `click.UsageError`.
         extras: For each extra of the package, the modules that it brings and this command needs.
-        imports: Modules to import before the function runs. They take long, and a signal meanwhile is told in a line.
+        imports: Modules to import before the function runs. This takes long; a signal meanwhile ends it with one line.
+        other_names: Options of other tools, and what they are called here, for the hint at an unknown option.
         arguments: Passed to `click.Command`.
     """
 
@@ -56,10 +60,13 @@ class Command(click.Command):
         check: Callable[[click.Context], None] | None = None,
         extras: Mapping[str, Sequence[str]] | None = None,
         imports: Sequence[str] = (),
+        other_names: Mapping[str, str] | None = None,
         **options: Any,
     ) -> None:
+        options.setdefault("context_settings", {}).setdefault("help_option_names", ["-h", "--help"])
         super().__init__(*arguments, **options)
         self._check, self._extras, self._imports = check, extras or {}, imports
+        self._other_names = other_names or {}
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         """Run the command as the program that this process is."""
@@ -76,6 +83,19 @@ class Command(click.Command):
         """Parse the command line."""
         with self._errors_in_one_line(info_name):
             return super().make_context(info_name, *arguments, **options)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the options by group, in the order in which the command declares them."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for param in sorted(self.get_params(ctx), key=lambda param: not isinstance(param, Option)):  # others come last
+            record = param.get_help_record(ctx)
+            if record and isinstance(param, click.Option):
+                groups.setdefault(param.group if isinstance(param, Option) else "Help", []).append(record)
+        width = max(min(len(names), _WIDEST_NAMES) for records in groups.values() for names, _ in records)
+        for name, records in groups.items():
+            with formatter.section(name):
+                # One width for all groups: a column of texts that doesn't jump from group to group.
+                formatter.write_dl([(names.ljust(width), text) for names, text in records], col_max=_WIDEST_NAMES)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Check the options, import what is needed, and call the function."""
@@ -119,6 +139,9 @@ class Command(click.Command):
     def _failure(self, error: BaseException, info_name: str | None) -> "_Failure | None":
         """What a person is told of an error; None if it is a bug."""
         match error:
+            case click.NoSuchOption() if error.option_name in self._other_names:
+                here = self._other_names[error.option_name]
+                return _Failure(f"No such option: {error.option_name}. Use {here}; all options: {info_name} --help", 2)
             case click.UsageError():
                 return _Failure(f"{error.format_message().rstrip('.')}; all options: {info_name} --help", 2)
             case RnnOnnxError():
@@ -177,7 +200,7 @@ class _Failure(click.ClickException):
 def _plain(value: str) -> str:
     """A Python value as it is written on a command line."""
     try:
-        return shlex.quote(str(ast.literal_eval(value)))
+        return shlex.quote(format_value(ast.literal_eval(value)))
     except (ValueError, SyntaxError):  # not a literal
         return value
 

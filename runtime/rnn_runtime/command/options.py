@@ -1,10 +1,53 @@
-"""Which option needs what: rules that a command lists in one table."""
+"""Options in groups, and rules of which option needs what."""
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import click
 from click.core import ParameterSource
+
+
+class Option(click.Option):
+    """An option that is listed in a group of the help, with its default at the end of its text.
+
+    Args:
+        arguments: Passed to `click.Option`.
+        group: Heading of the group.
+        default_text: The default as a person reads it; None for the value itself.
+        options: Passed to `click.Option`.
+    """
+
+    def __init__(self, *arguments: Any, group: str, default_text: str | None = None, **options: Any) -> None:
+        if isinstance(options.get("type"), click.IntRange | click.FloatRange):  # else the help shows 1<=x<=16777216
+            options.setdefault("metavar", "INTEGER" if isinstance(options["type"], click.IntRange) else "NUMBER")
+        super().__init__(*arguments, **options)
+        self.group = group
+        default = options.get("default")
+        if default_text is None and default is not None:
+            default_text = format_value(default)
+        notes = [f"default: {default_text}"] if default_text else []
+        notes += [f"environment: {self.envvar}"] if self.envvar else []
+        self._text = f"{self.help}  [{'; '.join(notes)}]" if notes else self.help or ""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """The option's names and its text."""
+        record = super().get_help_record(ctx)
+        return record and (record[0], self._text)
+
+
+def format_value(value: object) -> str:
+    """A value as help and errors show it: `on`, `0.1`, `48x64`."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def option_group(name: str) -> Callable[..., Callable[[Callable[..., Any]], Callable[..., Any]]]:
+    """A `click.option` for the options of a group."""
+    return partial(click.option, cls=Option, group=name)
 
 
 class Rule(NamedTuple):
@@ -13,7 +56,7 @@ class Rule(NamedTuple):
     Attributes:
         options: Names of the options' parameters.
         allowed: Whether the values of all parameters allow them.
-        otherwise: What a person is told, after the option's name.
+        otherwise: The rest of the error's sentence, after the option's name.
     """
 
     options: tuple[str, ...]
@@ -30,14 +73,15 @@ def check_rules(ctx: click.Context, rules: Iterable[Rule]) -> None:
     for rule in rules:
         for name in rule.options:
             if is_given(ctx, name) and not rule.allowed(ctx.params):
-                raise click.UsageError(f"{option_name(ctx.command, name)} {rule.otherwise}")
+                raise click.UsageError(f"{option_name(ctx.command, name, ctx.params[name])} {rule.otherwise}")
 
 
 def is_given(ctx: click.Context, name: str) -> bool:
-    """Whether an option stands on the command line."""
+    """Whether an option was given on the command line."""
     return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
-def option_name(command: click.Command, name: str) -> str:
-    """The option of a parameter as it is written, `--image-size`."""
-    return next(max(param.opts, key=len) for param in command.params if param.name == name)
+def option_name(command: click.Command, name: str, value: object = None) -> str:
+    """The option of a parameter as a person writes it: `--image-size`, or `--no-tf32` for the value False."""
+    option = next(param for param in command.params if param.name == name)
+    return max(option.secondary_opts if value is False and option.secondary_opts else option.opts, key=len)

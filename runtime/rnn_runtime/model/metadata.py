@@ -96,9 +96,11 @@ def check_format_version(version: str) -> None:
         ModelError: it reads another one only; the text doesn't name the file.
     """
     if version != str(FORMAT_VERSION):
+        newer = version.isdecimal() and int(version) > FORMAT_VERSION
+        remedy = "Upgrade rnn-onnx" if newer else "Export the checkpoint again"
         raise ModelError(
-            f"its metadata has format version {version!r}, and this program reads {FORMAT_VERSION}; "
-            "install the rnn-onnx that wrote it, or export it again"
+            f"a model of {'a newer' if newer else 'an older'} rnn-onnx (format version {version!r}; this one reads "
+            f"{FORMAT_VERSION}). {remedy}"
         )
 
 

@@ -130,7 +130,7 @@ def test_doctor_is_refused_beside_other_work(run: Run, digits_model: Path, argum
 
     assert result.returncode == 2
     assert result.stdout == ""
-    assert "--doctor reads no images and measures nothing" in result.stderr
+    assert "--doctor classifies no images and measures nothing" in result.stderr
 
 
 def test_torch_is_asked_for_its_version_and_not_imported(run_process: RunProcess) -> None:

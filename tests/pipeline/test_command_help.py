@@ -1,0 +1,141 @@
+"""Help in groups, short options, hints at likely mistakes, and completion in a shell."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.commands import COMMANDS, Run, installed
+
+GROUPS = {
+    "rnn-infer": ["Input", "Model and provider", "Output", "CUDA", "Instead of classifying", "Help"],
+    "rnn-export": ["Graph", "Parity", "Output", "Help"],
+    "python -m rnn_train.write_images": ["Data", "Help"],
+    "rnn-train": ["Data", "Model", "Optimization", "Augmentation", "Run and checkpoint", "Help"],
+}
+
+
+@pytest.mark.parametrize("command", GROUPS)
+def test_help_lists_options_in_groups(run: Run, command: str) -> None:
+    text = run(command, "-h").stdout
+
+    assert text == run(command, "--help").stdout
+    assert re.findall(r"^(\S.*):$", text, re.MULTILINE) == GROUPS[command]
+    assert max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("command", GROUPS)
+def test_help_shows_no_ranges_and_defaults_in_one_manner(run: Run, command: str) -> None:
+    text = " ".join(run(command, "--help").stdout.split())
+
+    assert not re.search(r"<=|>=|RANGE|no-\w+\]|Default:", text)
+    assert "[default: " in text
+
+
+def test_the_default_of_a_preset_that_differs_is_shown(run: Run) -> None:
+    text = " ".join(run("rnn-train", "--help").stdout.split())
+
+    assert "--cell [rnn|gru|lstm] Kind of recurrent cell. [default: rnn; accurate: gru]" in text
+    assert "--hidden-size INTEGER Width of the hidden state. [default: 128]" in text
+
+
+def test_short_options_do_what_the_long_ones_do(
+    run: Run, tmp_path: Path, digits_model: Path, digits_images: Path
+) -> None:
+    shutil.copytree(digits_images, tmp_path / "images")
+    long = ("--model", digits_model, "--provider", "cpu", "--recursive", "--top-k", "2", "--batch-size", "7")
+    short = ("-m", digits_model, "-p", "cpu", "-r", "-k", "2", "-b", "7")
+
+    expected = run("rnn-infer", *long, "--threads", "1", "--format", "jsonl", "--output", "a.out", "images")
+    found = run("rnn-infer", *short, "-j", "1", "-f", "jsonl", "-o", "b.out", "-q", "images")
+
+    assert (expected.returncode, found.returncode) == (0, 0)
+    assert (tmp_path / "a.out").read_text() == (tmp_path / "b.out").read_text()
+    assert "360 images" in expected.stderr
+    assert found.stderr == ""
+
+
+def test_a_quiet_run_still_says_what_is_wrong(run: Run) -> None:
+    result = run("rnn-infer", "-q", "-m", "gone.onnx", "image.png")
+
+    assert result.returncode == 2
+    assert result.stderr.startswith("Error: gone.onnx: ")
+
+
+def test_quiet_training_and_export_print_nothing(run: Run, tmp_path: Path) -> None:
+    trained = run("rnn-train", "-q", "--dataset", "digits", "--epochs", "1", "--hidden-size", "4", "--no-plots")
+    exported = run("rnn-export", "-q", "model.pt", "model.onnx")
+
+    assert (trained.returncode, trained.stdout, trained.stderr) == (0, "", "")
+    assert (exported.returncode, exported.stdout, exported.stderr) == (0, "", "")
+    assert (tmp_path / "model.onnx").is_file()
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("rnn-infer m.onnx images", "m.onnx is a model, not an image. Did you mean --model m.onnx?"),
+        ("rnn-infer --gpu images", "No such option: --gpu. Use --provider cuda"),
+        ("rnn-infer --bach-size 3 images", "--batch-size"),
+        ("rnn-infer -o - images", "--output takes a file name. For standard output, leave it out"),
+        ("rnn-infer --doctor --recursive", "--recursive is for classifying images"),
+        ("rnn-infer --self-check --top-k 3", "--top-k is for classifying images"),
+        ("rnn-infer --doctor -j 3", "--threads does nothing with --doctor"),
+        ("rnn-infer -j 99999 images", "99999 is not in the range 1<=x<=4096"),
+        ("rnn-infer -p cpu --no-tf32 images", "--no-tf32 does nothing on the CPU"),
+        ("rnn-export model.onnx model.pt", "CHECKPOINT comes first. Did you mean: rnn-export model.pt model.onnx?"),
+        ("rnn-export model.onnx new.onnx", "model.onnx is an exported model. Name the checkpoint that rnn-train wrote"),
+        ("rnn-export model.pt other.pt", "other.pt is named like a checkpoint. Choose a name for the model"),
+        ("rnn-export model.pt -o model.onnx", "Use the second argument: rnn-export model.pt model.onnx"),
+        ("rnn-train --lr 0.1", "No such option: --lr. Use --learning-rate"),
+        ("rnn-train --layers 3", "Use --num-layers"),
+    ],
+)
+def test_likely_mistakes_get_the_right_hint(run: Run, tmp_path: Path, line: str, hint: str) -> None:
+    command, *arguments = line.split()
+
+    result = run(command, *arguments)
+
+    assert result.returncode == 2
+    assert hint in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("rnn-infer --prov", {"--provider"}),
+        ("rnn-infer --provider c", {"cuda", "cpu"}),
+        ("rnn-infer --format j", {"jsonl"}),
+        ("rnn-train --cell ", {"rnn", "gru", "lstm"}),
+        ("rnn-train --data", {"--dataset", "--data", "--data-root"}),
+        ("rnn-export --graph s", {"scan"}),
+    ],
+)
+def test_bash_completes_options_and_choices(tmp_path: Path, line: str, expected: set[str]) -> None:
+    command, *words = line.split(" ")
+    variable = f"_{command.upper().replace('-', '_')}_COMPLETE"
+    script = f"""
+        eval "$({variable}=bash_source {command})"
+        complete -p {command} >&2
+        COMP_WORDS=({command} {" ".join(words[:-1])} "{words[-1]}"); COMP_CWORD={len(words)}
+        _{command.replace("-", "_")}_completion {command}
+        printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
+    path = f"{Path(installed(command)).parent}{os.pathsep}{os.environ['PATH']}"
+
+    result = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True
+    )
+
+    assert set(result.stdout.split()) == expected
+    assert command in result.stderr
+
+
+def test_every_command_is_looked_at() -> None:
+    assert set(COMMANDS) == set(GROUPS)
