@@ -50,7 +50,7 @@ def _check(ctx: click.Context) -> None:
     cls=Command,
     check=_check,
     other_names=_OTHER_NAMES,
-    extras={"train": ("torch", "torchvision", "sklearn", "onnx"), "cpu": ("onnxruntime",)},
+    requires=("torch", "torchvision", "sklearn", "onnx", "onnxruntime"),
     imports=("onnxruntime", "rnn_export.export"),
 )
 @click.argument("checkpoint", type=click.Path(path_type=Path))

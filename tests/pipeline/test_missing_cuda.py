@@ -120,24 +120,25 @@ STARTS = {  # what is missing, and how to mend it
     "no libraries": (
         ".so.",
         ": cannot open shared object file: No such file or directory. "
-        "Install CUDA's libraries with: pip install 'rnn-onnx[cuda]', or run with --provider cpu",
+        "Install CUDA's libraries with: pip install 'onnxruntime-gpu[cuda,cudnn]', or run with --provider cpu",
     ),
     "both": (
         "are installed over one another",
-        "Install one of them only: pip uninstall --yes onnxruntime onnxruntime-gpu && pip install 'rnn-onnx[cuda]', "
-        "or run with --provider cpu",
+        "Install one of them only: pip uninstall --yes onnxruntime onnxruntime-gpu && "
+        "pip install 'onnxruntime-gpu[cuda,cudnn]', or run with --provider cpu",
     ),
     "CPU only": (
         "the installed onnxruntime is built for the CPU only",
-        "Replace it with: pip uninstall --yes onnxruntime && pip install 'rnn-onnx[cuda]', or run with --provider cpu",
+        "Replace it with: pip uninstall --yes onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]', "
+        "or run with --provider cpu",
     ),
 }
 BROKEN = {
     "one of both uninstalled": (
         "the installed onnxruntime is broken (most of its files are missing",
-        "Repair it with: pip uninstall --yes onnxruntime onnxruntime-gpu && pip install 'rnn-onnx[cpu]', ",
+        "Repair it with: pip uninstall --yes onnxruntime onnxruntime-gpu && pip install onnxruntime, ",
     ),
-    "none": ("onnxruntime is not installed", "Install it with: pip install 'rnn-onnx[cpu]', "),
+    "none": ("onnxruntime is not installed", "Install it with: pip install onnxruntime, "),
 }
 
 
@@ -156,10 +157,14 @@ def test_cuda_that_cannot_start_gives_one_line_and_no_results(outcomes: Outcomes
 def test_auto_takes_the_cpu_with_a_notice_and_the_same_results(outcomes: Outcomes, situation: str) -> None:
     result = outcomes[situation, "auto"]
 
-    notice, summary = result.stderr.splitlines()
+    *notice, summary = result.stderr.splitlines()
     assert result.returncode == 0
-    assert notice.startswith("Running on the CPU: ")
-    assert STARTS[situation][0] in notice
+    if situation == "CPU only":  # neither a GPU nor a CUDA build: the CPU is what it is for
+        assert notice == []
+    else:
+        assert len(notice) == 1
+        assert notice[0].startswith("Running on the CPU: ")
+        assert STARTS[situation][0] in notice[0]
     assert summary.endswith("on cpu")
     assert len(result.stdout.splitlines()) == 361
     assert result.stdout == outcomes[situation, "cpu"].stdout
@@ -193,10 +198,10 @@ def test_onnxruntime_that_cannot_be_used_exits_with_one_line(outcomes: Outcomes,
         ("driver that fails", 0, "Check the GPU and its driver with: nvidia-smi"),
         ("old driver", 0, "Update the driver"),
         ("other device", 0, "Choose one with --device-id"),
-        ("no libraries", 0, "Install CUDA's libraries with: pip install 'rnn-onnx[cuda]'"),
+        ("no libraries", 0, "Install CUDA's libraries with: pip install 'onnxruntime-gpu[cuda,cudnn]'"),
         ("both", 0, "Install one of them only: pip uninstall --yes onnxruntime onnxruntime-gpu && pip install"),
         ("one of both uninstalled", 3, "the installed onnxruntime is broken"),
-        ("none", 3, "onnxruntime is not installed. Install it with: pip install 'rnn-onnx[cpu]'"),
+        ("none", 3, "onnxruntime is not installed. Install it with: pip install onnxruntime, or"),
         ("CPU only", 0, "Nothing to repair."),
     ],
 )

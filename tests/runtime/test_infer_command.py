@@ -378,7 +378,8 @@ def test_named_pipes_are_not_waited_for(run: Run, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["model.pt", "other.pth", "model.onnx"])
-def test_results_do_not_replace_a_checkpoint_or_model(run: Run, folder: Path, name: str) -> None:
+@pytest.mark.usefixtures("folder")
+def test_results_do_not_replace_a_checkpoint_or_model(run: Run, name: str) -> None:
     result = run("rnn-infer", "--output", name, "images/4")
 
     assert result.returncode == 2

@@ -472,7 +472,7 @@ def test_resume_with_a_changed_option_names_it_with_both_values(
 
 def test_resume_from_python_may_expect_values(tmp_path: Path) -> None:
     settings = TrainSettings(hidden_size=8, epochs=1)
-    train_quietly(DataSource(dataset="digits"), settings, tmp_path / "model.pt")
+    train_quietly(tmp_path / "model.pt", DataSource(dataset="digits"), settings)
 
     with pytest.raises(SettingsError, match=r"`hidden_size=9`: .*model\.pt was trained with `hidden_size=8`"):
         resume(tmp_path / "model.pt", expected={"hidden_size": 9})

@@ -83,7 +83,7 @@ _KEPT = ("epochs", "patience", "seed")  # what a preset doesn't change in a run 
 @click.command(
     cls=Command,
     other_names=_OTHER_NAMES,
-    extras={"train": ("torch", "torchvision", "sklearn", "matplotlib")},
+    requires=("torch", "torchvision", "sklearn", "matplotlib"),
     imports=("rnn_train.training",),
 )
 @_data(

@@ -10,11 +10,10 @@ from rnn_runtime.command.options import option_group
 from rnn_runtime.errors import DataError
 from rnn_train.settings import DATASETS
 
-
 _data = option_group("Data")
 
 
-@click.command(cls=Command, extras={"train": ("torch", "torchvision", "sklearn")}, imports=("rnn_train.data",))
+@click.command(cls=Command, requires=("torch", "torchvision", "sklearn"), imports=("rnn_train.data",))
 @_data("--dataset", type=click.Choice(DATASETS), default_text="mnist", help="A known data set.")
 @_data("--data", type=click.Path(path_type=str), help="A folder with the data set's IDX files.")
 @_data("--data-root", type=click.Path(path_type=str), default="data", help="Folder for downloads.")

@@ -60,7 +60,7 @@ def examine(model: Path | None = None, provider: Provider = "auto", *, cuda: Cud
         if model is not None:
             facts.append(("model", f"{model}: {'not read' if os.path.exists(model) else 'not found'}"))
         return Diagnosis(tuple(facts), (), str(error))
-    cuda_state = "starts" if opened.provider == "cuda" else f"doesn't start: {opened.notice}"
+    cuda_state = "starts" if opened.provider == "cuda" else f"doesn't start: {opened.problem}"
     facts += [
         ("onnxruntime", f"{ort.__version__}, in {Path(str(ort.__file__)).parent}"),
         ("compiled in", ", ".join(ort.get_available_providers())),

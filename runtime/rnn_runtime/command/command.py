@@ -48,7 +48,7 @@ class Command(click.Command):
 
     Args:
         check: Looks at the options before anything is imported, and raises `click.UsageError`.
-        extras: For each extra of the package, the modules that it brings and this command needs.
+        requires: Modules of optional packages that this command needs.
         imports: Modules to import before the function runs. This takes long; a signal meanwhile ends it with one line.
         other_names: Options of other tools, and what they are called here, for the hint at an unknown option.
         arguments: Passed to `click.Command`.
@@ -58,14 +58,14 @@ class Command(click.Command):
         self,
         *arguments: Any,
         check: Callable[[click.Context], None] | None = None,
-        extras: Mapping[str, Sequence[str]] | None = None,
+        requires: Sequence[str] = (),
         imports: Sequence[str] = (),
         other_names: Mapping[str, str] | None = None,
         **options: Any,
     ) -> None:
         options.setdefault("context_settings", {}).setdefault("help_option_names", ["-h", "--help"])
         super().__init__(*arguments, **options)
-        self._check, self._extras, self._imports = check, extras or {}, imports
+        self._check, self._requires, self._imports = check, requires, imports
         self._other_names = other_names or {}
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
@@ -102,8 +102,7 @@ class Command(click.Command):
         with self._errors_in_one_line(ctx.info_name):
             if self._check:
                 self._check(ctx)
-            for extra, modules in self._extras.items():
-                require_packages(modules, extra)
+            require_packages(self._requires)
             self._import()
             raise_at_signals()
             result = super().invoke(ctx)

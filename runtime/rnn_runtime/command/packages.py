@@ -5,18 +5,25 @@ from collections.abc import Sequence
 
 from rnn_runtime.errors import MissingPackageError
 
+_PACKAGES = {"sklearn": "scikit-learn"}  # where a module isn't named like its package
 
-def require_packages(modules: Sequence[str], extra: str) -> None:
-    """Check that optional packages are there, before anything is done.
+
+def require_packages(modules: Sequence[str]) -> None:
+    """Check that optional packages are installed, before anything is done.
 
     Args:
-        modules: Names of modules that packages of the extra bring.
-        extra: The extra of rnn-onnx.
+        modules: Names of modules.
 
     Raises:
-        MissingPackageError: one isn't installed; the text names the extra that brings it.
+        MissingPackageError: some aren't installed; the text names all of them, and what to install.
     """
-    for module in modules:
-        spec = importlib.util.find_spec(module)
-        if spec is None or spec.origin is None:  # no origin: a folder that an uninstalled package left behind
-            raise MissingPackageError(f"{module} is not installed. Install it with: pip install 'rnn-onnx[{extra}]'")
+    missing = [_PACKAGES.get(module, module) for module in modules if not _is_installed(module)]
+    if missing:
+        names = " and ".join(filter(None, [", ".join(missing[:-1]), missing[-1]]))
+        are, them = ("is", "it") if len(missing) == 1 else ("are", "them")
+        raise MissingPackageError(f"{names} {are} not installed. Install {them} with: pip install {' '.join(missing)}")
+
+
+def _is_installed(module: str) -> bool:
+    spec = importlib.util.find_spec(module)
+    return spec is not None and spec.origin is not None  # no origin: a folder that an uninstalled package left behind

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 
 _CHECK_GPU = "Check the GPU and its driver with: nvidia-smi"
-_INSTALL_LIBRARIES = "Install CUDA's libraries with: pip install 'rnn-onnx[cuda]'"
+_INSTALL_CUDA = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
+_INSTALL_LIBRARIES = f"Install CUDA's libraries with: {_INSTALL_CUDA}"
 _INPUT_TYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
 
 
@@ -75,7 +76,7 @@ class CudaError(Exception):
             # The later one has replaced files of the other, so whatever CUDA lacks may come from that.
             names = " and ".join(f"{name} {version}" for name, version in packages.items())
             problem = f"{names} are installed over one another ({problem})"
-            remedy = f"Install one of them only: {UNINSTALL} && pip install 'rnn-onnx[cuda]'"
+            remedy = f"Install one of them only: {UNINSTALL} && {_INSTALL_CUDA}"
         self.problem, self.remedy = problem, remedy
 
 
@@ -116,7 +117,7 @@ def _check_cuda(ort: ModuleType, device_id: int) -> None:
     if CUDA not in ort.get_available_providers():
         raise CudaError(
             "the installed onnxruntime is built for the CPU only",
-            "Replace it with: pip uninstall --yes onnxruntime && pip install 'rnn-onnx[cuda]'",
+            f"Replace it with: pip uninstall --yes onnxruntime && {_INSTALL_CUDA}",
         )
     driver = find_driver()
     if driver is None:

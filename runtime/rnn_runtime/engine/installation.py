@@ -9,7 +9,7 @@ from typing import cast
 from rnn_runtime.errors import MissingPackageError
 
 UNINSTALL = "pip uninstall --yes onnxruntime onnxruntime-gpu"
-_INSTALL = "pip install 'rnn-onnx[cpu]', or with an NVIDIA GPU 'rnn-onnx[cuda]'"
+_INSTALL = "pip install onnxruntime, or with an NVIDIA GPU: pip install 'onnxruntime-gpu[cuda,cudnn]'"
 
 
 def import_onnxruntime() -> ModuleType:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 from rnn_runtime.engine.calls import create_session, error_text
 from rnn_runtime.engine.cuda import CPU, CUDA_DEFAULTS, CudaError, CudaOptions, start_cuda
-from rnn_runtime.engine.installation import import_onnxruntime
+from rnn_runtime.engine.installation import cuda_major, import_onnxruntime
+from rnn_runtime.engine.nvidia_driver import find_driver
 from rnn_runtime.errors import ModelError, ProviderError, SettingsError
 
 if TYPE_CHECKING:
@@ -18,12 +19,21 @@ PROVIDERS: tuple[Provider, ...] = ("auto", "cuda", "cpu")
 
 @dataclass(frozen=True, slots=True)
 class OpenSession:
-    """A session and the provider it runs on; for `auto` on the CPU, why it isn't CUDA (`notice`) and the way there."""
+    """A session and the provider that it runs on.
+
+    Attributes:
+        session: The session.
+        provider: Its provider.
+        problem: Where `auto` took the CPU: why CUDA doesn't start.
+        remedy: And what to do about it.
+        notice: The problem, if a GPU or a CUDA build is there; a machine without either is to run on the CPU.
+    """
 
     session: "onnxruntime.InferenceSession"
     provider: Literal["cuda", "cpu"]
-    notice: str | None = None
+    problem: str | None = None
     remedy: str | None = None
+    notice: str | None = None
 
 
 def open_session(
@@ -67,7 +77,9 @@ def open_session(
                 ) from None
         except Exception as error:
             raise _unreadable(error) from None
-    return OpenSession(_open_on_cpu(ort, model, intra_op_threads), "cpu", problem, remedy)
+    session = _open_on_cpu(ort, model, intra_op_threads)
+    notice = problem if problem and (cuda_major(ort) or find_driver()) else None
+    return OpenSession(session, "cpu", problem, remedy, notice)
 
 
 def _open_on_cpu(ort: ModuleType, model: bytes, intra_op_threads: int = 1) -> "onnxruntime.InferenceSession":

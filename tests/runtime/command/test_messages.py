@@ -58,7 +58,7 @@ def test_options_are_checked_before_anything_is_imported() -> None:
     def check(ctx: click.Context) -> None:
         raise click.UsageError(f"{ctx.params['wrong']} is wrong")
 
-    @click.command(cls=Command, check=check, extras={"train": ["not_installed"]}, imports=["not_importable"])
+    @click.command(cls=Command, check=check, requires=["not_installed"], imports=["not_importable"])
     @click.option("--wrong")
     def command(wrong: str) -> None:
         raise AssertionError(wrong)
@@ -68,15 +68,15 @@ def test_options_are_checked_before_anything_is_imported() -> None:
     assert (result.exit_code, result.output) == (2, "Error: this is wrong; all options: rnn-test --help\n")
 
 
-def test_missing_package_is_told_with_its_extra_and_exit_code_3() -> None:
-    @click.command(cls=Command, extras={"train": ["not_installed"]}, imports=["not_importable"])
+def test_a_missing_package_is_named_with_exit_code_3() -> None:
+    @click.command(cls=Command, requires=["not_installed"], imports=["not_importable"])
     def command() -> None:
         raise AssertionError
 
     result = CliRunner().invoke(command)
 
     assert result.exit_code == 3
-    assert result.output == "Error: not_installed is not installed. Install it with: pip install 'rnn-onnx[train]'\n"
+    assert result.output == "Error: not_installed is not installed. Install it with: pip install not_installed\n"
 
 
 @pytest.mark.parametrize(("number", "code", "text"), [("SIGINT", 130, b"interrupted"), ("SIGTERM", 143, b"terminated")])
