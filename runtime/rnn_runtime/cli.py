@@ -27,6 +27,7 @@ _input, _model, _output, _cuda, _instead = map(
     option_group, ("Input", "Model and provider", "Output", "CUDA", "Instead of classifying")
 )
 
+_MODEL_SUFFIXES = (".pt", ".pth", ".onnx")
 _MODES = ("paths", "self_check", "benchmark", "doctor")
 _RULES = (
     Rule(
@@ -74,7 +75,6 @@ _RULES = (
         "does nothing on the CPU. Leave it out, or choose --provider cuda or auto",
     ),
 )
-_MODEL_SUFFIXES = (".pt", ".pth", ".onnx")
 # Options of other tools, and what they are called here.
 _OTHER_NAMES = {
     "--gpu": "--provider cuda",

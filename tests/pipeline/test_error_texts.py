@@ -21,6 +21,10 @@ PACKAGES: dict[str, list[click.Command]] = {
 }
 
 
+# Named in errors that only a caller from Python can get.
+PYTHON_ONLY = {"images", "predict"}
+
+
 def texts_of(package: str) -> Iterator[tuple[str, str]]:
     """Every piece of text in a library module of a package, but for documentation, with the module's path."""
     for path in sorted((ROOT / package).rglob("*.py")):
@@ -39,7 +43,7 @@ def texts_of(package: str) -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_arguments_in_errors_are_options_of_a_command(package: str) -> None:
-    known = {param.name for command in PACKAGES[package] for param in command.params}
+    known = {param.name for command in PACKAGES[package] for param in command.params} | PYTHON_ONLY
     named = {(place, name) for place, text in texts_of(package) for name in re.findall(r"`(\w+)(?:=|\(|`)", text)}
 
     assert named

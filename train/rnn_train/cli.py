@@ -11,7 +11,7 @@ import click
 
 import rnn_runtime
 from rnn_runtime.command.command import Command, as_options
-from rnn_runtime.command.options import format_value, is_given, option_group
+from rnn_runtime.command.options import Decorator, format_value, is_given, option_group
 from rnn_runtime.command.streams import say
 from rnn_runtime.model.spec import CELLS, NONLINEARITIES
 from rnn_train.settings import CLASS_WEIGHTS, DATASETS, PRESETS, SCHEDULES, TrainSettings, preset_settings
@@ -37,9 +37,7 @@ def _image_size(ctx: click.Context, param: click.Parameter, value: str | None) -
     return int(found[1]), int(found[2] or found[1])
 
 
-def _setting(
-    group: Callable[..., Any], name: str, kind: Any, text: str, *short: str
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def _setting(group: Callable[..., Decorator], name: str, kind: Any, text: str, *short: str) -> Decorator:
     """An option for a field of TrainSettings. Without it, the value comes from the preset."""
     flag = "--" + name.replace("_", "-")
     declaration = f"{flag}/--no-{flag[2:]}" if kind is bool else flag

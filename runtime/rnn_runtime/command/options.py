@@ -45,7 +45,10 @@ def format_value(value: object) -> str:
     return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def option_group(name: str) -> Callable[..., Callable[[Callable[..., Any]], Callable[..., Any]]]:
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def option_group(name: str) -> Callable[..., Decorator]:
     """A `click.option` for the options of a group."""
     return partial(click.option, cls=Option, group=name)
 
