@@ -204,7 +204,7 @@ def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_missing_checkpoint_says_how_to_get_one(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"model\.pt: no such file; .*rnn-train"):
+    with pytest.raises(CheckpointError, match=r"model\.pt: no such file\. .*rnn-train"):
         Checkpoint.load(tmp_path / "model.pt")
 
 

@@ -209,7 +209,7 @@ def test_more_epochs_for_a_stopped_run_are_as_if_planned(tmp_path: Path, source:
 def test_other_epochs_are_refused_for_a_one_cycle_run(tmp_path: Path, source: DataSource) -> None:
     run_to_the_end(tmp_path / "model.pt", source, replace(SMALL, schedule="one-cycle"))
 
-    with pytest.raises(SettingsError, match=r"laid out over 4 epochs.*`epochs=6`"):
+    with pytest.raises(SettingsError, match=r"planned for 4 epochs.*`epochs=6`"):
         resume_quietly(tmp_path / "model.pt", epochs=6)
 
 

@@ -133,7 +133,7 @@ print(sorted({"torch", "numpy", "torchvision", "sklearn", "matplotlib", "PIL"} &
         ("--data data --dropout nan", "Error: --dropout must be"),
         ("--data data --learning-rate inf", "Error: --learning-rate must be"),
         ("--data data --learning-rate nan", "Error: --learning-rate must be"),
-        ("--data data --cell lstm --nonlinearity relu", "Error: nonlinearity is for the cell rnn"),
+        ("--data data --cell lstm --nonlinearity relu", "Error: --nonlinearity is only for the cell rnn, not lstm"),
         ("--data data --patience 3", "Error: --patience needs validation images. Hold some out with --val-split 0.2"),
         (
             "--data data --val-split 0.5 --patience 3 --preset accurate",
@@ -148,7 +148,7 @@ print(sorted({"torch", "numpy", "torchvision", "sklearn", "matplotlib", "PIL"} &
         ("--resume new/model.pt", "Error: new/model.pt: no such file"),
         ("--dataset digits --data data", "Leave out --data"),
         ("--dataset digits --class-names a,b", "Error: class names are for IDX files"),
-        ("--dataset digits --channels 1", "Error: channels can be chosen"),
+        ("--dataset digits --channels 1", "Error: channels can only be chosen"),
         ("--data photos --class-names a,b", "Error: photos: no IDX files here"),
         ("--data photos --dataset mnist", "Error: photos: no IDX files here"),
         ("--resume gone.pt", "Error: gone.pt: no such file"),

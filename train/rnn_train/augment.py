@@ -50,8 +50,8 @@ def _shift(images: Tensor, most: int) -> Tensor:
 def _augment_photos(images: Tensor) -> Tensor:
     """Crop, turn and recolour each image, as `RandomResizedCrop`, `RandomRotation` and `ColorJitter` do.
 
-    These draw one set of parameters per call, and a call per image takes as long as the training itself (measured in
-    docs/design.md). Here each image's parameters are drawn and applied in operations on the whole batch.
+    These draw one set of parameters per call, and a call per image takes as long as the training itself
+    (docs/explanation/measurements.md). Here all images' parameters are drawn and applied in operations on the batch.
     """
     photos = images.permute(0, 3, 1, 2).float().contiguous()
     batch = len(photos)

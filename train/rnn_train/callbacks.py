@@ -28,7 +28,7 @@ class TrainingCallback:
         """A remark about the data or the files, before training starts."""
 
     def first_batch(self, epoch: int, images: "Tensor") -> None:
-        """An epoch begins, with these images as the model sees them: uint8, `(batch, height, width, channels)`."""
+        """An epoch starts; `images` is its first batch as the model sees it, uint8 `(batch, height, width, 1 or 3)`."""
 
     def step(self, epoch: int, step: int, loss: float, images: int) -> None:
         """A step is done, on a batch of `images`. `epoch` and `step` count from 1."""
@@ -41,7 +41,7 @@ class TrainingCallback:
 
 
 class CallbackList(TrainingCallback):
-    """Passes everything on to several callbacks, in their order."""
+    """Calls several callbacks, in order."""
 
     def __init__(self, *callbacks: TrainingCallback) -> None:
         self._callbacks = callbacks

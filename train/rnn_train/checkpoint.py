@@ -1,7 +1,7 @@
-"""The checkpoint, `model.pt`: weights, the model's description, and all that resuming needs.
+"""The checkpoint, `model.pt`: weights, the model's description, and what resuming needs.
 
-A dictionary of tensors and plain values, which `torch.load(weights_only=True)` reads: loading one never
-runs code that somebody put into it.
+It is a dictionary of tensors and plain values, read by `torch.load(weights_only=True)`, which never runs code from the
+file.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ FORMAT_VERSION = 3
 _OLDEST_VERSION = 2  # 1 held whole epochs only
 # What a checkpoint of the version before lacks: settings that had no other value then.
 _SETTINGS_SINCE_3 = {"patience": 0, "class_weights": "none", "augment": False}
-_LARGEST_METRIC = 1e300  # no loss, count or speed comes near; not finite ones are larger
+_LARGEST_METRIC = 1e300  # far above any loss, count or speed, and below infinity
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +40,14 @@ class Checkpoint:
 
     Attributes:
         spec: The model's description.
-        weights: The weights to use: of the best epoch by validation, or of the last.
-        settings: How it was trained.
-        source: On which data.
-        metrics: Plain values: `epochs`, a dictionary an epoch; once training is done also
-            `test_accuracy` or `validation_accuracy`, 0 to 1, and `test_images`.
+        weights: The weights to use: those of the epoch with the highest validation accuracy, or of the last.
+        settings: The settings of the run.
+        source: The data it was trained on.
+        metrics: Plain values: `epochs`, one dictionary per epoch; once training is done also `kept_epoch`, and
+            `test_accuracy` or `validation_accuracy`, 0 to 1, with `test_images` or `validation_images`.
         samples: Some images that weren't trained on, uint8 `(samples, height, width, channels)`.
-        resume_state: What resuming needs: the epochs and steps done, and the state of the weights in training, of
-            optimizer and generators, and the SHA-256 of the training data.
+        resume_state: Epochs and steps done, the weights in training, the states of optimizer and random number
+            generators, and the SHA-256 of the data.
     """
 
     spec: ModelSpec
@@ -59,10 +59,10 @@ class Checkpoint:
     resume_state: Mapping[str, Any]
 
     def save(self, path: str | Path) -> None:
-        """Write it; under its name stands always a whole checkpoint, this one or the one before.
+        """Write it atomically: `path` is always a complete checkpoint, this one or the last.
 
         Raises:
-            OSError: the folder is missing or can't be written.
+            OSError: the folder is missing or can't be written to.
         """
         content = {
             "format": FORMAT,
@@ -73,9 +73,9 @@ class Checkpoint:
             "source": self.source.to_dict(),
             "metrics": dict(self.metrics),
             "samples": self.samples,
-            "progress": dict(self.resume_state),  # its name in files since the first version
+            "progress": dict(self.resume_state),  # the key in files since the first version
         }
-        # Through memory: of a file that can't take all of it, torch may raise anything.
+        # By way of memory: when a file can't be written completely, torch may raise anything.
         archive = io.BytesIO()
         torch.save(content, archive)
         with atomic_write(path, "wb") as file:
@@ -83,25 +83,25 @@ class Checkpoint:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read a checkpoint, on the CPU, and check it.
+        """Read and check a checkpoint. Its tensors are on the CPU.
 
         Raises:
-            CheckpointError: it is missing, damaged, not one of `rnn-train`, or of a newer format.
+            CheckpointError: it is missing, damaged, not written by `rnn-train`, or of an unknown format version.
         """
         try:
             _check_archive(path)
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch wonders about foreign files; below, they are errors
+                warnings.simplefilter("ignore")  # torch warns about foreign files, which are errors below
                 content = torch.load(path, map_location="cpu", weights_only=True)
         except FileNotFoundError:
-            raise CheckpointError(f"{path}: no such file; write a checkpoint with: rnn-train") from None
+            raise CheckpointError(f"{path}: no such file. Write a checkpoint with: rnn-train") from None
         except IsADirectoryError:
             raise CheckpointError(f"{path}: a folder, not a checkpoint") from None
         except CheckpointError as error:
             raise CheckpointError(f"{path}: not a checkpoint that rnn-train wrote: {error}") from None
         except MemoryError:
             raise
-        except Exception as error:  # damaged files make it raise anything
+        except Exception as error:  # a damaged file can make it raise anything
             raise CheckpointError(f"{path}: not a checkpoint, or a damaged one ({type(error).__name__})") from None
         if not isinstance(content, dict) or not isinstance(content.get("format"), str) or content["format"] != FORMAT:
             raise CheckpointError(f"{path}: not a checkpoint that rnn-train wrote")
@@ -126,13 +126,13 @@ class Checkpoint:
             raise CheckpointError(f"{path}: a damaged checkpoint: it lacks {error}") from None
         except (SettingsError, CheckpointError) as error:
             raise CheckpointError(f"{path}: a damaged checkpoint: {error}") from None
-        except Exception as error:  # a number too long to be printed, say, in the text of another error
+        except Exception as error:  # for example, when another error's text has a number too long to print
             raise CheckpointError(f"{path}: a damaged checkpoint ({type(error).__name__})") from None
         return checkpoint
 
     def build_model(self) -> ImageRNN:
         """The trained network, on the CPU, in evaluation mode."""
-        with torch.random.fork_rng(devices=[]):  # a run that goes on must not notice the draws of initial weights
+        with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and a run must not notice
             model = ImageRNN(self.spec)
         model.load_state_dict(self.weights)
         return model.eval()
@@ -165,9 +165,9 @@ def check_weights(weights: object, spec: ModelSpec) -> None:
 
 
 def is_like(found: object, expected: Tensor) -> bool:
-    """Whether a value from a file is a plain tensor of the shape and dtype of another.
+    """Whether a value from a file is a plain tensor with the shape and dtype of another.
 
-    Plain is what lies in memory as it is: a view that repeats its elements could claim any size.
+    Plain means contiguous on the CPU: a view that repeats its elements could claim any size.
     """
     return (
         type(found) is Tensor
@@ -186,13 +186,13 @@ def _check_metrics(metrics: object) -> None:
     rows = [*metrics["epochs"], {name: value for name, value in metrics.items() if name != "epochs"}]
     for row in rows:
         if not isinstance(row, dict) or not all(type(name) is str for name in row):
-            raise CheckpointError("its metrics must be dictionaries with a value a name")
+            raise CheckpointError("its metrics must be dictionaries with text as keys")
         if not all(type(value) in (int, float) and abs(value) < _LARGEST_METRIC for value in row.values()):
             raise CheckpointError("its metrics must be finite numbers")
 
 
 def _check_archive(path: str | Path) -> None:
-    """Raise for an archive that is damaged, or could unpack to more than its size; torch would read it all the same."""
+    """Raise for an archive that is damaged or could unpack to more than its size, which torch would read anyway."""
     if not stat.S_ISREG(os.stat(path).st_mode) and not os.path.isdir(path):  # reading a pipe would wait for its writer
         raise CheckpointError("not a regular file")
     with zipfile.ZipFile(path) as archive:

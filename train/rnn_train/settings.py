@@ -1,4 +1,4 @@
-"""How a model is trained: the settings, their ranges, and the presets."""
+"""The settings of a training run, their ranges, and the presets."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -26,11 +26,11 @@ class TrainSettings(PlainFields):
 
     Attributes:
         cell: `rnn`, `gru` or `lstm`.
-        nonlinearity: `tanh` or `relu`, of the vanilla RNN only.
+        nonlinearity: `tanh` or `relu`, for `rnn` only.
         hidden_size: Width of the hidden state.
-        num_layers: Recurrent layers, one upon the other.
-        bidirectional: Read the rows upwards as well as downwards.
-        dropout: Probability, between layers and before the linear layer.
+        num_layers: Number of stacked recurrent layers.
+        bidirectional: Read the rows from bottom to top as well.
+        dropout: Probability of dropout between layers and before the linear layer.
         epochs: Passes over the training images.
         patience: Stop after this many epochs without a higher validation accuracy; 0 to train all epochs. For the
             constant schedule only: `one-cycle` lowers the learning rate in the last epochs of its plan, and these
@@ -80,7 +80,7 @@ class TrainSettings(PlainFields):
     def __post_init__(self) -> None:
         check_fields(self)
         if self.cell in ("gru", "lstm") and self.nonlinearity != "tanh":
-            raise SettingsError(f"nonlinearity is for the cell rnn; {self.cell} has its own")
+            raise SettingsError(f"`nonlinearity` is only for the cell rnn, not {self.cell}. Leave it out")
         if self.patience and self.schedule == "one-cycle":
             raise SettingsError(
                 "`patience` would end a one-cycle run before its learning rate falls, and with it most of the gain. "
@@ -98,8 +98,8 @@ def preset_settings(preset: Preset, dataset: Dataset | None = None) -> TrainSett
     Args:
         preset: `article`, or `accurate`, which was tuned on Fashion-MNIST (docs/explanation/measurements.md has the
             figures).
-        dataset: The data set's name, if it has one. Clothes may be mirrored; writing may not, and of
-            anyone's own images nobody knows.
+        dataset: The data set's name, if it has one. `accurate` mirrors images of Fashion-MNIST only: mirrored digits
+            would be wrong, and of other images it isn't known.
     """
     if preset == "article":
         return TrainSettings()

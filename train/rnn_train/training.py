@@ -1,4 +1,4 @@
-"""Training: the loop, what it keeps, and resuming it."""
+"""Training: the loop, what it writes, and resuming."""
 
 import copy
 import time
@@ -29,7 +29,7 @@ from rnn_train.unchanged import check_unchanged
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """A finished run. `accuracy`, 0 to 1, is of the `split` of the data it names; None without such a split."""
+    """A finished run. `accuracy`, 0 to 1, is that on the `images` of `split`; both are None without held-out images."""
 
     checkpoint: Checkpoint
     accuracy: float | None
@@ -47,25 +47,25 @@ def train(
     callback: TrainingCallback | None = None,
     plots: bool = True,
 ) -> TrainResult:
-    """Train a classifier, and write a checkpoint after every epoch and reports at the end.
+    """Train a classifier. Each epoch ends with a checkpoint and a row of `metrics.csv`, the run with plots.
 
-    On Ctrl-C or SIGTERM the step under way is finished, and a checkpoint is written from which `resume` goes on.
-    A loss, weight or logit beyond 1,000,000 is divergence: training stops, and the checkpoint before stays.
+    On Ctrl-C or SIGTERM, training finishes the current step and writes a checkpoint, from which `resume` continues.
+    A loss, weight or logit beyond 1,000,000 is divergence: training stops, and the last checkpoint stays.
 
     Args:
         source: The data to train on.
         settings: The model and how to train it.
         output: The checkpoint to write. `metrics.csv` and the plots are written beside it.
         device: `auto` is CUDA where torch has it.
-        checkpoint_every: Write a checkpoint after so many steps, too; None for after each epoch only.
-        callback: Told of every step; None for silence.
+        checkpoint_every: Also write a checkpoint every this many steps; None for after each epoch only.
+        callback: Called at every step, epoch and message; None for none.
         plots: Whether to draw curves, confusion matrix and examples as PNG files.
 
     Raises:
-        DataError: the data can't be had.
+        DataError: the data is missing, damaged or not as expected.
         SettingsError: the settings are out of range, contradict each other, or make training diverge.
-        ProviderError: CUDA was asked for and isn't there.
-        OutputError: a checkpoint can't be written; the one before is whole. Or another run writes to this folder.
+        ProviderError: there is no CUDA device, and `device` is `cuda`.
+        OutputError: the checkpoint can't be written (the last one stays), or another run writes to its folder.
         RunInterruptedError: Ctrl-C or SIGTERM; the text says what the checkpoint holds.
     """
     output = Path(output)
@@ -89,14 +89,14 @@ def resume(
     callback: TrainingCallback | None = None,
     plots: bool = True,
 ) -> TrainResult:
-    """Go on where a checkpoint stopped.
+    """Continue a run from its checkpoint.
 
-    On the CPU, with as many threads, the result is that of a run without the stop, bit for bit.
+    On the CPU, with the same thread count, a resumed run ends with bit-identical weights.
 
     Args:
         checkpoint: The checkpoint to continue from.
-        output: The checkpoint to write; None for the same.
-        epochs: Epochs in all; None for as many as it was started with.
+        output: The checkpoint to write; None to replace the one it continues from.
+        epochs: Number of epochs in all; None for as many as it was started with.
         patience: Replaces the run's own, to train on after it has stopped early; None to keep it.
         source: Where its data is now, if it has moved; it must be the same data.
         expected: What the checkpoint must have been trained with, by the names of the fields of `TrainSettings` and
@@ -108,11 +108,10 @@ def resume(
 
     Raises:
         CheckpointError: it can't be read, or what it holds for resuming is damaged.
-        DataError: the data can't be had, or isn't what the checkpoint was trained on.
-        ProviderError: CUDA was asked for and isn't there.
-        SettingsError: `epochs` doesn't fit what was done already or how the learning rate was laid out, or a value
-            isn't as expected.
-        OutputError, RunInterruptedError: as for `train`.
+        DataError: the data is missing or damaged, or isn't the data that the checkpoint was trained on.
+        SettingsError: more than `epochs` are done already, a one-cycle schedule is planned for another number, or a
+            value isn't as expected.
+        ProviderError, OutputError, RunInterruptedError: as for `train`.
     """
     with reserve(Path(output or checkpoint)):
         saved = Checkpoint.load(checkpoint)
@@ -135,8 +134,8 @@ def _restore(
     if epochs is not None and epochs != settings.epochs:
         if settings.schedule != "constant":
             raise SettingsError(
-                f"{checkpoint}: its learning rate was laid out over {settings.epochs} epochs "
-                f"({settings.schedule}), so it can't be resumed for {epochs}. Train anew with `epochs={epochs}`"
+                f"{checkpoint}: its learning rate is planned for {settings.epochs} epochs "
+                f"({settings.schedule}), so it can't be resumed for {epochs}. Start a new run with `epochs={epochs}`"
             )
         settings = replace(settings, epochs=epochs)
     if patience is not None:
@@ -145,13 +144,13 @@ def _restore(
     if run.spec != saved.spec:
         raise DataError(
             f"{run.source.name}: not the data that {checkpoint} was trained on: image size, channels or "
-            "classes differ. Say where that data is now with `data` or `data_root`"
+            "classes differ. Point `data` or `data_root` to that data"
         )
     sha256 = saved.resume_state.get("data_sha256")
     if isinstance(sha256, str) and sha256 != run.data_sha256:  # if it is none, `restore` says so
         raise DataError(
             f"{run.source.name}: not the data that {checkpoint} was trained on: training or validation images differ. "
-            "Say where that data is now with `data` or `data_root`"
+            "Point `data` or `data_root` to that data"
         )
     run.restore(saved, checkpoint)
     if run.steps_done > settings.epochs * run.steps_per_epoch:
@@ -170,14 +169,14 @@ def _restore(
     threads = saved.resume_state["threads"]
     if run.device.type == "cpu" and threads != torch.get_num_threads() and not notes:
         notes.append(
-            f"{checkpoint}: trained with {threads} threads, and torch has {torch.get_num_threads()} here: results will "
-            f"differ by rounding from those of a run without the stop; for the same, set OMP_NUM_THREADS={threads}"
+            f"{checkpoint}: trained with {threads} threads; torch uses {torch.get_num_threads()} here, so results will "
+            f"differ by rounding from an uninterrupted run. For identical ones, set OMP_NUM_THREADS={threads}"
         )
     return run, notes
 
 
 class _Saving:
-    """Writes a run's checkpoint when it is due, and knows what the file holds."""
+    """Writes a run's checkpoint, and knows what the file holds."""
 
     def __init__(self, run: TrainingState, output: Path, every: int | None, *, held: bool = False) -> None:
         if every is not None and every < 1:
@@ -192,7 +191,7 @@ class _Saving:
 
     def save(self, metrics: Mapping[str, Any] | None = None) -> Checkpoint:
         run = self._run
-        if run.has_diverged():  # and what was saved before is of more use
+        if run.has_diverged():  # the last checkpoint is of more use
             raise _divergence(run)
         checkpoint = run.checkpoint(metrics)
         with self._writing(self.output, "this checkpoint"):
@@ -201,7 +200,7 @@ class _Saving:
         return checkpoint
 
     def save_metrics(self) -> None:
-        """Write `metrics.csv` for the epochs that the checkpoint holds: after it, and anew when a run is resumed."""
+        """Write `metrics.csv` with the epochs that the checkpoint holds."""
         with self._writing(self.output.parent / "metrics.csv", "this file"):
             write_metrics(self.output.parent, self._run.history)
 
@@ -237,7 +236,7 @@ def _run(
 
 
 def _describe_use(run: TrainingState) -> list[str]:
-    """What the images that aren't trained on are for, where there are some to choose the epoch by."""
+    """What validation and test images are used for, if there are validation images."""
     if run.data.validation is None:
         return []
     use = "The validation images choose the epoch that is kept"
@@ -261,13 +260,13 @@ def _train(run: TrainingState, saving: _Saving, callback: TrainingCallback, stop
 
 
 def _train_epoch(run: TrainingState, images: Tensor, labels: Tensor, callback: TrainingCallback) -> Iterator[None]:
-    """The rest of an epoch, from where it is; yields after each step."""
+    """Train the rest of an epoch; yields after each step."""
     settings, model = run.settings, run.model
     class_weights = run.class_weights()
     criterion = nn.CrossEntropyLoss(class_weights, label_smoothing=settings.label_smoothing)
     if run.under_way is None:
         run.under_way = EpochState(torch.get_rng_state())
-        torch.randperm(len(labels))  # what `draw_order` gives, and the default generator moves on
+        torch.randperm(len(labels))  # moves the default generator past what `draw_order` draws
     epoch = run.under_way
     batches = torch.split(epoch.draw_order(len(labels)), settings.batch_size)
     model.train()
@@ -297,7 +296,7 @@ def _train_epoch(run: TrainingState, images: Tensor, labels: Tensor, callback: T
 
 
 def _end_epoch(run: TrainingState, callback: TrainingCallback) -> None:
-    """Add the epoch's row of metrics; validate, if there are images for it."""
+    """Validate, if there are images for it, and add the epoch's row of metrics."""
     epoch, seen = run.under_way, len(run.data.train)
     assert epoch is not None
     run.epoch += 1
@@ -359,7 +358,7 @@ def _finish(run: TrainingState, saving: _Saving, callback: TrainingCallback, plo
     if held_out is not None and accuracy is not None:
         callback.message(f"Accuracy of the network on the {len(held_out)} {split} images: {100 * accuracy:.1f} %")
     else:
-        callback.message("No accuracy: this data has no test images. Hold some out with `val_split=0.2`")
+        callback.message("No accuracy: this data has no test images. Hold some images out with `val_split=0.2`")
     return TrainResult(final, accuracy, split, len(held_out) if held_out else 0)
 
 

@@ -1,4 +1,4 @@
-"""Everything that changes while a model is trained: made anew, put into a checkpoint, taken up from one."""
+"""Everything that changes during training: created for a new run, saved in a checkpoint, restored from one."""
 
 import hashlib
 import math
@@ -22,12 +22,12 @@ from rnn_train.settings import TrainSettings
 
 Device = Literal["auto", "cpu", "cuda"]
 DEVICES: tuple[Device, ...] = ("auto", "cpu", "cuda")
-# what values of wrong types and ranges make Python and torch raise
+# What Python and torch raise for values of wrong types and ranges.
 _UNFIT = (CheckpointError, KeyError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError)
 # The most that a loss, weight or logit may be. Beyond 1e6, neighbouring float32 values are 0.06 or more apart and
 # cross-entropy is saturated: training has diverged, even if every number is still finite.
 LARGEST_VALUE = 1e6
-SAMPLES = 64  # images that travel with the checkpoint, for parity where its data isn't at hand
+SAMPLES = 64  # images in the checkpoint, for checking parity where the data isn't available
 
 
 @dataclass(slots=True)
@@ -35,11 +35,11 @@ class EpochState:
     """How far an epoch is.
 
     Attributes:
-        order_generator: State of the generator before the order of the images was drawn: it can be drawn again.
+        order_generator: State of the generator before the order of the images was drawn, to draw it again.
         step: Steps done.
-        learning_rate: Of the last one.
-        loss_sum: Sum of the losses of all images that were seen.
-        correct: How many of these the model got right.
+        learning_rate: Of the last step.
+        loss_sum: Sum of the losses of all images so far.
+        correct: How many of them were classified correctly.
         seconds: Time spent in this epoch.
     """
 
@@ -51,7 +51,7 @@ class EpochState:
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        # From a checkpoint, anything may come.
+        # A checkpoint may hold anything.
         if any(type(value) is not int or value < 0 for value in (self.step, self.correct)):
             raise ValueError("steps and right answers must be counts")
         for value in (self.learning_rate, self.loss_sum, self.seconds):
@@ -59,7 +59,7 @@ class EpochState:
                 raise ValueError("learning rate, loss and seconds must be numbers")
 
     def draw_order(self, count: int) -> Tensor:
-        """The order in which this epoch takes so many images."""
+        """The order of this epoch's images, a permutation of `count` indices."""
         generator = torch.Generator()
         generator.set_state(self.order_generator)
         return torch.randperm(count, generator=generator)
@@ -67,17 +67,17 @@ class EpochState:
 
 @dataclass(slots=True)
 class TrainingState:
-    """A run: its data and settings, which stay, and model, optimizer, schedule and position, which change.
+    """A run: its data and settings, which are fixed, and its model, optimizer, schedule and position, which change.
 
     Attributes:
-        steps_per_epoch: Optimizer steps in an epoch.
+        steps_per_epoch: Optimizer steps per epoch.
         data_sha256: Of the training images and labels, and of those in a folder of validation images.
-        epoch: Epochs that are done.
-        under_way: The epoch that is begun and not done, if any.
-        last_loss: Of the last step that this process did.
-        history: A row of metrics for each epoch that is done.
-        best_accuracy: On the validation images, so far; below 0 before the first epoch.
-        best_weights: Those that reached it.
+        epoch: Number of finished epochs.
+        under_way: The unfinished epoch, if any.
+        last_loss: Loss of this process's last step.
+        history: One row of metrics per finished epoch.
+        best_accuracy: Highest validation accuracy so far; below 0 before the first epoch.
+        best_weights: The weights that reached it.
     """
 
     data: Data
@@ -99,12 +99,12 @@ class TrainingState:
 
     @classmethod
     def new(cls, source: DataSource, settings: TrainSettings, device: Device) -> "TrainingState":
-        """Load the data, and draw the initial weights.
+        """Load the data and draw the initial weights.
 
         Raises:
-            DataError: the data can't be had.
+            DataError: the data is missing, damaged or not as expected.
             SettingsError: the settings don't fit the data.
-            ProviderError: CUDA was asked for and isn't there.
+            ProviderError: there is no CUDA device, and `device` is `cuda`.
         """
         target = _find_device(device)
         data = load_data(source)
@@ -131,7 +131,7 @@ class TrainingState:
 
     @property
     def steps_done(self) -> int:
-        """Of the whole run."""
+        """Steps done in the whole run."""
         return self.epoch * self.steps_per_epoch + (self.under_way.step if self.under_way else 0)
 
     @property
@@ -151,12 +151,12 @@ class TrainingState:
 
     @property
     def is_done(self) -> bool:
-        """Whether all epochs are done, or the last `patience` ones were no better than one before."""
+        """Whether all epochs are done, or the last `patience` epochs brought no higher validation accuracy."""
         return self.epoch >= self.settings.epochs or self.stopped_early
 
     @property
     def stopped_early(self) -> bool:
-        """Whether training ends here for lack of progress, though not all epochs are done."""
+        """Whether training ends here because of `patience`, before all epochs are done."""
         patience = self.settings.patience
         return 0 < patience <= self.epoch - self.kept_epoch and self.epoch < self.settings.epochs
 
@@ -172,7 +172,7 @@ class TrainingState:
         return torch.from_numpy(weights).to(self.device)
 
     def describe_position(self) -> str:
-        """For people: `1 of 2 epochs`, or `step 37 of 600 in epoch 2 of 2`."""
+        """Progress for messages: `1 of 2 epochs`, or `step 37 of 600 in epoch 2 of 2`."""
         if self.under_way is None:
             return f"{self.epoch} of {self.settings.epochs} epochs"
         return (
@@ -180,19 +180,19 @@ class TrainingState:
         )
 
     def has_diverged(self) -> bool:
-        """Whether the last loss, a weight, or a logit of the samples is beyond `LARGEST_VALUE`, or not a number."""
+        """Whether the last loss, a weight or a logit of the samples is beyond `LARGEST_VALUE` or not a number."""
         row = self.history[-1] if self.history else {}
         losses = [self.last_loss, row.get("validation_loss", 0.0)]
-        # the last loss is that of the weights before the last step, so these are looked at as well
+        # The last loss belongs to the weights before the last step, so the weights after it are checked as well.
         weights = [weight.detach().abs().max().item() for weight in self.model.parameters()]
         logits = np.abs(predict_logits(self.model, self._samples(), self.device)).max()
         return not all(value <= LARGEST_VALUE for value in (*losses, *weights, logits))  # nothing compares with NaN
 
     def checkpoint(self, metrics: Mapping[str, Any] | None = None) -> Checkpoint:
-        """All of it that a later process needs; its weights are the best epoch's by validation, else the last.
+        """The checkpoint of this moment. Its weights are those of `kept_epoch`.
 
         Args:
-            metrics: What is known beside the epochs' rows.
+            metrics: Metrics beside the epochs' rows.
         """
         return Checkpoint(
             spec=self.spec,
@@ -221,10 +221,10 @@ class TrainingState:
         return samples
 
     def restore(self, saved: Checkpoint, path: str | Path) -> None:
-        """Take up what `checkpoint` stored, and look at each value before it is used.
+        """Continue from what `checkpoint` stored; each value is checked before it is used.
 
         Raises:
-            CheckpointError: something is missing or doesn't fit; the text names `path`.
+            CheckpointError: a value is missing or wrong; the text names `path`.
         """
         state = saved.resume_state
         try:
@@ -253,24 +253,24 @@ class TrainingState:
         begun = state["under_way"]
         if begun is not None:
             self.under_way = EpochState(**begun)
-            self.under_way.draw_order(1)  # raises if there is something wrong with the generator
+            self.under_way.draw_order(1)  # raises if the generator's state is damaged
             if self.under_way.step > self.steps_per_epoch:
                 raise ValueError("more steps than an epoch has")
 
     def _restore_optimizer(self, moments: Mapping[int, Mapping[str, Any]]) -> None:
-        """Load Adam's moments; all else about optimizer and schedule follows from the settings and the steps done."""
+        """Load Adam's moments. The rest of optimizer and schedule follows from the settings and the steps done."""
         parameters = list(self.model.parameters())
         if set(moments) != set(range(len(parameters))):
             raise ValueError("optimizer state of other weights")
         for i, parameter in enumerate(parameters):
-            # torch doesn't look, and its fused kernel would write past a state of another shape
+            # torch doesn't check this, and its fused kernel would write beyond a state of another shape.
             if not all(is_like(moments[i][name], parameter) for name in ("exp_avg", "exp_avg_sq")):
                 raise ValueError("optimizer state of another shape than its weight")
             if moments[i]["step"].shape != () or moments[i]["step"].item() != self.steps_done:
                 raise ValueError("optimizer state of another step")
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": dict(moments)})
         if self.steps_done:
-            # Schedules compute a rate from the number of the step alone.
+            # A schedule computes the learning rate from the step's number alone.
             behind = {"last_epoch": self.steps_done - 1, "_step_count": self.steps_done + 1}
             self.schedule.load_state_dict(self.schedule.state_dict() | behind)
             self.schedule.step()
@@ -315,7 +315,7 @@ def _make_spec(data: Data, settings: TrainSettings) -> ModelSpec:
     if settings.normalize:
         pixels = data.train.images.reshape(-1, channels)
         mean = tuple(float(value) for value in pixels.mean(axis=0, dtype=np.float64) / 255)
-        # a channel that never changes has no scale of its own
+        # A channel of one value has a standard deviation of 0.
         std = tuple(float(value) or 1.0 for value in pixels.std(axis=0, dtype=np.float64) / 255)
     return ModelSpec(
         image_spec=data.image_spec,

@@ -177,7 +177,7 @@ def test_classes_are_named_as_asked_or_after_the_data_set(
 def test_fewer_names_than_classes_are_refused(tmp_path: Path) -> None:
     write_idx_folder(tmp_path)
 
-    with pytest.raises(DataError, match=r"labels go up to 3, but there are names for 3 classes"):
+    with pytest.raises(DataError, match=r"labels go up to 3, but only 3 classes have names"):
         load_data(DataSource(data=str(tmp_path), class_names=("a", "b", "c")))
 
 
@@ -212,7 +212,7 @@ def test_files_that_do_not_fit_one_another_are_refused(tmp_path: Path, name: str
 def test_an_empty_part_is_refused(tmp_path: Path) -> None:
     write_idx_folder(tmp_path, test=0)
 
-    with pytest.raises(DataError, match="t10k split holds no images"):
+    with pytest.raises(DataError, match="t10k split has no images"):
         load_data(DataSource(data=str(tmp_path)))
 
 

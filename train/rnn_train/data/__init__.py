@@ -1,7 +1,7 @@
 """Data sets: what to train on, and loading it into memory as arrays of labeled images.
 
-`DataSource` says which data set, `load_data` loads it, `write_image_folder` writes one as image files. Training and
-export's parity check use them. What is imported here is public; the modules are not.
+`DataSource` names a data set, `load_data` loads it, and `write_image_folder` writes it as image files. Training and the
+parity check of the export use them. The names imported here are public; the modules are not.
 """
 
 from rnn_train.data.idx import read_idx

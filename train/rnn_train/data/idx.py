@@ -1,4 +1,4 @@
-"""The IDX files of the MNIST family: arrays of bytes behind a short header, plain or gzipped, four to a data set."""
+"""IDX files, the format of MNIST: an array of bytes after a short header, plain or gzipped; four make a data set."""
 
 import gzip
 import math
@@ -18,20 +18,20 @@ _MAX_DIMENSIONS = 4
 
 
 def find_idx(folder: Path, name: str) -> Path | None:
-    """The IDX file of this name in a folder, plain or gzipped."""
+    """Find the IDX file of this name in a folder, plain or gzipped."""
     # some mirrors write train-images.idx3-ubyte
     candidates = [folder / f"{form}{ending}" for form in (name, name.replace("-idx", ".idx")) for ending in ("", ".gz")]
     return next(filter(Path.is_file, candidates), None)
 
 
 def load_idx_folder(folder: Path, source: DataSource) -> Data:
-    """Load `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, and the two of `t10k`, which is the test split.
+    """Load `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, and the two `t10k` files, the test split.
 
     Raises:
-        DataError: a file is missing or damaged, or files don't fit each other or the classes' names.
+        DataError: a file is missing or damaged, or doesn't match the other files or the class names.
     """
     if source.channels is not None:
-        raise DataError(f"{folder}: IDX files have their own number of channels. Leave out `channels`")
+        raise DataError(f"{folder}: the number of channels of IDX files can't be chosen. Leave out `channels`")
     train, test = (_load_split(folder, prefix) for prefix in ("train", "t10k"))
     count = int(max(train.labels.max(), test.labels.max())) + 1
     if source.class_names is not None:
@@ -39,26 +39,26 @@ def load_idx_folder(folder: Path, source: DataSource) -> Data:
     else:
         names = dataset_classes(source.dataset) if source.dataset else tuple(map(str, range(count)))
     if count > len(names):
-        raise DataError(f"{folder}: labels go up to {count - 1}, but there are names for {len(names)} classes")
+        raise DataError(f"{folder}: labels go up to {count - 1}, but only {len(names)} classes have names")
     if train.images.shape[1:] != test.images.shape[1:] and not source.image_size:
-        raise DataError(f"{folder}: the training and the test images differ in size. Choose one size with `image_size`")
+        raise DataError(f"{folder}: training and test images differ in size. Resize them with `image_size`")
     return Data(train, None, test, names)
 
 
 def read_idx(path: str | Path) -> NDArray[np.uint8]:
-    """Read an IDX file of unsigned bytes; the format is told by the content, not by the name.
+    """Read an IDX file of unsigned bytes; gzip is recognized by the content, not by the name.
 
     The format is described on MNIST's page (yann.lecun.com/exdb/mnist): two zero bytes, a type, the number
-    of dimensions, each dimension as a big-endian 32-bit number, then the values, last dimension fastest.
+    of dimensions, each dimension as a big-endian 32-bit number, then the values, the last dimension varying fastest.
 
     Args:
         path: A file such as `train-images-idx3-ubyte.gz`.
 
     Returns:
-        uint8, of the shape that the header gives.
+        uint8, in the shape that the header gives.
 
     Raises:
-        DataError: the file can't be read, or is no whole IDX file of unsigned bytes.
+        DataError: the file can't be read, or isn't a complete IDX file of unsigned bytes.
     """
     try:
         data = Path(path).read_bytes()
@@ -75,9 +75,9 @@ def read_idx(path: str | Path) -> NDArray[np.uint8]:
 
 
 def parse_idx(data: bytes) -> NDArray[np.uint8]:
-    """Parse the content of an uncompressed IDX file; returns and raises as `read_idx`."""
+    """Parse the content of an uncompressed IDX file. Returns and raises the same as `read_idx`."""
     if len(data) < 4 or data[:2] != b"\0\0":
-        raise DataError("not an IDX file: it doesn't begin with two zero bytes, a type and a count")
+        raise DataError("not an IDX file: it doesn't start with two zero bytes, a type and a count")
     kind, dimensions = data[2], data[3]
     if kind != _UNSIGNED_BYTE:
         raise DataError(f"an IDX file of type 0x{kind:02x}; only unsigned bytes (0x08) are images or labels")
@@ -95,7 +95,7 @@ def parse_idx(data: bytes) -> NDArray[np.uint8]:
         return np.frombuffer(data, np.uint8, offset=start).reshape(shape).copy()  # writable, as torch wants it
     except ValueError:  # no values at all, in a shape that no array can have
         raise DataError(
-            f"an IDX file of {' x '.join(map(str, shape))}, which is no shape of images or labels"
+            f"an IDX file of {' x '.join(map(str, shape))}, which isn't the shape of images or labels"
         ) from None
 
 
@@ -116,9 +116,9 @@ def _load_split(folder: Path, prefix: str) -> LabeledImages:
         or len(images) != len(labels)
     ):
         raise DataError(
-            f"{folder}: {prefix} images of shape {images.shape} and labels of shape {labels.shape} don't fit; "
+            f"{folder}: {prefix} images of shape {images.shape} and labels of shape {labels.shape} don't match; "
             "expected (images, height, width) and (images,)"
         )
     if not len(images):
-        raise DataError(f"{folder}: the {prefix} split holds no images")
+        raise DataError(f"{folder}: the {prefix} split has no images")
     return LabeledImages(images, labels.astype(np.int64))

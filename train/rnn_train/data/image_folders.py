@@ -15,19 +15,20 @@ from rnn_train.data.labeled_images import Data, LabeledImages
 from rnn_train.data.source import DataSource
 from rnn_train.data.split_folders import find_splits
 
-_FILES_PER_BATCH = 32  # decoded at their own size and not yet in the array: a few batches of them at a time
+_FILES_PER_BATCH = 32  # a few batches at a time are decoded at their own size and not yet in the array
 
 
 def load_class_folders(folder: Path, source: DataSource) -> Data:
     """Load `train/<class>/*`, and where there are any `val/<class>/*` and `test/<class>/*`; or `<class>/*` to train on.
 
     Raises:
-        DataError: there are fewer than two classes, one without images, one in val or test alone; images that can't be
-            decoded, or that differ in size without `image_size`; or validation images for both val/ and `val_split`.
+        DataError: there are fewer than two classes, a class has no images or no training images, images can't be
+            decoded, or differ in size without `image_size`, or there are both val/ and `val_split`.
     """
     if source.class_names is not None or source.dataset is not None:
         raise DataError(
-            f"{folder}: no IDX files here, and class folders name their classes. Leave out `dataset` and `class_names`"
+            f"{folder}: no IDX files here, and folders of images name their own classes. "
+            "Leave out `dataset` and `class_names`"
         )
     splits, notes = find_splits(folder)
     if source.val_split and "validation" in splits:
@@ -65,20 +66,20 @@ def load_images(
     *,
     skip_unreadable: bool = False,
 ) -> tuple[NDArray[np.uint8], dict[int, str]]:
-    """Decode images just as the runtime does, by several threads. Each file is read once.
+    """Decode images in several threads, exactly as the runtime does. Each file is read once.
 
     Args:
         paths: The files.
-        image_size: `(height, width)` to bring them to; None for the size that they all have.
+        image_size: `(height, width)` to resize them to; None if they all have the same size.
         channels: 1 or 3; None for 3 if any image is in colour, else 1.
         skip_unreadable: Leave out files that can't be decoded, instead of raising.
 
     Returns:
-        The images that could be read, uint8 `(images, height, width, channels)`, and what is wrong with
-        the other files, by their place in `paths`.
+        The images that could be read, uint8 `(images, height, width, channels)`, and the errors of the other files,
+        by index in `paths`.
 
     Raises:
-        DataError: a file can't be decoded, or without `image_size` the images differ in size.
+        DataError: a file can't be decoded, or the images differ in size and there is no `image_size`.
     """
     images = _Images(len(paths), image_size, channels)
     for batch in map_files(images.read, paths, batch_size=_FILES_PER_BATCH, threads=usable_cores()):
@@ -96,14 +97,14 @@ def load_images(
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A file whose header could be read: the shape that it says, and the pixels, or why there are none."""
+    """A file whose header could be read: its shape, and its pixels or why there are none."""
 
     shape: tuple[int, int, int]
     pixels: NDArray[np.uint8] | ImageError | None  # None if their size is out of range
 
 
 class _Images:
-    """Images on their way into one array, whose size and channels may follow from the images themselves."""
+    """Collects images in one array, whose size and channels may follow from the images themselves."""
 
     def __init__(self, count: int, size: tuple[int, int] | None, channels: int | None) -> None:
         self.errors: dict[int, str] = {}
@@ -114,17 +115,17 @@ class _Images:
         self._array: NDArray[np.uint8] | None = None
 
     def read(self, path: str) -> _Found:
-        """Read and decode a file; runs in several threads.
+        """Read and decode a file. Called from several threads.
 
         Raises:
-            ImageError: it can't be read, or has no header.
+            ImageError: it can't be read, or has no valid header.
         """
         data = read_bytes(path)
         if self._size and self._channels:
             shape = (*self._size, self._channels)
         else:
             found = image_shape(data)
-            # Of a gray image, RGB would be the same values three times, which `add` makes of it where needed.
+            # A gray image stays gray here; `add` repeats its values for RGB where needed.
             shape = (*(self._size or found[:2]), self._channels or found[2])
         try:
             return _Found(shape, decode_image(data, ImageSpec(*shape)))
@@ -134,7 +135,7 @@ class _Images:
             return _Found(shape, None)
 
     def add(self, path: str, found: _Found | ImageError) -> None:
-        """Take a file's result; they come in the order of the files."""
+        """Add a file's result, in the order of the files."""
         row, self._added = self._added, self._added + 1
         if isinstance(found, ImageError):
             self.errors[row] = str(found)
@@ -145,7 +146,7 @@ class _Images:
         if other != (height, width):
             raise DataError(
                 f"images differ in size, {height}x{width} in {self._first[0]} and {other[0]}x{other[1]} in {path}. "
-                "Choose the height and width to resize them to with `image_size`"
+                "Resize them with `image_size`"
             )
         self._in_colour |= found.shape[2] == 3
         if isinstance(found.pixels, ImageError):
@@ -171,11 +172,11 @@ class _Images:
         """The images that could be read.
 
         Raises:
-            DataError: size and channels don't follow from any image, or the size is out of range.
+            DataError: no image tells size and channels, or the size is out of range.
         """
         if self._first is None:
             if not self._size or not self._channels:
-                raise DataError(f"{paths[0]} and {len(paths) - 1} more: none is an image that can be decoded")
+                raise DataError(f"{paths[0]} and {len(paths) - 1} more: none of these images can be decoded")
             shape = (*self._size, self._channels)
         else:
             first, (height, width, _) = self._first
@@ -186,6 +187,6 @@ class _Images:
                 raise DataError(f"{first}: {error}. Resize all images with `image_size`") from None
         if self._array is None:
             return np.empty((0, *shape), np.uint8)
-        if self._array.shape[3] != shape[2]:  # the one in colour couldn't be decoded
+        if self._array.shape[3] != shape[2]:  # only images that can't be decoded are in colour
             self._array = self._widen(self._array)
         return self._array[: self._kept]

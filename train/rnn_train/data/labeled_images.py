@@ -12,7 +12,7 @@ _CLASSES_SHOWN = 10  # in a line that describes a data set
 
 @dataclass(frozen=True, slots=True)
 class LabeledImages:
-    """`images` uint8 `(images, height, width, channels)`, and `labels` int64 `(images,)`."""
+    """Images and their classes: `images` uint8 `(images, height, width, channels)`, `labels` int64 `(images,)`."""
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
@@ -23,9 +23,9 @@ class LabeledImages:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """A data set in memory. `validation` and `test` are None where there are none.
+    """A data set in memory. `validation` and `test` are None if it has none.
 
-    `notes` are sentences about what was left out or looks odd.
+    `notes` are sentences about what was left out or is missing.
     """
 
     train: LabeledImages
@@ -40,7 +40,7 @@ class Data:
         return ImageSpec(*self.train.images.shape[1:])
 
     def describe(self) -> str:
-        """How many images of what, in a line."""
+        """Counts, size and classes, in one line."""
         splits = {"training": self.train, "validation": self.validation, "test": self.test}
         counts = ", ".join(f"{len(split):,} {name}" for name, split in splits.items() if split is not None)
         names = ", ".join(self.class_names[:_CLASSES_SHOWN]) + (

@@ -21,10 +21,10 @@ def load_data(source: DataSource, *, download: bool = True) -> Data:
 
     Args:
         source: What to load.
-        download: Whether torchvision may fetch what isn't there yet.
+        download: Whether torchvision may download what is missing.
 
     Raises:
-        DataError: it is missing, damaged, can't be downloaded, or can't be split as asked.
+        DataError: it is missing or damaged, or can't be downloaded or split.
     """
     if source.data is not None:
         folder = Path(source.data)

@@ -1,4 +1,4 @@
-"""What to train on: which data set, and how it is split."""
+"""Which data set to train on, and how it is split."""
 
 from dataclasses import dataclass
 
@@ -10,22 +10,23 @@ from rnn_train.settings import Dataset
 
 @dataclass(frozen=True, slots=True)
 class DataSource(PlainFields):
-    """Where images come from and how they are split. A checkpoint remembers it.
+    """Where images come from and how they are split. It is part of a checkpoint.
 
     Attributes:
-        dataset: A data set's name. With `data`, the name of the data set whose IDX files `data` holds,
-            which gives the classes their names. Default: `mnist`, if `data` isn't given either.
-        data: A folder of IDX files, or with a folder a class.
-        data_root: Where torchvision keeps what it downloads.
-        class_names: Names for the classes of IDX files; default: their numbers.
-        image_size: `(height, width)` to resize to; default: the images' own.
-        channels: 1 or 3, for a folder a class; default: 3 if any image is in colour.
-        val_split: Share of the training images that is held out for validation, stratified by class.
-        split_seed: Fixes which ones.
+        dataset: A data set's name; `mnist` if neither this nor `data` is given. With `data`, the data set whose IDX
+            files are in `data`, for the names of the classes.
+        data: A folder of IDX files, or with one folder of images per class, or with `train/` and, if you like, `val/`
+            and `test/`, which hold these.
+        data_root: Where torchvision keeps its downloads.
+        class_names: Names for the classes of IDX files; by default their numbers.
+        image_size: `(height, width)` to resize to; by default the images' own.
+        channels: 1 or 3, for folders of images; by default 3 if any image is in colour.
+        val_split: Share of the training images to hold out for validation, stratified by class.
+        split_seed: Seed of that choice.
         skip_unreadable: Leave out image files that can't be decoded, instead of stopping.
 
     Raises:
-        SettingsError: values out of range or that contradict each other.
+        SettingsError: a value is out of range, or two contradict each other.
     """
 
     dataset: Dataset | None = None
@@ -41,15 +42,15 @@ class DataSource(PlainFields):
     def __post_init__(self) -> None:
         check_fields(self)
         if self.data is not None and self.dataset == "digits":
-            raise SettingsError("the digits data set comes with scikit-learn. Leave out `data`")
+            raise SettingsError("digits comes with scikit-learn, not from a folder. Leave out `data`")
         if self.class_names is not None and self.data is None:
             raise SettingsError(
-                "class names are for IDX files in a folder: a named data set has its own. "
-                "Leave out `class_names`, or give `data`"
+                "class names are for IDX files in a folder; other data sets have their own. "
+                "Leave out `class_names`, or add `data`"
             )
         if self.channels is not None and self.data is None:
             raise SettingsError(
-                "channels can be chosen for a folder of images only. Leave out `channels`, or give `data`"
+                "channels can only be chosen for folders of images. Leave out `channels`, or add `data`"
             )
         # scikit-learn's range
         if self.val_split and not 0 <= self.split_seed < 2**32:
@@ -60,5 +61,5 @@ class DataSource(PlainFields):
 
     @property
     def name(self) -> str:
-        """For people: the folder or the data set's name."""
+        """The folder or the data set's name, for messages."""
         return self.data or self.dataset or "mnist"

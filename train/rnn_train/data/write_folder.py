@@ -1,4 +1,4 @@
-"""A data set's images as PNG files, in a folder for each class."""
+"""Writing the images of a data set as PNG files, in one folder per class."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,13 +14,13 @@ from rnn_runtime.images.decode import to_image
 def write_image_folder(
     folder: str | Path, images: NDArray[np.uint8], labels: NDArray[np.int64], class_names: Sequence[str]
 ) -> None:
-    """Write images as PNG files, `folder/<class>/00042.png`, numbered by their place in `images`.
+    """Write images as PNG files, `folder/<class>/00042.png`, numbered by index in `images`.
 
     Args:
-        folder: Made if it isn't there; in it, a folder a class, as `class_folders` names them.
+        folder: Created if it doesn't exist. Its folders are named by `class_folders`.
         images: uint8, shape `(images, height, width, channels)`.
         labels: The class of each, an index into `class_names`.
-        class_names: One name a class.
+        class_names: One name per class.
 
     Raises:
         InputError: two classes would share a folder.
