@@ -123,6 +123,7 @@ def print_report(report: "ExportReport") -> None:
         ("image", str(spec.image_spec)),
         ("classes", str(len(spec.class_names))),
         ("training", report.training),
+        ("temperature", "none" if report.temperature is None else f"{report.temperature:.3f}"),
         ("graph", f"{report.graph}, {report.nodes} nodes"),
         ("precision", report.precision),
         ("opset", str(report.opset)),
@@ -148,6 +149,7 @@ def print_report(report: "ExportReport") -> None:
     for row in parity.rows:
         for line in _label_differences(row, spec.class_names):
             click.echo(line)
+    click.echo(f"Probabilities from PyTorch's softmax: the largest difference is {parity.max_probabilities:.1e}")
     click.echo(f"Within tolerance (atol {parity.atol:g}, rtol {parity.rtol:g})")
 
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from rnn_export.graph.onnx_model import OPSET, Graph, Precision, build_onnx_model, choose_graph, describe_graph
-from rnn_export.parity import ParityReport, measure_parity
+from rnn_export.parity import PROBABILITY_ATOL, ParityReport, measure_parity
 from rnn_runtime.classifier import Classifier
 from rnn_runtime.errors import CheckpointError, DataError, OutputError, ParityError
 from rnn_runtime.files.atomic import atomic_write, check_output
@@ -49,11 +49,15 @@ GOLDEN_REAL = 8  # of the checkpoint's sample images; one random, one all-0 and 
 
 @dataclass(frozen=True, slots=True)
 class ExportReport:
-    """What was exported; `training` tells how far it was trained, `file_size` is in bytes."""
+    """What was exported; `training` tells how far it was trained, `file_size` is in bytes.
+
+    `temperature` is what divides the logits before softmax, None if nothing does.
+    """
 
     output: Path
     spec: ModelSpec
     training: str
+    temperature: float | None
     graph: str
     precision: Precision
     opset: int
@@ -99,7 +103,7 @@ def export_onnx(
         if not np.isfinite(values).all():
             raise CheckpointError(f"{checkpoint}: the weight {name} has values that are not finite; train again")
     graph = graph or choose_graph(saved.spec)
-    proto = build_onnx_model(saved.spec, weights, graph, precision)
+    proto = build_onnx_model(saved.spec, weights, graph, precision, saved.temperature)
     onnx.checker.check_model(proto, full_check=True)
     described = describe_graph(saved.spec, graph)
     metadata = _make_metadata(saved, model, file_sha256(checkpoint), described, precision)
@@ -111,7 +115,7 @@ def export_onnx(
     with TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
         temporary = Path(folder) / output.name
         _write(temporary, proto, metadata, output)
-        report = _verify(temporary, model, _real_images(saved), output, tolerance)
+        report = _verify(temporary, model, _real_images(saved), output, tolerance, saved.temperature)
         _write(temporary, proto, replace(metadata, parity=report.to_dict()), output)
         file_size = temporary.stat().st_size
         os.replace(temporary, output)
@@ -119,6 +123,7 @@ def export_onnx(
         output=output,
         spec=saved.spec,
         training=_describe_training(saved),
+        temperature=saved.temperature,
         graph=described,
         precision=precision,
         opset=OPSET,
@@ -151,7 +156,14 @@ def _make_metadata(saved: Checkpoint, model: ImageRNN, sha256: str, graph: str, 
         "versions": {"torch": torch.__version__, "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__},
     }
     metrics = {name: value for name, value in saved.metrics.items() if name != "epochs"} | {"epochs": len(epochs)}
-    return ModelMetadata(saved.spec, GoldenSamples(golden, predict_logits(model, golden)), sha256, metrics, export)
+    return ModelMetadata(
+        saved.spec,
+        GoldenSamples(golden, predict_logits(model, golden)),
+        sha256,
+        metrics,
+        export,
+        temperature=saved.temperature,
+    )
 
 
 def _real_images(saved: Checkpoint) -> dict[str, NDArray[np.uint8]]:
@@ -177,20 +189,31 @@ def _write(path: Path, proto: onnx.ModelProto, metadata: ModelMetadata, output: 
 
 
 def _verify(
-    path: Path, model: ImageRNN, real_images: dict[str, NDArray[np.uint8]], output: Path, tolerance: Tolerance
+    path: Path,
+    model: ImageRNN,
+    real_images: dict[str, NDArray[np.uint8]],
+    output: Path,
+    tolerance: Tolerance,
+    temperature: float | None,
 ) -> ParityReport:
-    report = measure_parity(Classifier(path, provider="cpu"), model, real_images, **asdict(tolerance))
+    classifier = Classifier(path, provider="cpu")
+    report = measure_parity(classifier, model, real_images, temperature=temperature, **asdict(tolerance))
     if report.equal_labels < tolerance.least_equal_labels:
         raise ParityError(
             f"{output}: not written, since only {100 * report.equal_labels:.2f} % of its labels are PyTorch's, less "
             f'than {100 * tolerance.least_equal_labels:g} %. Choose `precision="fp32"`'
         )
-    if not report.passed:
+    if not report.logits_within_tolerance:
         atol, rtol = report.atol, report.rtol
         worst = max(report.rows, key=lambda row: row.pytorch.max_absolute)
         raise ParityError(
             f"{output}: not written, since on {worst.images} images onnxruntime differs from PyTorch by up to "
             f"{worst.pytorch.max_absolute:.2e} (from a float64 run: {worst.float64.max_absolute:.2e}, PyTorch itself "
             f"{worst.pytorch_float64.max_absolute:.2e}), more than `atol={atol:g}` and `rtol={rtol:g}` allow"
+        )
+    if not report.passed:
+        raise ParityError(
+            f"{output}: not written, since its probabilities differ by up to {report.max_probabilities:.2e} from "
+            f"PyTorch's softmax of its logits, more than {PROBABILITY_ATOL:g}. Please report this as a bug"
         )
     return report

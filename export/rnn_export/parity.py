@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from rnn_runtime.classifier import Classifier
@@ -15,6 +16,8 @@ from rnn_train.model import ImageRNN, predict_logits
 
 BATCH_SIZES = (1, 2, 3, 7, 64, 257)
 _MADE_UP = RANDOM, ALL_0, ALL_255 = "random", "all 0", "all 255"
+# Of probabilities from equal logits: both sides divide and exponentiate in float32.
+PROBABILITY_ATOL = 1e-5
 MOST_REAL_IMAGES = 10_000  # all of MNIST's test images
 
 
@@ -49,6 +52,8 @@ class ParityRow:
         float64: onnxruntime against PyTorch in float64.
         pytorch_float64: PyTorch in float32 against PyTorch in float64. Where the exported model is about as
             far from float64 as this, the difference is rounding; where it is much farther, a bug.
+        probabilities: The largest absolute difference of the exported model's probabilities from PyTorch's
+            `softmax(logits / temperature)` of the logits that the exported model gave.
         label_differences: For real images, each one to which onnxruntime gives another label than PyTorch.
     """
 
@@ -57,6 +62,7 @@ class ParityRow:
     pytorch: Difference
     float64: Difference
     pytorch_float64: Difference
+    probabilities: float
     label_differences: tuple[LabelDifference, ...] = ()
 
 
@@ -72,8 +78,17 @@ class ParityReport:
 
     @property
     def passed(self) -> bool:
-        """Whether onnxruntime is within tolerance of PyTorch in float32 everywhere, and its labels on real images."""
-        return all(row.pytorch.within_tolerance for row in self.rows) and self.equal_labels >= self.least_equal_labels
+        """Whether logits and probabilities are within tolerance everywhere, and labels are on real images."""
+        return (
+            self.logits_within_tolerance
+            and self.max_probabilities <= PROBABILITY_ATOL
+            and self.equal_labels >= self.least_equal_labels
+        )
+
+    @property
+    def logits_within_tolerance(self) -> bool:
+        """Whether the logits of onnxruntime are within tolerance of PyTorch's in float32 everywhere."""
+        return all(row.pytorch.within_tolerance for row in self.rows)
 
     @property
     def equal_labels(self) -> float:
@@ -84,6 +99,11 @@ class ParityReport:
     def max_absolute(self) -> float:
         """The largest difference of logits between onnxruntime and PyTorch in float32."""
         return max(row.pytorch.max_absolute for row in self.rows)
+
+    @property
+    def max_probabilities(self) -> float:
+        """The largest difference of probabilities from PyTorch's softmax, not a number if one isn't."""
+        return float(np.max([row.probabilities for row in self.rows]))
 
     def to_dict(self) -> dict[str, object]:
         """Plain values for the model's metadata."""
@@ -99,6 +119,7 @@ def measure_parity(
     atol: float = ATOL,
     rtol: float = RTOL,
     least_equal_labels: float = 0.0,
+    temperature: float | None = None,
 ) -> ParityReport:
     """Compare an exported model with the network it came from, at several batch sizes.
 
@@ -116,6 +137,7 @@ def measure_parity(
         atol: Absolute tolerance of a logit.
         rtol: Tolerance relative to PyTorch's logit.
         least_equal_labels: Share of real images, 0 to 1, that must get the label that PyTorch gives.
+        temperature: What the exported model divides logits by before softmax; None for nothing.
     """
     total = sum(batch_sizes)
     shape = (total, *model.spec.image_spec.shape)
@@ -125,7 +147,7 @@ def measure_parity(
         ALL_0: np.zeros(shape, np.uint8),
         ALL_255: np.full(shape, 255, np.uint8),
     }
-    networks = _Networks(classifier, model, batch_sizes)
+    networks = _Networks(classifier, model, batch_sizes, temperature)
     rows = []
     for name, kind in images.items():
         real = real_images.get(name)
@@ -136,18 +158,25 @@ def measure_parity(
 
 @dataclass(frozen=True, slots=True)
 class _Logits:
-    """Of the same images, in one order: each twice, since the exported model runs them in two ways."""
+    """Of the same images, in one order: each twice, since the exported model runs them in two ways.
+
+    `probabilities` is the largest difference of probabilities, as in `ParityRow`.
+    """
 
     onnxruntime: NDArray[np.floating]
     pytorch: NDArray[np.floating]
     float64: NDArray[np.floating]
+    probabilities: float
 
 
 class _Networks:
     """The exported model, and the network it came from in float32 and float64."""
 
-    def __init__(self, classifier: Classifier, model: ImageRNN, batch_sizes: Sequence[int]) -> None:
+    def __init__(
+        self, classifier: Classifier, model: ImageRNN, batch_sizes: Sequence[int], temperature: float | None
+    ) -> None:
         self._classifier, self._model, self._batch_sizes = classifier, model, batch_sizes
+        self._temperature = 1.0 if temperature is None else temperature
         self._session = open_session(Path(classifier.path).read_bytes(), "cpu").session
         self._exact = copy.deepcopy(model).double()
 
@@ -156,13 +185,19 @@ class _Networks:
         ends = [*np.cumsum(self._batch_sizes), *range(sum(self._batch_sizes) + largest, len(images), largest)]
         batches = [batch for batch in np.split(images, ends) if len(batch)]
         # The classifier divides batches among threads; the graph itself is to take every size as it is, too.
-        whole = np.concatenate([self._session.run(["logits"], {"images": batch})[0] for batch in batches])
+        outputs = [self._session.run(["logits", "probabilities"], {"images": batch}) for batch in batches]
+        whole, probabilities = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
         pytorch = np.concatenate([predict_logits(self._model, batch) for batch in batches])
         return _Logits(
             np.concatenate([whole, self._classifier.predict_logits(images)]),
             np.tile(pytorch, (2, 1)),
             np.tile(predict_logits(self._exact, images), (2, 1)),
+            self._compare_probabilities(probabilities, whole),
         )
+
+    def _compare_probabilities(self, probabilities: NDArray[np.floating], logits: NDArray[np.floating]) -> float:
+        expected = torch.softmax(torch.from_numpy(logits) / self._temperature, dim=1).numpy()
+        return float(np.abs(probabilities - expected).max())
 
 
 def _compare(name: str, count: int, logits: _Logits, real: bool, atol: float, rtol: float) -> ParityRow:
@@ -176,6 +211,7 @@ def _compare(name: str, count: int, logits: _Logits, real: bool, atol: float, rt
         between(logits.onnxruntime, logits.pytorch),
         between(logits.onnxruntime, logits.float64),
         rounding,
+        logits.probabilities,
         _find_label_differences(logits, count, rounding.max_absolute) if real else (),
     )
 

@@ -26,7 +26,9 @@ def test_export_prints_what_it_wrote_and_how_well_it_agrees(run: Run, tmp_path: 
     assert result.returncode == 0, result.stderr
     for text in ("RNN (tanh), 2 layers of 128", "8x8, gray", "unrolled Gemm", "opset", "file size", "360 test"):
         assert text in result.stdout
+    assert re.search(r"temperature +│ none", result.stdout)
     assert "onnxruntime - PyTorch" in result.stdout
+    assert re.search(r"Probabilities from PyTorch's softmax: the largest difference is \d\.\de-0[6-9]", result.stdout)
     assert "Within tolerance (atol 1e-05, rtol 0.0001)" in result.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 

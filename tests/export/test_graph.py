@@ -8,10 +8,11 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from scipy.special import softmax
 
 from rnn_export import export_onnx
 from rnn_export.export import TOLERANCES
-from rnn_export.graph.onnx_model import GRAPHS, Graph
+from rnn_export.graph.onnx_model import GRAPHS, PRECISIONS, Graph, Precision
 from rnn_runtime import Classifier
 from rnn_runtime.checks.self_check import self_check
 from rnn_runtime.errors import SettingsError
@@ -197,6 +198,37 @@ def test_unnormalized_model_only_divides_its_pixels(tmp_path: Path) -> None:
     types = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]
     assert types.count("Div") == 1
     assert "Sub" not in types
+
+
+EVERY_KIND: list[tuple[Cell, Graph, Precision]] = [
+    *(("rnn", graph, precision) for graph in GRAPHS for precision in ("fp32", "fp16")),
+    *(("gru", "operator", precision) for precision in ("fp32", "fp16")),
+    *(("lstm", "operator", precision) for precision in PRECISIONS),
+]
+
+
+@pytest.mark.parametrize(("cell", "graph", "precision"), EVERY_KIND)
+def test_a_temperature_divides_the_logits_of_the_probabilities_only(
+    tmp_path: Path, cell: Cell, graph: Graph, precision: Precision
+) -> None:
+    spec = ModelSpec(ImageSpec(5, 4, 1), ("dark", "bright"), cell, hidden_size=8)
+    plain = dark_from_bright(spec)
+    plain.save(tmp_path / "plain.pt")
+    replace(plain, temperature=2.5).save(tmp_path / "model.pt")
+    for name in ("plain", "model"):
+        export_onnx(tmp_path / f"{name}.pt", tmp_path / f"{name}.onnx", graph=graph, precision=precision)
+    before, classifier = (Classifier(tmp_path / f"{name}.onnx", provider="cpu") for name in ("plain", "model"))
+    images = plain.samples.numpy()
+
+    logits, probabilities = classifier.predict_logits(images), classifier.predict_proba(images)
+
+    assert np.array_equal(logits, before.predict_logits(images))
+    np.testing.assert_allclose(probabilities, softmax(logits.astype(np.float64) / 2.5, axis=1), atol=1e-6)
+    assert np.abs(probabilities - before.predict_proba(images)).max() > 0.05
+    assert (classifier.metadata.temperature, before.metadata.temperature) == (2.5, None)
+    assert self_check(classifier).within_tolerance
+    names = [[node.name for node in onnx.load(tmp_path / name).graph.node] for name in ("plain.onnx", "model.onnx")]
+    assert names[1] == [*names[0][:-1], "probabilities.scaled_logits", "probabilities"]
 
 
 def test_plain_onnxruntime_runs_the_file_without_this_project(exported: onnx.ModelProto) -> None:

@@ -1,5 +1,6 @@
 """PyTorch and onnxruntime compute the same, through the exported file, for every kind of model."""
 
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from rnn_export import export_onnx
+from rnn_export.parity import measure_parity
 from rnn_runtime import Classifier
 from rnn_runtime.model.difference import Difference
 from rnn_runtime.model.spec import ImageSpec, ModelSpec
@@ -42,7 +44,7 @@ def test_exported_file_agrees_with_pytorch_at_every_batch_size(
         mean=tuple([0.4, 0.3, 0.2][:channels]),
         std=tuple([0.5, 0.25, 0.3][:channels]),
     )
-    random_checkpoint(spec).save(tmp_path / "model.pt")
+    replace(random_checkpoint(spec), temperature=0.37).save(tmp_path / "model.pt")
     model = Checkpoint.load(tmp_path / "model.pt").build_model()
 
     export_onnx(tmp_path / "model.pt", tmp_path / "model.onnx")
@@ -57,7 +59,7 @@ def test_exported_file_agrees_with_pytorch_at_every_batch_size(
             difference = Difference.between(logits, expected)
             assert difference.within_tolerance, f"batch {size}: {difference}"
             assert difference.equal_labels == 1
-        expected_probabilities = torch.softmax(torch.from_numpy(expected), dim=1).numpy()
+        expected_probabilities = torch.softmax(torch.from_numpy(expected) / 0.37, dim=1).numpy()
         np.testing.assert_allclose(classifier.predict_proba(images[:size]), expected_probabilities, atol=1e-6)
 
 
@@ -76,6 +78,23 @@ def test_an_article_sized_model_differs_by_rounding_only(tmp_path: Path, cell: s
         assert row.count == (16 if row.images == "checkpoint samples" else 1 + 2 + 3 + 7 + 64 + 257)
         # a bug would put the exported model far from float64, and not PyTorch
         assert row.float64.max_absolute < 10 * row.pytorch_float64.max_absolute + 1e-7
+
+
+def test_another_temperature_than_the_checkpoints_is_no_parity(tmp_path: Path) -> None:
+    checkpoint = random_checkpoint(ModelSpec(ImageSpec(5, 4, 1), ("cat", "dog"), hidden_size=6))
+    replace(checkpoint, temperature=1.5).save(tmp_path / "model.pt")
+    export_onnx(tmp_path / "model.pt", tmp_path / "model.onnx")
+    classifier = Classifier(tmp_path / "model.onnx", provider="cpu")
+    images = {"samples": checkpoint.samples.numpy()}
+
+    same, other = (
+        measure_parity(classifier, checkpoint.build_model(), images, temperature=temperature)
+        for temperature in (1.5, 1.4)
+    )
+
+    assert same.passed
+    assert not other.passed
+    assert other.logits_within_tolerance
 
 
 def test_results_of_an_image_do_not_depend_on_its_neighbours(digits_model: Path) -> None:

@@ -48,6 +48,7 @@ def whole() -> bytes:
         "metrics": {"epochs": []},
         "samples": checkpoint.samples,
         "progress": {},
+        "temperature": None,
     }
     torch.save(content, file)
     return file.getvalue()
@@ -106,7 +107,7 @@ class Hostile:
         return os.mkdir, (str(self.target),)
 
 
-@pytest.mark.parametrize("place", ["format", "weights", "metrics", "samples", "progress"])
+@pytest.mark.parametrize("place", ["format", "weights", "metrics", "samples", "progress", "temperature"])
 def test_code_in_a_checkpoint_does_not_run(path: Path, tmp_path: Path, place: str) -> None:
     target = tmp_path / "harm"
     edit(path, lambda content: content.update({place: Hostile(target)}))
@@ -240,15 +241,18 @@ def test_another_format_version_is_named(path: Path, version: object, problem: s
 def test_a_checkpoint_of_the_version_before_is_read_with_defaults(path: Path) -> None:
     def as_version_2(content: dict[str, Any]) -> None:
         content["format_version"] = 2
-        for name in ("patience", "class_weights", "augment"):
+        del content["temperature"]
+        for name in ("patience", "class_weights", "augment", "calibrate"):
             del content["settings"][name]
 
     edit(path, as_version_2)
 
-    assert Checkpoint.load(path).settings == TrainSettings()
+    saved = Checkpoint.load(path)
+    assert saved.settings == TrainSettings(calibrate=False)
+    assert saved.temperature is None
 
 
-@pytest.mark.parametrize("name", ["patience", "class_weights", "augment"])
+@pytest.mark.parametrize("name", ["patience", "class_weights", "augment", "calibrate"])
 def test_a_checkpoint_of_this_version_needs_all_settings(path: Path, name: str) -> None:
     edit(path, lambda content: content["settings"].pop(name))
 
@@ -256,7 +260,9 @@ def test_a_checkpoint_of_this_version_needs_all_settings(path: Path, name: str) 
         Checkpoint.load(path)
 
 
-@pytest.mark.parametrize("key", ["model", "weights", "settings", "source", "metrics", "samples", "progress"])
+@pytest.mark.parametrize(
+    "key", ["model", "weights", "settings", "source", "metrics", "samples", "progress", "temperature"]
+)
 def test_what_is_missing_is_named(path: Path, key: str) -> None:
     edit(path, lambda content: content.pop(key))
 
@@ -293,6 +299,10 @@ def test_what_is_missing_is_named(path: Path, key: str) -> None:
         lambda content: content.update(metrics={"epochs": [], 1: 1}),
         lambda content: content["model"].update(hidden_size=10**600),
         lambda content: content.update(progress=None),
+        *(
+            lambda content, value=value: content.update(temperature=value)
+            for value in (0.0, -1.0, 1e-3, 101.0, float("nan"), float("inf"), 1, True, "1", [1.0], torch.ones(()))
+        ),
         lambda content: content.update(model=3),
         lambda content: content["model"].update(cell="transformer"),
         lambda content: content["model"].update(hidden_size=5),

@@ -34,6 +34,7 @@ def test_defaults_are_the_articles() -> None:
         "shift": 0,
         "flip": False,
         "augment": False,
+        "calibrate": True,
         "seed": 0,
     }
     assert DataSource().val_split == 0
@@ -55,7 +56,7 @@ def test_defaults_are_the_articles() -> None:
         ("schedule", "linear"),
         ("schedule", None),
         *(("class_weights", value) for value in ("equal", None, True, 1.0)),
-        *((name, value) for name in ("normalize", "flip", "augment") for value in (1, "yes", None)),
+        *((name, value) for name in ("normalize", "flip", "augment", "calibrate") for value in (1, "yes", None)),
     ],
 )
 def test_values_out_of_range_are_refused_and_named(name: str, value: object) -> None:

@@ -22,6 +22,7 @@ from torch import Tensor
 from rnn_runtime.errors import CheckpointError, SettingsError
 from rnn_runtime.files.atomic import atomic_write
 from rnn_runtime.model.spec import ModelSpec
+from rnn_train.calibration import LARGEST_TEMPERATURE, LEAST_TEMPERATURE
 from rnn_train.data import DataSource
 from rnn_train.model import ImageRNN
 from rnn_train.settings import TrainSettings
@@ -30,7 +31,7 @@ FORMAT = "rnn-onnx checkpoint"
 FORMAT_VERSION = 3
 _OLDEST_VERSION = 2  # 1 held whole epochs only
 # What a checkpoint of the version before lacks: settings that had no other value then.
-_SETTINGS_SINCE_3 = {"patience": 0, "class_weights": "none", "augment": False}
+_SETTINGS_SINCE_3 = {"patience": 0, "class_weights": "none", "augment": False, "calibrate": False}
 _LARGEST_METRIC = 1e300  # far above any loss, count or speed, and below infinity
 
 
@@ -43,11 +44,14 @@ class Checkpoint:
         weights: The weights to use: those of the epoch with the highest validation accuracy, or of the last.
         settings: The settings of the run.
         source: The data it was trained on.
-        metrics: Plain values: `epochs`, one dictionary per epoch; once training is done also `kept_epoch`, and
-            `test_accuracy` or `validation_accuracy`, 0 to 1, with `test_images` or `validation_images`.
+        metrics: Plain values: `epochs`, one dictionary per epoch; once training is done also `kept_epoch`, and for
+            each of the splits `test` and `validation` that there is, `test_accuracy`, 0 to 1, `test_images`,
+            `test_calibration_error`, 0 to 1, and with a temperature `test_calibration_error_before`.
         samples: Some images that weren't trained on, uint8 `(samples, height, width, channels)`.
         resume_state: Epochs and steps done, the weights in training, the states of optimizer and random number
             generators, and the SHA-256 of the data.
+        temperature: The divisor of the logits before softmax, for calibrated probabilities; None for softmax alone:
+            before training is done, or where none could be fitted.
     """
 
     spec: ModelSpec
@@ -57,6 +61,7 @@ class Checkpoint:
     metrics: Mapping[str, Any]
     samples: Tensor
     resume_state: Mapping[str, Any]
+    temperature: float | None = None
 
     def save(self, path: str | Path) -> None:
         """Write it atomically: `path` is always a complete checkpoint, this one or the last.
@@ -74,6 +79,7 @@ class Checkpoint:
             "metrics": dict(self.metrics),
             "samples": self.samples,
             "progress": dict(self.resume_state),  # the key in files since the first version
+            "temperature": self.temperature,
         }
         # By way of memory: when a file can't be written completely, torch may raise anything.
         archive = io.BytesIO()
@@ -120,6 +126,7 @@ class Checkpoint:
                 content["metrics"],
                 content["samples"],
                 content["progress"],
+                None if version == _OLDEST_VERSION else content["temperature"],
             )
             checkpoint._check()
         except KeyError as error:
@@ -147,6 +154,9 @@ class Checkpoint:
             raise CheckpointError("its sample images don't fit the model")
         if not isinstance(self.resume_state, dict):
             raise CheckpointError("its progress must be a dictionary")
+        found = self.temperature
+        if found is not None and (type(found) is not float or not LEAST_TEMPERATURE <= found <= LARGEST_TEMPERATURE):
+            raise CheckpointError(f"its temperature must be from {LEAST_TEMPERATURE} to {LARGEST_TEMPERATURE}")
 
 
 def check_weights(weights: object, spec: ModelSpec) -> None:

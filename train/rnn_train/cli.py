@@ -160,6 +160,7 @@ _KEPT = ("epochs", "patience", "seed")  # what a preset doesn't change in a run 
     "Mirror training images at random; not for writing. accurate does it for fashion-mnist.",
 )
 @_setting(_augmentation, "augment", bool, "For photos: crop, rotate and recolor training images at random.")
+@_setting(_run, "calibrate", bool, "With validation images: calibrate the probabilities, by one temperature.")
 @_run(
     "--seed",
     type=click.IntRange(0),

@@ -50,6 +50,8 @@ class TrainSettings(PlainFields):
         flip: Mirror half of the training images from left to right; not for writing.
         augment: For photos: crop each training image to 60 to 100 % of its area, turn it by up to 10 degrees, and
             change brightness, contrast and saturation by up to 30 %.
+        calibrate: With validation images, fit a temperature at the end, which makes the probabilities of the exported
+            model mean what they say (`rnn_train.calibration`).
         seed: Seed of all random numbers.
 
     Raises:
@@ -75,6 +77,7 @@ class TrainSettings(PlainFields):
     shift: _CountFromZero = 0
     flip: bool = False
     augment: bool = False
+    calibrate: bool = True
     seed: _CountFromZero = 0
 
     def __post_init__(self) -> None:

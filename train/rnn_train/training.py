@@ -19,6 +19,7 @@ from rnn_train.augment import augment
 from rnn_train.callbacks import TrainingCallback
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.data import DataSource, LabeledImages
+from rnn_train.evaluation import evaluate, predict_splits
 from rnn_train.model import predict_logits
 from rnn_train.output_folder import check_output_space, reserve
 from rnn_train.reports import write_metrics, write_reports
@@ -49,6 +50,8 @@ def train(
 ) -> TrainResult:
     """Train a classifier. Each epoch ends with a checkpoint and a row of `metrics.csv`, the run with plots.
 
+    With validation images, training ends with calibration, unless `settings.calibrate` is False: it fits
+    `Checkpoint.temperature`, which the export applies.
     On Ctrl-C or SIGTERM, training finishes the current step and writes a checkpoint, from which `resume` continues.
     A loss, weight or logit beyond 1,000,000 is divergence: training stops, and the last checkpoint stays.
 
@@ -189,11 +192,11 @@ class _Saving:
     def is_due(self) -> bool:
         return self._every is not None and self._run.steps_done % self._every == 0
 
-    def save(self, metrics: Mapping[str, Any] | None = None) -> Checkpoint:
+    def save(self, metrics: Mapping[str, Any] | None = None, temperature: float | None = None) -> Checkpoint:
         run = self._run
         if run.has_diverged():  # the last checkpoint is of more use
             raise _divergence(run)
-        checkpoint = run.checkpoint(metrics)
+        checkpoint = run.checkpoint(metrics, temperature)
         with self._writing(self.output, "this checkpoint"):
             checkpoint.save(self.output)
         self._held = run.describe_position()
@@ -240,6 +243,8 @@ def _describe_use(run: TrainingState) -> list[str]:
     if run.data.validation is None:
         return []
     use = "The validation images choose the epoch that is kept"
+    if run.settings.calibrate:
+        use += " and calibrate its probabilities"
     return [f"{use}; the test images are used once, for the final accuracy" if run.data.test else use]
 
 
@@ -329,22 +334,21 @@ def _validate(run: TrainingState) -> dict[str, float]:
 
 def _finish(run: TrainingState, saving: _Saving, callback: TrainingCallback, plots: bool) -> TrainResult:
     """Evaluate the weights that are kept, once, and write the final checkpoint and the reports."""
-    metrics: dict[str, Any] = {}
-    split: Literal["test", "validation"] | None = None
-    split, held_out = next(
-        (named for named in (("test", run.data.test), ("validation", run.data.validation)) if named[1]), (None, None)
+    model = run.checkpoint().build_model().to(run.device)
+    splits = predict_splits(model, run.data, run.device)
+    if not all(np.abs(split.logits).max() <= LARGEST_VALUE for split in splits):  # nothing compares with NaN
+        raise _divergence(run)
+    results = evaluate(splits, calibrate=run.settings.calibrate)
+    final = saving.save({**results.metrics(), "kept_epoch": run.kept_epoch}, results.temperature)
+    best = results.splits[0] if results.splits else None
+    write_reports(
+        saving.output.parent,
+        run.history,
+        run.spec.class_names,
+        best.images if best else None,
+        best.logits if best else None,
+        plots=plots,
     )
-    logits, accuracy = None, None
-    if held_out is not None:
-        model = run.checkpoint().build_model().to(run.device)
-        logits = predict_logits(model, held_out.images, run.device)
-        if not np.abs(logits).max() <= LARGEST_VALUE:  # nothing compares with NaN
-            raise _divergence(run)
-        accuracy = _accuracy(logits, held_out)
-        metrics = {f"{split}_accuracy": accuracy, f"{split}_images": len(held_out)}
-    metrics["kept_epoch"] = run.kept_epoch
-    final = saving.save(metrics)
-    write_reports(saving.output.parent, run.history, run.spec.class_names, held_out, logits, plots=plots)
     if run.data.validation:
         if run.stopped_early:
             callback.message(
@@ -355,11 +359,15 @@ def _finish(run: TrainingState, saving: _Saving, callback: TrainingCallback, plo
         callback.message(
             f"Kept epoch {run.kept_epoch} of {run.settings.epochs} (validation accuracy {100 * kept:.1f} %)"
         )
-    if held_out is not None and accuracy is not None:
-        callback.message(f"Accuracy of the network on the {len(held_out)} {split} images: {100 * accuracy:.1f} %")
-    else:
+    for line in results.describe_calibration():
+        callback.message(line)
+    if best is None:
         callback.message("No accuracy: this data has no test images. Hold some images out with `val_split=0.2`")
-    return TrainResult(final, accuracy, split, len(held_out) if held_out else 0)
+        return TrainResult(final, None, None, 0)
+    callback.message(
+        f"Accuracy of the network on the {len(best.images)} {best.name} images: {100 * best.accuracy:.1f} %"
+    )
+    return TrainResult(final, best.accuracy, best.name, len(best.images))
 
 
 def _divergence(run: TrainingState) -> SettingsError:

@@ -188,11 +188,12 @@ class TrainingState:
         logits = np.abs(predict_logits(self.model, self._samples(), self.device)).max()
         return not all(value <= LARGEST_VALUE for value in (*losses, *weights, logits))  # nothing compares with NaN
 
-    def checkpoint(self, metrics: Mapping[str, Any] | None = None) -> Checkpoint:
+    def checkpoint(self, metrics: Mapping[str, Any] | None = None, temperature: float | None = None) -> Checkpoint:
         """The checkpoint of this moment. Its weights are those of `kept_epoch`.
 
         Args:
             metrics: Metrics beside the epochs' rows.
+            temperature: The temperature of these weights, which is fitted once training is done.
         """
         return Checkpoint(
             spec=self.spec,
@@ -212,6 +213,7 @@ class TrainingState:
                 "generator": torch.get_rng_state(),
                 "cuda_generators": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
             },
+            temperature=temperature,
         )
 
     def _samples(self) -> NDArray[np.uint8]:

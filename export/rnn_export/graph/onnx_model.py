@@ -46,7 +46,11 @@ def describe_graph(spec: ModelSpec, graph: Graph) -> str:
 
 
 def build_onnx_model(
-    spec: ModelSpec, weights: Weights, graph: Graph | None = None, precision: Precision = "fp32"
+    spec: ModelSpec,
+    weights: Weights,
+    graph: Graph | None = None,
+    precision: Precision = "fp32",
+    temperature: float | None = None,
 ) -> onnx.ModelProto:
     """Build the ONNX model of a classifier, without metadata.
 
@@ -57,6 +61,7 @@ def build_onnx_model(
             vanilla RNN only, or `operator` (ONNX's `RNN`, `GRU` or `LSTM`); None for `choose_graph`'s.
         precision: What the net computes in: `fp32`; `fp16`, made for GPUs; or `int8`, for LSTMs on CPUs.
             Preprocessing, and what comes out, is float32 in any case.
+        temperature: What divides the logits before softmax; None for softmax alone.
 
     Returns:
         A model with input `images`, uint8 `(batch, height, width, channels)`, and outputs `logits` and
@@ -87,7 +92,11 @@ def build_onnx_model(
         builder.node("Cast", ["logits.float16"], "logits", to=TensorProto.FLOAT)
     else:
         builder.node("Gemm", [hidden, "linear.weight", "linear.bias"], "logits")
-    builder.node("Softmax", ["logits"], "probabilities", axis=1)
+    scores = "logits"
+    if temperature is not None:
+        builder.constant("probabilities.temperature", temperature, np.float32)
+        scores = builder.node("Div", ["logits", "probabilities.temperature"], "probabilities.scaled_logits")
+    builder.node("Softmax", [scores], "probabilities", axis=1)
 
     images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", *spec.image_spec.shape])
     outputs = [

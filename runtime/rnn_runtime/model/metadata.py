@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from rnn_runtime.errors import ModelError, SettingsError
 from rnn_runtime.model.spec import ModelSpec
 
-FORMAT_VERSION = 2  # 1 had no SHA-256 of the file
+FORMAT_VERSION = 3
+_OLDEST_VERSION = 2  # 1 had no SHA-256 of the file, 2 no temperature
 _MAX_GOLDEN = 1024  # samples
 
 
@@ -38,9 +39,10 @@ class GoldenSamples:
 class ModelMetadata:
     """Everything a model file carries beside its graph.
 
-    `metrics` are the training's (`test_accuracy` ...), `export` says how the file was made (graph form,
-    opset, versions), `parity` is the report that `rnn-export` printed, with `atol` and
-    `rtol`, the tolerances that it passed. These three hold plain JSON values.
+    `metrics` are the training's (`test_accuracy`, `test_calibration_error` ...), `export` says how the file was made
+    (graph form, opset, versions), `parity` is the report that `rnn-export` printed, with `atol` and `rtol`, the
+    tolerances that it passed. These three hold plain JSON values. `temperature` is what the graph divides logits by
+    before softmax; None if it doesn't.
     """
 
     spec: ModelSpec
@@ -49,6 +51,7 @@ class ModelMetadata:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     export: Mapping[str, Any] = field(default_factory=dict)
     parity: Mapping[str, Any] = field(default_factory=dict)
+    temperature: float | None = None
 
     def to_props(self) -> dict[str, str]:
         """The texts to store; `from_props` takes them back."""
@@ -62,6 +65,7 @@ class ModelMetadata:
             "metrics": json.dumps(self.metrics),
             "export": json.dumps(self.export),
             "parity": json.dumps(self.parity),
+            "temperature": json.dumps(self.temperature),
             "golden_samples": base64.b64encode(arrays.getvalue()).decode("ascii"),
         }
 
@@ -82,7 +86,9 @@ class ModelMetadata:
             golden = _read_golden(props["golden_samples"], spec)
             if not re.fullmatch("[0-9a-f]{64}", props["checkpoint_sha256"]):
                 raise ValueError("checkpoint_sha256 is no SHA-256 in hexadecimal")
-            return cls(spec, golden, props["checkpoint_sha256"], **plain)
+            temperature = None if props["format_version"] == str(_OLDEST_VERSION) else json.loads(props["temperature"])
+            _check_temperature(temperature)
+            return cls(spec, golden, props["checkpoint_sha256"], **plain, temperature=temperature)
         except KeyError as error:
             raise ModelError(f"its metadata lacks {error}; export it again") from None
         except (SettingsError, ValueError, RecursionError) as error:
@@ -95,12 +101,12 @@ def check_format_version(version: str) -> None:
     Raises:
         ModelError: it reads another one only; the text doesn't name the file.
     """
-    if version != str(FORMAT_VERSION):
+    if version not in map(str, range(_OLDEST_VERSION, FORMAT_VERSION + 1)):
         newer = version.isdecimal() and int(version) > FORMAT_VERSION
         remedy = "Upgrade rnn-onnx" if newer else "Export the checkpoint again"
         raise ModelError(
             f"a model of {'a newer' if newer else 'an older'} rnn-onnx (format version {version!r}; this one reads "
-            f"{FORMAT_VERSION}). {remedy}"
+            f"{_OLDEST_VERSION} to {FORMAT_VERSION}). {remedy}"
         )
 
 
@@ -116,6 +122,11 @@ def _check_tolerances(parity: Mapping[str, Any]) -> None:
         value = parity.get(name, 0.0)
         if type(value) not in (int, float) or not 0 <= value < math.inf:
             raise ValueError(f"parity: {name} must be a number from 0 up, not {value!r}")
+
+
+def _check_temperature(value: object) -> None:
+    if value is not None and (type(value) not in (int, float) or not 0 < value < math.inf):  # type: ignore[operator]
+        raise ValueError(f"the temperature must be a number above 0, not {value!r}")
 
 
 def _read_golden(text: str, spec: ModelSpec) -> GoldenSamples:

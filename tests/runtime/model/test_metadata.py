@@ -18,7 +18,7 @@ SPEC = ModelSpec(ImageSpec(4, 3, 1), ("ä", "b / c"))
 GOLDEN = GoldenSamples(
     np.arange(24, dtype=np.uint8).reshape(2, 4, 3, 1), np.array([[0.1, -3e-20], [1e20, 0]], np.float32)
 )
-METADATA = ModelMetadata(SPEC, GOLDEN, "ab" * 32, {"test_accuracy": 0.5}, {"opset": 17}, {"rows": []})
+METADATA = ModelMetadata(SPEC, GOLDEN, "ab" * 32, {"test_accuracy": 0.5}, {"opset": 17}, {"rows": []}, 1.7)
 
 
 def arrays(**values: NDArray[Any]) -> str:
@@ -32,7 +32,7 @@ def test_metadata_survives_to_the_last_bit() -> None:
 
     assert read.spec == SPEC
     assert (read.metrics, read.export, read.parity) == (METADATA.metrics, METADATA.export, METADATA.parity)
-    assert read.checkpoint_sha256 == METADATA.checkpoint_sha256
+    assert (read.checkpoint_sha256, read.temperature) == (METADATA.checkpoint_sha256, METADATA.temperature)
     assert np.array_equal(read.golden.images, GOLDEN.images)
     assert read.golden.logits.tobytes() == GOLDEN.logits.tobytes()
 
@@ -45,8 +45,15 @@ def test_models_of_other_programs_are_told_apart(props: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("version", ["1", "", "1.0"])
 def test_unknown_format_versions_are_refused(version: str) -> None:
-    with pytest.raises(ModelError, match=f"format version .{version}.; this one reads"):
+    with pytest.raises(ModelError, match=f"format version .{version}.; this one reads 2 to 3"):
         ModelMetadata.from_props(METADATA.to_props() | {"format_version": version})
+
+
+def test_models_of_the_version_before_have_no_temperature() -> None:
+    props = METADATA.to_props() | {"format_version": "2"}
+    del props["temperature"]
+
+    assert ModelMetadata.from_props(props).temperature is None
 
 
 @pytest.mark.parametrize("key", sorted(set(METADATA.to_props()) - {"format", "format_version", "model_sha256"}))
@@ -65,6 +72,7 @@ def test_missing_text_is_named(key: str) -> None:
         ("model", "[]"),
         ("metrics", "[]"),
         ("parity", "[" * 100_000),
+        *(("temperature", text) for text in ("", "0", "-1", "NaN", "Infinity", "true", '"1"', "[1]", "1e999")),
         ("golden_samples", "?"),
         ("golden_samples", base64.b64encode(b"no archive").decode()),
         ("golden_samples", arrays(images=GOLDEN.images)),

@@ -1,0 +1,4 @@
+"""How good predictions are, in numbers: counted one by one, in memory that doesn't grow with them.
+
+Training and inference use it. It knows neither models nor files, and prints nothing.
+"""
