@@ -73,6 +73,19 @@ def test_a_resumed_run_ends_as_one_without_a_stop(tmp_path: Path, source: DataSo
     assert_same_run(resumed, expected)
 
 
+def test_a_run_stopped_by_the_version_before_is_resumed(tmp_path: Path, source: DataSource) -> None:
+    settings = replace(SMALL, calibrate=False)
+    expected = run_to_the_end(tmp_path / "whole.pt", source, settings)
+    run_and_stop(tmp_path / "model.pt", source, settings, 3)
+    content = torch.load(tmp_path / "model.pt", weights_only=True)
+    content["format_version"] = 2
+    for name in ("patience", "class_weights", "augment", "calibrate"):
+        del content["settings"][name]
+    torch.save(content, tmp_path / "model.pt")
+
+    assert_same_run(resume_quietly(tmp_path / "model.pt"), expected)
+
+
 def test_a_run_that_is_stopped_twice_ends_as_one_without_a_stop(tmp_path: Path, source: DataSource) -> None:
     settings = replace(SMALL, dropout=0.2, cell="gru")
     expected = run_to_the_end(tmp_path / "whole.pt", source, settings)

@@ -90,7 +90,11 @@ _KEPT = ("epochs", "patience", "seed")  # what a preset doesn't change in a run 
     default_text="mnist",
     help="A known data set. All but digits, which comes with scikit-learn, are downloaded.",
 )
-@_data("--data", type=click.Path(path_type=str), help="Your data: a folder of IDX files, or with a folder per class.")
+@_data(
+    "--data",
+    type=click.Path(path_type=str),
+    help="Your data: a folder of IDX files, or with a folder per class, perhaps in train/, val/ and test/.",
+)
 @_data("--data-root", type=click.Path(path_type=str), default="data", help="Folder for downloads.")
 @_data("--class-names", metavar="NAME,NAME,...", help="Names for the classes of IDX files.")
 @_data(
