@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rnn_runtime.errors import CheckpointError, DataError, SettingsError
-from rnn_train import DataSource, TrainSettings, resume
+from rnn_train import DataSource, TrainSettings, resume, train
 from rnn_train.callbacks import TrainingCallback
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.data import load_data
@@ -123,7 +123,7 @@ def test_checkpoints_every_third_step_count_over_the_whole_run(tmp_path: Path, s
 
 @pytest.mark.parametrize("every", [0, -1])
 def test_checkpoints_every_less_than_one_step_are_refused(tmp_path: Path, source: DataSource, every: int) -> None:
-    with pytest.raises(SettingsError, match="checkpoint_every must be at least 1"):
+    with pytest.raises(SettingsError, match="`checkpoint_every` must be a whole number from 1 up"):
         train_quietly(tmp_path / "model.pt", source, SMALL, checkpoint_every=every)
 
 
@@ -438,14 +438,14 @@ def test_resume_auto_starts_and_then_continues_with_the_same_line(tmp_path: Path
     line = (*START, "--resume", "auto", "--output", "runs/model.pt")
 
     first = run("rnn-train", *line)
-    weights = Checkpoint.load(tmp_path / "runs" / "model.pt").weights
+    content = (tmp_path / "runs" / "model.pt").read_bytes()
     again = run("rnn-train", *line)
 
     assert (first.returncode, again.returncode) == (0, 0)
     assert "Epoch [2/2]" in first.stdout
-    assert "runs/model.pt: all 2 epochs are done already" in again.stderr
+    assert "runs/model.pt: this run is complete, with 2 of 2 epochs" in again.stderr
     assert "Step" not in again.stdout
-    assert_equal(Checkpoint.load(tmp_path / "runs" / "model.pt").weights, weights)
+    assert (tmp_path / "runs" / "model.pt").read_bytes() == content
 
 
 def test_resume_with_unchanged_options_is_accepted_and_epochs_may_change(tmp_path: Path, run: Run) -> None:
@@ -478,9 +478,47 @@ def test_resume_with_a_changed_option_names_it_with_both_values(
     result = run("rnn-train", "--resume", "model.pt", *option.split())
 
     assert result.returncode == 2
-    assert result.stderr.startswith(f"Error: {problem}Leave it out to continue that run, or choose another --output")
+    assert result.stderr.startswith(f"Error: {problem}Use that value to continue the run, or another --output to start")
     assert len(result.stderr.splitlines()) == 1
     assert (tmp_path / "model.pt").read_bytes() == before
+
+
+def test_resume_auto_refuses_another_line_and_keeps_the_checkpoint(tmp_path: Path, run: Run) -> None:
+    run("rnn-train", *START, "--epochs", "1")
+    before = (tmp_path / "model.pt").read_bytes()
+
+    result = run("rnn-train", "--resume", "auto", *START, "--hidden-size", "9")
+
+    assert result.returncode == 2
+    assert result.stderr.startswith("Error: --hidden-size 9: model.pt was trained with --hidden-size 8. ")
+    assert (tmp_path / "model.pt").read_bytes() == before
+
+
+def test_resume_auto_compares_what_a_preset_stands_for(tmp_path: Path, run: Run) -> None:
+    write_idx_folder(tmp_path / "data", train=20)
+    line = ("--data", "data", "--preset", "accurate", "--hidden-size", "4", "--epochs", "1", "--no-plots")
+    first = run("rnn-train", *line, "--resume", "auto")
+
+    again = run("rnn-train", *line, "--resume", "auto")
+    other = run("rnn-train", *line, "--resume", "auto", "--preset", "article")
+    named = run("rnn-train", *line, "--resume", "model.pt")
+
+    assert (first.returncode, again.returncode, named.returncode) == (0, 0, 0)
+    assert other.returncode == 2
+    assert "--cell rnn: model.pt was trained with --cell gru" in other.stderr
+
+
+def test_one_call_in_python_starts_a_run_and_continues_it(tmp_path: Path) -> None:
+    source, output = DataSource(dataset="digits"), tmp_path / "model.pt"
+
+    first = train(source, TrainSettings(hidden_size=8, epochs=1), output, resume=True, plots=False)
+    again = train(source, TrainSettings(hidden_size=8, epochs=2), output, resume=True, plots=False)
+
+    assert first.checkpoint.settings.epochs == 1
+    assert [row["epoch"] for row in again.checkpoint.metrics["epochs"]] == [1, 2]
+    assert again.checkpoint.metrics["epochs"][0] == first.checkpoint.metrics["epochs"][0]
+    with pytest.raises(SettingsError, match=r"`hidden_size=9`: .*model\.pt was trained with `hidden_size=8`"):
+        train(source, TrainSettings(hidden_size=9, epochs=2), output, resume=True, plots=False)
 
 
 def test_resume_from_python_may_expect_values(tmp_path: Path) -> None:

@@ -75,7 +75,6 @@ _OTHER_NAMES = {
     "--checkpoint": "--resume, or --output",
     "--name": "--output",
 }
-_KEPT = ("epochs", "patience", "seed")  # what a preset doesn't change in a run that is continued
 
 
 @click.command(
@@ -233,18 +232,18 @@ def main(
     from rnn_train.callbacks import CallbackList, ConsoleCallback, TrainingCallback
     from rnn_train.tensorboard import TensorBoardCallback
 
-    checkpoint = _checkpoint_to_resume(resume, output)
+    output = output or (resume if resume and str(resume) != "auto" else Path("model.pt"))
     with ExitStack() as stack:
         callback = TrainingCallback() if quiet else stack.enter_context(ConsoleCallback(as_options))
         if tensorboard:
             callback = CallbackList(stack.enter_context(TensorBoardCallback(tensorboard)), callback)
-        if checkpoint:
+        if resume and str(resume) != "auto":
             training.resume(
-                checkpoint,
-                output,
+                resume,
+                None if output == resume else output,
                 epochs=options["epochs"],
                 patience=options["patience"],
-                source=_moved_source(checkpoint, ctx, options),
+                source=_moved_source(resume, ctx, options),
                 expected=_expected(ctx, preset, options),
                 device=device,
                 checkpoint_every=checkpoint_every,
@@ -255,36 +254,25 @@ def main(
             training.train(
                 _source(options),
                 _settings(preset, options),
-                output or "model.pt",
+                output,
+                resume=resume is not None,
                 device=device,
                 checkpoint_every=checkpoint_every,
                 callback=callback,
                 plots=plots,
             )
     if not quiet:
-        say(f"Wrote {output or checkpoint or 'model.pt'}")
-
-
-def _checkpoint_to_resume(resume: Path | None, output: Path | None) -> Path | None:
-    if resume != Path("auto"):
-        return resume
-    checkpoint = output or Path("model.pt")
-    return checkpoint if checkpoint.exists() else None
+        say(f"Wrote {output}")
 
 
 def _expected(ctx: click.Context, preset: Any, options: dict[str, Any]) -> dict[str, Any]:
-    """What the command line says that a continued run was started with."""
-    expected = {}
-    if is_given(ctx, "preset"):
-        settings = preset_settings(preset, options["dataset"])
-        expected = {field.name: getattr(settings, field.name) for field in fields(settings) if field.name not in _KEPT}
-    source = _source(options)
-    given = [name for name in (*_DATA_OPTIONS, "val_split") if name not in _MOVED and is_given(ctx, name)]
-    expected |= {name: getattr(source, name) for name in given}
-    return expected | {
-        field.name: options[field.name]
-        for field in fields(TrainSettings)
-        if field.name not in ("epochs", "patience") and is_given(ctx, field.name)
+    """What the command line says that the run was started with: the options that were given, and the preset's."""
+    from rnn_train.unchanged import all_values
+
+    values = all_values(_settings(preset, options), _source(options))
+    of_preset = {field.name for field in fields(TrainSettings)} - {"seed"} if is_given(ctx, "preset") else set()
+    return {
+        name: value for name, value in values.items() if name in of_preset or (name in options and is_given(ctx, name))
     }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from rnn_runtime.errors import DataError, OutputError, SettingsError
 from rnn_runtime.interruption import RunInterruptedError, StopRequest, describe_interrupt
+from rnn_runtime.model.fields import Range, check_argument
 from rnn_train.augment import augment
 from rnn_train.callbacks import TrainingCallback
 from rnn_train.checkpoint import Checkpoint
@@ -25,7 +26,7 @@ from rnn_train.output_folder import check_output_space, reserve
 from rnn_train.reports import write_metrics, write_reports
 from rnn_train.settings import TrainSettings
 from rnn_train.training_state import LARGEST_VALUE, Device, EpochState, TrainingState
-from rnn_train.unchanged import check_unchanged
+from rnn_train.unchanged import all_values, check_unchanged
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ def train(
     settings: TrainSettings,
     output: str | Path,
     *,
+    resume: bool = False,
     device: Device = "auto",
     checkpoint_every: int | None = None,
     callback: TrainingCallback | None = None,
@@ -59,6 +61,8 @@ def train(
         source: The data to train on.
         settings: The model and how to train it.
         output: The checkpoint to write. `metrics.csv` and the plots are written beside it.
+        resume: Continue the run in `output` if that file exists, so that the same call starts a run and continues it.
+            Only `epochs`, `patience` and the place of the data may differ from that run's.
         device: `auto` is CUDA where torch has it.
         checkpoint_every: Also write a checkpoint every this many steps; None for after each epoch only.
         callback: Called at every step, epoch and message; None for none.
@@ -66,16 +70,26 @@ def train(
 
     Raises:
         DataError: the data is missing, damaged or not as expected.
-        SettingsError: the settings are out of range, contradict each other, or make training diverge.
+        SettingsError: the settings are out of range, contradict each other, make training diverge, or aren't those of
+            the run to continue.
+        CheckpointError: the run to continue can't be read.
         ProviderError: there is no CUDA device, and `device` is `cuda`.
         OutputError: the checkpoint can't be written (the last one stays), or another run writes to its folder.
         RunInterruptedError: Ctrl-C or SIGTERM; the text says what the checkpoint holds.
     """
+    check_argument("source", source, DataSource)
+    check_argument("settings", settings, TrainSettings)
+    check_argument("output", output, Path)
     output = Path(output)
     with reserve(output):
-        run = TrainingState.new(source, settings, device)
-        saving = _Saving(run, output, checkpoint_every)
-        notes = [f"{output} exists: the first checkpoint replaces it"] if output.exists() else []
+        saved = Checkpoint.load(output) if resume and output.exists() else None
+        if saved:
+            check_unchanged(saved, output, all_values(settings, source))
+            run, notes = _restore(saved, output, settings.epochs, settings.patience, source, device)
+        else:
+            run = TrainingState.new(source, settings, device)
+            notes = [f"{output} exists: the first checkpoint replaces it"] if output.exists() else []
+        saving = _Saving(run, output, checkpoint_every, held=saved)
         return _run(run, saving, callback or TrainingCallback(), plots, notes)
 
 
@@ -116,11 +130,14 @@ def resume(
             value isn't as expected.
         ProviderError, OutputError, RunInterruptedError: as for `train`.
     """
+    check_argument("checkpoint", checkpoint, Path)
+    check_argument("output", output, Path | None)
+    check_argument("source", source, DataSource | None)
     with reserve(Path(output or checkpoint)):
         saved = Checkpoint.load(checkpoint)
         check_unchanged(saved, checkpoint, expected or {})
         run, notes = _restore(saved, checkpoint, epochs, patience, source, device)
-        saving = _Saving(run, Path(output or checkpoint), checkpoint_every, held=output is None)
+        saving = _Saving(run, Path(output or checkpoint), checkpoint_every, held=None if output else saved)
         return _run(run, saving, callback or TrainingCallback(), plots, notes)
 
 
@@ -168,7 +185,10 @@ def _restore(
             f"{settings.patience}, or to 0 for all {settings.epochs} epochs"
         )
     elif run.is_done:
-        notes.append(f"{checkpoint}: all {run.epoch} epochs are done already. To train longer, set `epochs`")
+        notes.append(
+            f"{checkpoint}: this run is complete, with {run.epoch} of {settings.epochs} epochs. To train longer, set "
+            "`epochs`"
+        )
     threads = saved.resume_state["threads"]
     if run.device.type == "cpu" and threads != torch.get_num_threads() and not notes:
         notes.append(
@@ -181,12 +201,12 @@ def _restore(
 class _Saving:
     """Writes a run's checkpoint, and knows what the file holds."""
 
-    def __init__(self, run: TrainingState, output: Path, every: int | None, *, held: bool = False) -> None:
-        if every is not None and every < 1:
-            raise SettingsError(f"checkpoint_every must be at least 1 step, not {every}")
+    def __init__(self, run: TrainingState, output: Path, every: int | None, *, held: Checkpoint | None) -> None:
+        check_argument("checkpoint_every", every, Annotated[int, Range(1)] | None)
         self.output = output
         self._run, self._every = run, every
         self._held = run.describe_position() if held else None
+        self._before, self._steps_before = held, run.steps_done
 
     @property
     def is_due(self) -> bool:
@@ -197,10 +217,21 @@ class _Saving:
         if run.has_diverged():  # the last checkpoint is of more use
             raise _divergence(run)
         checkpoint = run.checkpoint(metrics, temperature)
+        if self._is_saved(checkpoint):
+            return checkpoint
         with self._writing(self.output, "this checkpoint"):
             checkpoint.save(self.output)
         self._held = run.describe_position()
         return checkpoint
+
+    def _is_saved(self, checkpoint: Checkpoint) -> bool:
+        """Whether the file holds this already: a complete run that is started again keeps its file as it is."""
+        parts = ("settings", "source", "metrics", "temperature")
+        return (
+            self._before is not None
+            and self._run.steps_done == self._steps_before
+            and all(getattr(checkpoint, part) == getattr(self._before, part) for part in parts)
+        )
 
     def save_metrics(self) -> None:
         """Write `metrics.csv` with the epochs that the checkpoint holds."""

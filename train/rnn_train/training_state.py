@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from rnn_runtime.errors import CheckpointError, ProviderError, SettingsError
+from rnn_runtime.model.fields import check_argument
 from rnn_runtime.model.spec import ModelSpec
 from rnn_train.checkpoint import Checkpoint, check_weights, is_like
 from rnn_train.data import Data, DataSource, load_data
@@ -302,6 +303,7 @@ def _make_schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, st
 
 
 def _find_device(device: Device) -> torch.device:
+    check_argument("device", device, Device)
     if device == "cuda" and not torch.cuda.is_available():
         raise ProviderError(
             'torch finds no CUDA device here. Choose `device="cpu"`, or install a torch built for your CUDA'

@@ -1,11 +1,22 @@
-"""Whether a checkpoint was trained as a command line or a caller says."""
+"""Whether a checkpoint was trained with the settings and data that a run is to continue with."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from rnn_runtime.errors import SettingsError
 from rnn_train.checkpoint import Checkpoint
+from rnn_train.data import DataSource
+from rnn_train.settings import TrainSettings
+
+# A continued run may have other values of these. Data that has moved is recognized by its content.
+_CHANGEABLE = ("epochs", "patience", "data", "data_root")
+
+
+def all_values(settings: TrainSettings, source: DataSource) -> dict[str, Any]:
+    """The values of both, by the names of their fields."""
+    return {field.name: getattr(part, field.name) for part in (settings, source) for field in fields(part)}
 
 
 def check_unchanged(saved: Checkpoint, path: str | Path, expected: Mapping[str, Any]) -> None:
@@ -14,22 +25,23 @@ def check_unchanged(saved: Checkpoint, path: str | Path, expected: Mapping[str, 
     Args:
         saved: The checkpoint.
         path: Its file, for the error.
-        expected: Values by the names of the fields of `TrainSettings` and `DataSource`.
+        expected: Values by the names of the fields of `TrainSettings` and `DataSource`. Those that a continued run may
+            change aren't compared.
 
     Raises:
         SettingsError: one differs; the text names it, with both values.
     """
+    values = all_values(saved.settings, saved.source)
     for name, value in expected.items():
-        before = _value(saved, name)
-        if before != value:
-            was = f"with `{name}={before!r}`" if before is not None else f"without `{name}`"
+        before = values[name]
+        if name == "dataset" and expected.get("data") is None and saved.source.data is None:
+            before, value = before or "mnist", value or "mnist"
+        if before != value and name not in _CHANGEABLE:
             raise SettingsError(
-                f"`{name}={value!r}`: {path} was trained {was}. Leave it out to continue that run, or choose another "
-                "`output` for a new one"
+                f"{_describe(name, value)}: {path} was trained {_describe(name, before, 'with ')}. Use that value to "
+                "continue the run, or another `output` to start a new one"
             )
 
 
-def _value(saved: Checkpoint, name: str) -> Any:
-    if name == "dataset" and saved.source.data is None:
-        return saved.source.dataset or "mnist"
-    return getattr(saved.settings if hasattr(saved.settings, name) else saved.source, name)
+def _describe(name: str, value: Any, preposition: str = "") -> str:
+    return f"without `{name}`" if value is None else f"{preposition}`{name}={value!r}`"

@@ -1,15 +1,17 @@
-"""Dataclasses of plain values, as files hold them: their annotations say which types and ranges a field may have."""
+"""Checks of plain values by their annotations: the fields of dataclasses, as files hold them, and arguments."""
 
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from math import inf
+from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from rnn_runtime.errors import SettingsError
 
-_KINDS = {int: "a whole number", bool: "true or false", str: "text"}
+_KINDS = {int: "a whole number", bool: "true or false", str: "text", Path: "a path"}
 _FIELDS: dict[type, dict[str, tuple[str, Any]]] = {}  # of each class, once it was asked for
 
 
@@ -76,13 +78,28 @@ def check_fields(instance: PlainFields, prefix: str = "") -> None:
 
     Args:
         instance: The dataclass.
-        prefix: What stands before a field's name in an error, such as `image `.
+        prefix: Text before a field's name in an error, such as `image `.
 
     Raises:
         SettingsError: names the field, what it must be, and what it is.
     """
     for name, hint in _fields_of(type(instance)).values():
         _check(prefix + name if prefix else f"`{name}`", getattr(instance, name), hint)
+
+
+def check_argument(name: str, value: Any, hint: Any) -> None:
+    """Check the type and range of a function's argument.
+
+    Args:
+        name: The argument's name.
+        value: Its value.
+        hint: Its annotation: `Annotated[int, Range(1, 64)]`, a `Literal`, a class, or one of them `| None`. `Path`
+            stands for a path of any kind.
+
+    Raises:
+        SettingsError: names the argument, what it must be, and what it is.
+    """
+    _check(f"`{name}`", value, hint)
 
 
 def _fields_of(cls: Any) -> dict[str, tuple[str, Any]]:
@@ -115,7 +132,11 @@ def _check(name: str, value: Any, hint: Any) -> None:
             fits = type(value) in (int, float) and abs(value) <= sys.float_info.max and value in bounds
             expected = f"a number {bounds}" if bounds != Range() else "a finite number"
         else:  # `type() is`, since True would pass as an int
-            fits = type(value) is kind and (kind is not int or value in bounds)
+            fits = (
+                isinstance(value, str | os.PathLike)
+                if kind is Path
+                else type(value) is kind and (kind is not int or value in bounds)
+            )
             expected = f"a whole number {bounds}" if bounds != Range() else _KINDS.get(kind, kind.__name__)
         if not fits:
             raise SettingsError(f"{name} must be {expected}, not {value!r}")
