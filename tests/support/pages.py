@@ -4,7 +4,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-DOCS = Path(__file__).parents[2] / "docs"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,10 +19,14 @@ class Block:
 
 
 def blocks(page: str) -> list[Block]:
-    """All blocks of a page such as `guides/python.md`, in order."""
+    """All blocks of a page, in order.
+
+    Args:
+        page: `README.md`, or a page below `docs/` such as `guides/python.md`.
+    """
     found: list[Block] = []
     heading = ""
-    text = (DOCS / page).read_text()
+    text = (ROOT / page if page == "README.md" else DOCS / page).read_text()
     for match in re.finditer(
         r"^(#+ (?P<heading>[^\n]*)|```(?P<language>\w+)[^\n]*\n(?P<code>.*?)^```)$", text, re.M | re.S
     ):
