@@ -50,7 +50,11 @@ def test_classifying_changes_nothing(digits_model: Path, digits_images: Path, pr
     code = (
         "from rnn_runtime import Classifier\n"
         f"classifier = Classifier({str(digits_model)!r}, provider={provider!r})\n"
-        f"assert classifier.predict([{str(next(digits_images.glob('*/*.png')))!r}])[0].error is None"
+        f"path = {str(next(digits_images.glob('*/*.png')))!r}\n"
+        "with open(path, 'rb') as file, PIL.Image.open(path) as image:\n"
+        "    images = [path, file, file, image, image.copy(), numpy.asarray(image), b'no image']\n"
+        "    predictions = [*classifier.predict(images), *map(classifier.predict, images)]\n"
+        "assert len({prediction.label for prediction in predictions}) == 2\n"
     )
 
     assert changes(digits_images, code) == "[]\n[]\n[]\n"

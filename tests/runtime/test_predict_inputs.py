@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_type
 
 import numpy as np
 import pandas
@@ -101,7 +101,9 @@ def test_kinds_may_be_mixed(classifier: Classifier, files: list[Path], data: st.
 
 
 def test_a_single_image_gives_a_single_prediction(classifier: Classifier, files: list[Path]) -> None:
+    assert_type(classifier.predict(files), list[Prediction])
     for path in files:
+        assert_type(classifier.predict(path), Prediction)
         (expected,) = classifier.predict([path], top_k=3)
         assert classifier.predict(path, top_k=3) == classifier.predict(str(path), top_k=3) == expected
         with path.open("rb") as file, Image.open(path) as image:

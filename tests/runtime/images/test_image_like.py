@@ -108,6 +108,29 @@ def test_orientation_is_applied_once(orientation: int, format: str, spec: ImageS
         assert np.array_equal(pixels_of(loaded(data), spec), expected)
 
 
+JPEGS = {size: to_image(pattern(6, 8, 3)).resize(size, Image.Resampling.BICUBIC) for size in ((31, 45), (400, 300))}
+
+
+@pytest.mark.parametrize("size", JPEGS)
+@pytest.mark.parametrize("spec", SPECS, ids=["gray", "RGB"])
+def test_a_decoded_jpeg_has_the_pixels_of_its_file_if_drafted_and_nearly_those_if_not(
+    spec: ImageSpec, size: tuple[int, int]
+) -> None:
+    data = saved(JPEGS[size], "JPEG")
+    expected = decode_image(data, spec)
+    drafted = Image.open(io.BytesIO(data))
+    drafted.draft("L" if spec.channels == 1 else "RGB", (2 * 8, 2 * 8))
+    drafted.load()
+
+    decoded = pixels_of(np.asarray(loaded(data)), spec)
+
+    assert np.array_equal(pixels_of(drafted, spec), expected)
+    assert np.array_equal(pixels_of(loaded(data), spec), decoded)
+    if spec.channels == 3 and min(size) < 4 * 8:
+        assert np.array_equal(decoded, expected)
+    assert np.abs(decoded.astype(int) - expected).mean() < 6  # of noise; less of a photo
+
+
 shapes = st.tuples(st.integers(1, 50), st.integers(1, 50), st.sampled_from([1, 2, 3, 4]))
 
 
