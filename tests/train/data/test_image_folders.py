@@ -435,3 +435,28 @@ def test_a_class_may_be_named_like_a_split(tmp_path: Path) -> None:
     write_classes(tmp_path, names=("valid", "invalid"))
 
     assert load(tmp_path).class_names == ("invalid", "valid")
+
+
+@pytest.mark.parametrize("image_size", [None, (6, 5), (3, 4)])
+def test_every_image_keeps_its_path(tmp_path: Path, image_size: tuple[int, int] | None) -> None:
+    write_classes(tmp_path / "train", count=6)
+    write_classes(tmp_path / "test", count=3)
+    (tmp_path / "train" / "ant" / "3.png").write_bytes(b"no image")
+    (tmp_path / "test" / "ant" / "0.png").write_bytes(b"no image")
+
+    data = load(tmp_path, image_size=image_size, skip_unreadable=True, val_split=0.4)
+
+    assert data.validation is not None
+    assert data.test is not None
+    assert len({*data.train.paths, *data.validation.paths, *data.test.paths}) == 11 + 5
+    for split in (data.train, data.validation, data.test):
+        for path, image, label in zip(split.paths, split.images, split.labels, strict=True):
+            assert Path(path).parent.name == data.class_names[label]
+            assert (read_image(path, data.image_spec) == image).all()
+
+
+def test_images_from_no_files_have_no_paths(tmp_path: Path) -> None:
+    data = load_data(DataSource(dataset="digits", data_root=str(tmp_path), image_size=(4, 4), val_split=0.2))
+
+    assert data.validation is not None
+    assert data.train.paths == data.validation.paths == ()

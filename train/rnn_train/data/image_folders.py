@@ -48,7 +48,8 @@ def load_class_folders(folder: Path, source: DataSource) -> Data:
         kept = np.delete(labels, list(unreadable))
         if lost := set(labels) - set(kept):
             raise DataError(f"{found.path}: of the class {class_names[min(lost)]!r}, no image can be decoded")
-        images[split] = LabeledImages(pixels[: len(kept)], kept)
+        kept_paths = tuple(path for i, path in enumerate(paths[split]) if i not in unreadable)
+        images[split] = LabeledImages(pixels[: len(kept)], kept, kept_paths)
         pixels, start = pixels[len(kept) :], start + len(labels)
         if unreadable:
             first = min(unreadable)

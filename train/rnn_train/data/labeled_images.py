@@ -12,13 +12,25 @@ _CLASSES_SHOWN = 10  # in a line that describes a data set
 
 @dataclass(frozen=True, slots=True)
 class LabeledImages:
-    """Images and their classes: `images` uint8 `(images, height, width, channels)`, `labels` int64 `(images,)`."""
+    """Images and their classes.
+
+    Attributes:
+        images: uint8, shape `(images, height, width, channels)`.
+        labels: The class of each, int64, shape `(images,)`.
+        paths: The file of each; empty if they weren't read from image files.
+    """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
+    paths: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def select(self, rows: NDArray[np.int64]) -> "LabeledImages":
+        """The images of these rows, in their order."""
+        paths = tuple(self.paths[row] for row in rows) if self.paths else ()
+        return LabeledImages(self.images[rows], self.labels[rows], paths)
 
 
 @dataclass(frozen=True, slots=True)

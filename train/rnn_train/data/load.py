@@ -55,7 +55,7 @@ def _resize(data: Data, size: tuple[int, int]) -> Data:
         spec = ImageSpec(*size, split.images.shape[3])
         if split.images.shape[1:] == spec.shape:
             return split
-        return LabeledImages(np.stack([resize_image(image, spec) for image in split.images]), split.labels)
+        return replace(split, images=np.stack([resize_image(image, spec) for image in split.images]))
 
     validation, test = (split and resize(split) for split in (data.validation, data.test))
     return replace(data, train=resize(data.train), validation=validation, test=test)
@@ -85,7 +85,7 @@ def _hold_out(data: Data, source: DataSource) -> Data:
     kept, held_out = train_test_split(
         np.arange(len(labels)), test_size=held_out_count, random_state=source.split_seed, stratify=labels
     )
-    train, validation = (LabeledImages(data.train.images[i], labels[i]) for i in (kept, held_out))
+    train, validation = (data.train.select(rows) for rows in (kept, held_out))
     return replace(data, train=train, validation=validation)
 
 
