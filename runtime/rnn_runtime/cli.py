@@ -29,6 +29,7 @@ _input, _model, _output, _cuda, _instead = map(
 
 _MODEL_SUFFIXES = (".pt", ".pth", ".onnx")
 _MODES = ("paths", "self_check", "benchmark", "doctor")
+_RESULTS = ("min_probability", "checkpoint_column", "copy_to", "link_to")
 _RULES = (
     Rule(
         ("doctor",),
@@ -36,7 +37,7 @@ _RULES = (
         "classifies no images and measures nothing. Run it alone",
     ),
     Rule(
-        ("recursive", "null", "labels_from_folders", "output", "summary", "resume", "top_k", "quiet"),
+        ("recursive", "null", "labels_from_folders", "output", "summary", "resume", "top_k", "quiet", *_RESULTS),
         lambda given: bool(given["paths"]),
         "is for classifying images. Name some, or leave it out",
     ),
@@ -59,9 +60,15 @@ _RULES = (
     Rule(("resume",), lambda given: bool(given["output"]), "continues the results in a file. Add --output"),
     Rule(
         ("resume",),
-        lambda given: given["format"] != "table",
-        "can't continue a table. Choose another --format",
+        lambda given: given["format"] not in ("table", "parquet"),
+        "can't continue a table or Parquet. Choose another --format",
     ),
+    Rule(
+        ("format",),
+        lambda given: bool(given["paths"]) or given["format"] not in ("tsv", "parquet"),
+        "of --benchmark is table, csv or jsonl. Choose one of these",
+    ),
+    Rule(("link_to",), lambda given: given["copy_to"] is None, "and --copy-to do the same. Choose one"),
     Rule(
         ("summary",),
         lambda given: given["output"] is None or given["summary"].resolve() != given["output"].resolve(),
@@ -145,11 +152,30 @@ def _check(ctx: click.Context) -> None:
 @_output(
     "-f",
     "--format",
-    type=click.Choice(["table", "csv", "jsonl"]),
+    type=click.Choice(["table", "csv", "tsv", "jsonl", "parquet"]),
     default_text="by the ending of --output; else table on a terminal and csv elsewhere",
     help="Format of the results.",
 )
 @_output("-k", "--top-k", type=click.IntRange(1), default=1, help="Show this many of the likeliest classes per image.")
+@_output(
+    "--min-probability",
+    type=click.FloatRange(0, 1),
+    metavar="P",
+    help="Leave the label empty where the probability is lower; the likeliest class is in a column guess.",
+)
+@_output("--checkpoint-column", is_flag=True, help="Repeat the SHA-256 of the model's checkpoint in every row.")
+@_output(
+    "--copy-to",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Also copy each image into a folder per predicted class; no file is replaced.",
+)
+@_output(
+    "--link-to",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="The same with symbolic links.",
+)
 @_output("--resume", is_flag=True, help="Continue the results in --output, also after a crash.")
 @_output(
     "--summary",
@@ -256,7 +282,8 @@ def _measure(classifier: "Classifier", format: "Format | None", batch_sizes: lis
     speeds = measure_speed(classifier, batch_sizes=batch_sizes or BATCH_SIZES)
     terminal = (sys.stderr if err else sys.stdout).isatty()
     with _report(err=err) as file:
-        write_speeds(speeds, file, format or choose_format(None, terminal=terminal))
+        shown = format if format in ("table", "csv", "jsonl") else choose_format(None, terminal=terminal)
+        write_speeds(speeds, file, shown)
 
 
 def _classify(
@@ -270,16 +297,21 @@ def _classify(
     output: Path | None,
     summary: Path | None,
     labels_from_folders: bool,
+    copy_to: Path | None,
+    link_to: Path | None,
     **options: Any,
 ) -> None:
     from rnn_runtime.images.find import find_images, read_names
     from rnn_runtime.results.evaluation import FolderEvaluation
+    from rnn_runtime.results.place import ImagePlacer
     from rnn_runtime.results.run import classify_files, write_summary
     from rnn_runtime.results.write import choose_format
 
     for file in filter(None, (output, summary)):
         check_output(file, [classifier.path, *paths])
     format = format or choose_format(output, terminal=sys.stdout.isatty())
+    folder = copy_to or link_to
+    placer = ImagePlacer(folder, link=link_to is not None) if folder else None
     evaluation = FolderEvaluation(classifier.class_names) if labels_from_folders else None
     names = list(read_names(sys.stdin, null=null)) if "-" in paths else []
     images = find_images([path for path in paths if path != "-"], recursive=recursive, literal=names)
@@ -290,6 +322,7 @@ def _classify(
             output,
             format=format,
             evaluation=evaluation,
+            placer=placer,
             watch=bar.watch if bar else iter,
             **options,
         )

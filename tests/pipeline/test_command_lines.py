@@ -33,7 +33,7 @@ JUNK = [
 ]
 COUNTS = ["1", "2", "3"]
 FILES = ["model.pt", "model.onnx", "damaged.pt", "damaged.onnx", "images/0.png", "images/*.png", "images", "data", "."]
-NEW = ["new.out", "new.csv", "new.jsonl", "images/0.png", "no/such/x", "."]
+NEW = ["new.out", "new.csv", "new.jsonl", "new.tsv", "new.parquet", "images/0.png", "no/such/x", "."]
 NONE: list[str] = []  # a flag without a value
 
 # Of each command: its options with values that suit them, and what may stand beside them.
@@ -48,7 +48,11 @@ OPTIONS: dict[str, dict[str, list[str]]] = {
         "--cuda-graph": NONE,
         "--recursive": NONE,
         "--null": NONE,
-        "--format": ["csv", "jsonl", "table"],
+        "--format": ["csv", "jsonl", "table", "tsv", "parquet"],
+        "--min-probability": ["0.5", "1"],
+        "--checkpoint-column": NONE,
+        "--copy-to": ["sorted", "images", "model.pt"],
+        "--link-to": ["sorted"],
         "--output": NEW,
         "--resume": NONE,
         "--summary": NEW,
@@ -102,6 +106,7 @@ OPTIONS: dict[str, dict[str, list[str]]] = {
         "--seed": ["5"],
         "--quiet": NONE,
         "--device": ["auto", "cpu", "cuda"],
+        "--calibrate": NONE,
         "--checkpoint-every": COUNTS,
         "--resume": ["model.pt", "damaged.pt", "trained.pt", "auto"],
         "--output": NEW,

@@ -1,4 +1,4 @@
-"""Results that an earlier run wrote as CSV or JSON Lines, read back to be continued."""
+"""Results that an earlier run wrote as CSV, TSV or JSON Lines, read back to be continued."""
 
 import csv
 import io
@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 from rnn_runtime.classifier import Classifier, Prediction
 from rnn_runtime.errors import InputError
-from rnn_runtime.results.write import Format
+from rnn_runtime.results.write import DELIMITERS, Format
 
 _CHECKED_AGAIN = 64  # results that are computed again, to see whether they are this model's
 _LONGEST_RECORD = 1 << 20  # bytes; a path has at most 4096
@@ -22,7 +22,7 @@ class EarlierResults:
 
     Args:
         file: Opened for reading and writing.
-        format: `csv` or `jsonl`.
+        format: `csv`, `tsv` or `jsonl`.
         columns: The columns that it must have.
         class_names: The labels that it may have.
         name: What to call the file in an error.
@@ -82,7 +82,7 @@ class EarlierResults:
         for line in self._file:
             lines.append(line)
             length += len(line)
-            quotes += line.count(b'"') if self._format == "csv" else 0
+            quotes += line.count(b'"') if self._format in DELIMITERS else 0
             if line.endswith(b"\n") and quotes % 2 == 0:
                 yield b"".join(lines)
                 lines, length, quotes = [], 0, 0
@@ -90,10 +90,11 @@ class EarlierResults:
                 raise InputError(f"{self._name}: unterminated row (a missing quote?). Fix or delete the file")
 
     def _read(self, record: bytes, *, first: bool) -> Prediction | None:
-        """The result in a row; None for the names of columns, and for the line about the run."""
+        """The result in a row; None for the names of columns."""
         text = record.decode("utf-8", "surrogateescape")
-        if self._format == "csv":
-            values = next(csv.reader(io.StringIO(text, newline=""), strict=True))
+        if self._format in DELIMITERS:
+            lines = io.StringIO(text, newline="")
+            values = next(csv.reader(lines, delimiter=DELIMITERS[self._format], strict=True))
             if first:
                 self._check_columns(values)
                 return None
@@ -102,8 +103,6 @@ class EarlierResults:
             row = json.loads(text)
             if not isinstance(row, dict):
                 raise ValueError("a row that is not an object")
-            if "run" in row:
-                return None
             self._check_columns(list(row))
         return self._prediction(row)
 
@@ -111,12 +110,12 @@ class EarlierResults:
         if found != self._columns:
             raise InputError(
                 f"{self._name}: its columns are {', '.join(map(str, found))}, and this run's "
-                f"{', '.join(self._columns)}. Use the same `top_k` as before, and true labels if they had them, or "
+                f"{', '.join(self._columns)}. Set the options that change columns as before, `top_k` for instance, or "
                 "choose another `output`"
             )
 
     def _prediction(self, row: dict[str, Any]) -> Prediction:
-        path, label, error = row["path"], row["label"] or None, row["error"] or None
+        path, label, error = row["path"], row.get("guess", row["label"]) or None, row["error"] or None
         if not isinstance(path, str) or not isinstance(label, str | None) or not isinstance(error, str | None):
             raise ValueError("a path, label or error that is not text")
         if (label is None) == (error is None):

@@ -1,5 +1,6 @@
 """A whole run: image files in, results written as they come, and a summary."""
 
+import itertools
 import json
 import os
 import sys
@@ -19,7 +20,17 @@ from rnn_runtime.files.part_file import growing_file, part_of
 from rnn_runtime.interruption import RunInterruptedError, describe_interrupt
 from rnn_runtime.results.earlier import EarlierResults
 from rnn_runtime.results.evaluation import FolderEvaluation
-from rnn_runtime.results.write import FORMATS, Columns, Format, write_results
+from rnn_runtime.results.place import ImagePlacer
+from rnn_runtime.results.write import (
+    FORMATS,
+    RESUMABLE,
+    Columns,
+    Format,
+    choose_format,
+    require_pyarrow,
+    write_parquet,
+    write_results,
+)
 
 # A file's name may be bytes that are no UTF-8; they come out as they went in.
 _TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
@@ -36,6 +47,8 @@ class RunSummary:
         images: Images that have a result, be it a label or an error.
         unreadable: Those of them with an error.
         earlier: Those of them whose result was there already.
+        below_min_probability: Those of them too uncertain for a label; None without `min_probability`.
+        placed: Images put into the folder of their class; None where that wasn't asked for.
         seconds: From the first image to the last result.
     """
 
@@ -43,6 +56,8 @@ class RunSummary:
     images: int = 0
     unreadable: int = 0
     earlier: int = 0
+    below_min_probability: int | None = None
+    placed: int | None = None
     seconds: float = 0.0
 
     def add(self, prediction: Prediction) -> None:
@@ -63,9 +78,10 @@ class RunSummary:
         images = f"{self.images:,} image" + ("s" if self.images != 1 else "")
         earlier = f" ({self.earlier:,} from before)" if self.earlier else ""
         failed = f", {self.unreadable:,} unreadable" if self.unreadable else ""
+        below = f", {self.below_min_probability:,} without a label" if self.below_min_probability else ""
         speed = f"{self.seconds:.2f} s, {self.images_per_second:,.0f} images/s"
         checkpoint = f"checkpoint {self.run['checkpoint_sha256'][:12]}"
-        return f"{images}{earlier}{failed}, {speed}, {checkpoint}, on {self.run['provider']}"
+        return f"{images}{earlier}{failed}{below}, {speed}, {checkpoint}, on {self.run['provider']}"
 
 
 def describe_run(classifier: Classifier) -> dict[str, Any]:
@@ -85,11 +101,14 @@ def classify_files(
     paths: Iterable[str],
     output: str | Path | None = None,
     *,
-    format: Format = "csv",
+    format: Format | None = None,
     top_k: int = 1,
+    min_probability: float | None = None,
+    checkpoint_column: bool = False,
     batch_size: int = BATCH_SIZE,
     evaluation: FolderEvaluation | None = None,
     resume: bool = False,
+    placer: ImagePlacer | None = None,
     watch: Watch = iter,
 ) -> RunSummary:
     """Classify image files, and write the results as they come.
@@ -97,43 +116,72 @@ def classify_files(
     Args:
         classifier: The model.
         paths: Image files, as `find_images` gives them.
-        output: The file to write; None for standard output. CSV and JSON Lines grow in `output` + `.part`, which
+        output: The file to write; None for standard output. CSV, TSV and JSON Lines grow in `output` + `.part`, which
             gets its name when it is whole, and stays if the run is stopped or killed.
-        format: `csv`, `jsonl` or `table`.
+        format: `csv`, `tsv`, `jsonl`, `parquet` or `table`; None for the one that the ending of `output` names, and
+            for CSV on standard output.
         top_k: How many classes a result shows; at most all.
+        min_probability: Leave the label empty where the probability is lower. The likeliest class has a column
+            `guess` then.
+        checkpoint_column: Repeat the SHA-256 of the model's checkpoint in every row.
         batch_size: Images per run of the model.
         evaluation: Counts every result; a column with the true label is added.
         resume: Continue what an earlier run left in `output` + `.part`, or else in `output`. Images that have a
             result there, be it an error, are passed over. Takes some 100 MB per million of them.
+        placer: Puts each image that has a label into the folder of its class. Images that are there already aren't
+            classified.
         watch: Passes on the results that it is given, to show how far they are; with `resume`, first the earlier ones.
 
     Returns:
         Counts, time, and what ran.
 
     Raises:
-        SettingsError: `resume` without `output`, or with a table; an unknown format.
+        SettingsError: `resume` without `output`, or with a format that can't be continued; an unknown format; Parquet
+            on standard output; a probability that is none.
+        MissingPackageError: Parquet without pyarrow.
         InputError: `output` is the model, a folder or a device, or its folder is missing. Or what is to be continued
             has other columns, is another model's, or isn't results.
         OutputError: the file can't be written; the text says what is kept.
         RunInterruptedError: Ctrl-C or SIGTERM; the text says what is kept.
     """
-    if resume and (output is None or format == "table"):
-        raise SettingsError("`resume` continues results in a file of CSV or JSON Lines. Set `output` and `format`")
-    if format not in FORMATS:
-        raise SettingsError(f"`format` must be one of {', '.join(FORMATS)}, not {format!r}")
     if output is not None:
         check_output(Path(output), [classifier.path])
-    columns = Columns(min(top_k, len(classifier.class_names)), evaluation is not None)
-    run = _Run(classifier, columns, format, batch_size, evaluation, watch)
+    format = format or choose_format(output, terminal=False)
+    _check_settings(output, format, min_probability, resume)
+    columns = Columns(
+        min(top_k, len(classifier.class_names)),
+        evaluation is not None,
+        min_probability,
+        classifier.metadata.checkpoint_sha256 if checkpoint_column else None,
+    )
+    run = _Run(classifier, columns, format, batch_size, evaluation, watch, placer)
     with _telling_what_is_kept(output, format):
         if output is None:
             run.classify(paths, sys.stdout)
-        elif format == "table":
-            with atomic_write(output, **_TEXT) as file:
+        elif format in RESUMABLE:
+            _append_results(run, paths, output, resume)
+        elif format == "parquet":
+            with atomic_write(output, "wb") as file:
                 run.classify(paths, file)
         else:
-            _append_results(run, paths, output, resume)
+            with atomic_write(output, **_TEXT) as file:
+                run.classify(paths, file)
     return run.summary
+
+
+def _check_settings(output: str | Path | None, format: Format, min_probability: float | None, resume: bool) -> None:
+    if format not in FORMATS:
+        raise SettingsError(f"`format` must be one of {', '.join(FORMATS)}, not {format!r}")
+    if resume and (output is None or format not in RESUMABLE):
+        raise SettingsError(
+            f"`resume` continues results in a file of {', '.join(RESUMABLE)}. Set `output` and one of these formats"
+        )
+    if min_probability is not None and not 0 <= min_probability <= 1:
+        raise SettingsError(f"`min_probability` must be from 0 to 1, not {min_probability}")
+    if format == "parquet":
+        if output is None:
+            raise SettingsError('`format="parquet"` needs a file. Set `output`')
+        require_pyarrow()
 
 
 def write_summary(path: str | Path, summary: RunSummary, evaluation: FolderEvaluation | None = None) -> None:
@@ -160,36 +208,56 @@ class _Run:
     batch_size: int
     evaluation: FolderEvaluation | None
     watch: Watch
+    placer: ImagePlacer | None
     summary: RunSummary = field(init=False)
 
     def __post_init__(self) -> None:
         self.summary = RunSummary(describe_run(self.classifier))
+        if self.columns.min_probability is not None:
+            self.summary.below_min_probability = 0
+        if self.placer:
+            self.summary.placed = 0
 
     def read_earlier(self, file: BinaryIO, name: str) -> Set[str]:
         """Count the results of an earlier run, and give the paths that have one."""
         earlier = EarlierResults(file, self.format, self.columns.names, self.classifier.class_names, name)
-        paths = {prediction.path for prediction, _ in self._count(self.watch(iter(earlier)))}
+        paths = {prediction.path for prediction, _ in self._count(self.watch(iter(earlier)), place=False)}
         earlier.check_model(self.classifier)
         self.summary.earlier = self.summary.images
         return paths
 
     def classify(
-        self, paths: Iterable[str], file: IO[str], earlier: Set[str] = frozenset(), *, header: bool = True
+        self, paths: Iterable[str], file: IO[Any], earlier: Set[str] = frozenset(), *, header: bool = True
     ) -> None:
         """Classify all images but those that have a result, and write theirs."""
         missing = (path for path in paths if path not in earlier) if earlier else paths
+        if self.placer:
+            missing = itertools.filterfalse(self.placer.contains, missing)
         start = time.perf_counter()
         predictions = self.classifier.iter_predictions(missing, top_k=self.columns.top_k, batch_size=self.batch_size)
         # Closed here, not when it happens to be collected: that may be in one of the threads that it waits for.
         with closing(predictions):
             results = self._count(self.watch(predictions))
-            write_results(results, file, self.format, self.columns, run=self.summary.run, header=header)
+            if self.format == "parquet":
+                write_parquet(results, file, self.columns)
+            else:
+                write_results(results, file, self.format, self.columns, header=header)
         file.flush()
         self.summary.seconds = time.perf_counter() - start
 
-    def _count(self, predictions: Iterable[Prediction]) -> Iterator[tuple[Prediction, str | None]]:
+    def _count(
+        self, predictions: Iterable[Prediction], *, place: bool = True
+    ) -> Iterator[tuple[Prediction, str | None]]:
+        summary = self.summary
         for prediction in predictions:
-            self.summary.add(prediction)
+            summary.add(prediction)
+            below = self.columns.is_below(prediction)
+            if summary.below_min_probability is not None:
+                summary.below_min_probability += below
+            # Before its row is written: a run that is killed in between finds the image there when it is continued.
+            if self.placer and place and prediction.label is not None and not below:
+                self.placer.place(prediction.path, prediction.label)
+                summary.placed = (summary.placed or 0) + 1
             yield prediction, self.evaluation.add(prediction) if self.evaluation else None
 
 
@@ -214,6 +282,8 @@ def _telling_what_is_kept(output: str | Path | None, format: Format) -> Iterator
         yield
     except KeyboardInterrupt as interrupt:
         raise RunInterruptedError(f"{describe_interrupt(interrupt)}{_kept(output, format)}", interrupt) from None
+    except OutputError as error:
+        raise OutputError(f"{error}{_kept(output, format)}") from None
     except OSError as error:
         if output is None:
             raise
@@ -222,6 +292,6 @@ def _telling_what_is_kept(output: str | Path | None, format: Format) -> Iterator
 
 
 def _kept(output: str | Path | None, format: Format) -> str:
-    if output is None or format == "table" or not os.path.exists(part_of(output)):
+    if output is None or format not in RESUMABLE or not os.path.exists(part_of(output)):
         return ""
     return f"; {part_of(output)} holds the results so far. Continue with `resume=True`"

@@ -70,10 +70,22 @@ def test_names_cannot_break_a_table_or_control_the_terminal(path: str) -> None:
     assert "\x1b" not in text
 
 
-def test_table_shows_all_of_a_long_name() -> None:
+def test_a_table_shortens_long_paths_in_the_middle_and_fits_80_columns() -> None:
     path = "folder/" * 40 + "a.png"
+    top = tuple((label, 0.3) for label in ("Ankle boot", "T-shirt/top", "Sneaker"))
 
-    assert path in written("table", Prediction(path, "7", 0.5, (("7", 0.5),)))
+    text = written("table", Prediction(path, *top[0], top), columns=Columns(top_k=3))
+
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" in text
+    assert "/a.png" in text
+    for label, _ in top:
+        assert f"{label} 0.3000" in text
+
+
+def test_a_table_has_an_error_column_only_where_there_are_errors() -> None:
+    assert "error" not in written("table", GOOD)
+    assert "error" in written("table", GOOD, Prediction("b.png", None, None, error="broken"))
 
 
 @pytest.mark.parametrize("style", ["csv", "jsonl"])
