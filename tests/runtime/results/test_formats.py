@@ -57,10 +57,8 @@ def test_a_file_is_written_as_its_ending_says(
     assert [row["label"] for row in rows] == [prediction.label for prediction in expected]
     assert [row["error"] for row in rows] == [prediction.error for prediction in expected]
     for row, prediction in zip(rows, expected, strict=True):
-        found = [row["probability"], row["probability_2"]]
-        assert [value and float(value) for value in found] == pytest.approx(
-            [probability for _, probability in prediction.top] or [None, None], abs=1e-6
-        )
+        found = [float(row[name]) for name in ("probability", "probability_2") if row[name] is not None]
+        assert found == pytest.approx([probability for _, probability in prediction.top], abs=1e-6)
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.xlsx", "a", "a.txt", "a.csv.gz"])
