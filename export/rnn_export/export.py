@@ -16,7 +16,8 @@ from rnn_export.parity import PROBABILITY_ATOL, ParityReport, measure_parity
 from rnn_runtime.classifier import Classifier
 from rnn_runtime.errors import CheckpointError, DataError, OutputError, ParityError
 from rnn_runtime.files.atomic import atomic_write, check_output
-from rnn_runtime.model.difference import ATOL, RTOL
+from rnn_runtime.model.difference import ATOL, RTOL, LogitTolerance
+from rnn_runtime.model.fields import check_argument
 from rnn_runtime.model.file import UNSEALED, seal_model
 from rnn_runtime.model.metadata import GoldenSamples, ModelMetadata
 from rnn_runtime.model.spec import ModelSpec
@@ -91,10 +92,15 @@ def export_onnx(
     Raises:
         CheckpointError: the checkpoint can't be read, or its weights aren't finite.
         InputError: the folder of `output` is missing, or `output` is the checkpoint, a folder or a device.
-        SettingsError: the graph or precision is unknown or isn't for this cell, or a weight is too large for float16.
+        SettingsError: an argument has a wrong type or is out of range, `graph` or `precision` isn't for this cell, or a
+            weight is too large for float16.
         ParityError: the exported model differs from PyTorch by more than the tolerance.
         OutputError: `output` can't be written.
     """
+    check_argument("checkpoint", checkpoint, Path)
+    check_argument("output", output, Path)
+    check_argument("atol", atol, LogitTolerance | None)
+    check_argument("rtol", rtol, LogitTolerance | None)
     check_output(Path(output), [checkpoint])
     saved = Checkpoint.load(checkpoint)
     model = saved.build_model()

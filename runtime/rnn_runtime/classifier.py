@@ -3,7 +3,7 @@
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Annotated, Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +16,14 @@ from rnn_runtime.errors import InputError, ModelError, ProviderError
 from rnn_runtime.images.batches import ImageBatch, decode_images, decode_single
 from rnn_runtime.images.image_like import ImageLike, TakenImage, is_single_image, take_image, take_images
 from rnn_runtime.images.pool import usable_cores
+from rnn_runtime.model.fields import Range, check_argument
 from rnn_runtime.model.file import read_model
 from rnn_runtime.model.metadata import ModelMetadata
 
 BATCH_SIZE = 256
-_LARGEST_BATCH = 1 << 24
-_MOST_THREADS = 4096
+_TopK = Annotated[int, Range(1)]
+_BatchSize = Annotated[int, Range(1, 1 << 24)]
+_Threads = Annotated[int, Range(1, 4096)]
 _UINT8 = np.dtype(np.uint8)
 
 
@@ -83,11 +85,10 @@ class Classifier:
         notice (str | None): Why `auto` runs on the CPU, else None.
 
     Raises:
-        InputError: `threads` is out of range.
         ModelError: The file is missing, damaged or not written by `rnn-export`.
         ProviderError: CUDA was asked for and can't run here, or not with these options.
         MissingPackageError: onnxruntime isn't installed, or its installation is broken.
-        SettingsError: `cuda` was given together with `provider="cpu"`.
+        SettingsError: An argument has a wrong type or is out of range, or `cuda` was given with `provider="cpu"`.
     """
 
     def __init__(
@@ -98,10 +99,11 @@ class Classifier:
         threads: int | None = None,
         cuda: CudaOptions = CUDA_DEFAULTS,
     ) -> None:
-        if threads is not None and not 1 <= threads <= _MOST_THREADS:
-            raise InputError(f"`threads` must be from 1 to {_MOST_THREADS}, not {threads}")
+        check_argument("model", model, Path)
+        check_argument("threads", threads, _Threads | None)
+        check_argument("cuda", cuda, CudaOptions)
         self.path, self._cuda = str(model), cuda
-        self.threads = threads or usable_cores()
+        self.threads = int(threads or usable_cores())
         try:
             content = read_model(self.path)
             opened = open_session(content, provider, cuda=cuda)
@@ -176,8 +178,8 @@ class Classifier:
             has its `error` set; the others aren't affected.
 
         Raises:
-            InputError: `images` holds something that is no image (the text names its position), or `top_k` or
-                `batch_size` is out of range.
+            InputError: `images` holds something that isn't an image; the text names its position.
+            SettingsError: `top_k` or `batch_size` is out of range.
             ProviderError: The model couldn't run, for instance because memory ran out.
         """
         if is_single_image(images):
@@ -204,7 +206,7 @@ class Classifier:
 
         Raises:
             InputError: As for `predict`, or `images` is a single image.
-            ProviderError: As for `predict`.
+            SettingsError, ProviderError: As for `predict`.
         """
         sizes = self._check_sizes(top_k, batch_size)
         if is_single_image(images):  # a text is a sequence of letters, and each would be taken for a path
@@ -234,12 +236,9 @@ class Classifier:
         return self._run_finite("logits", images)
 
     def _check_sizes(self, top_k: int, batch_size: int) -> tuple[int, int]:
-        if top_k < 1 or not 1 <= batch_size <= _LARGEST_BATCH:
-            raise InputError(
-                f"`top_k` and `batch_size` must be at least 1, and `batch_size` at most {_LARGEST_BATCH}, not {top_k} "
-                f"and {batch_size}"
-            )
-        return min(top_k, len(self.class_names)), batch_size
+        check_argument("top_k", top_k, _TopK)
+        check_argument("batch_size", batch_size, _BatchSize)
+        return min(int(top_k), len(self.class_names)), int(batch_size)
 
     def _stream(
         self, images: Iterator[str | TakenImage], top_k: int, batch_size: int

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from rnn_export import export_onnx
 from rnn_runtime import Classifier, Prediction
-from rnn_runtime.errors import InputError, ModelError
+from rnn_runtime.errors import InputError, ModelError, SettingsError
 from rnn_runtime.model.spec import Cell, ImageSpec, ModelSpec
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.model import predict_logits
@@ -152,9 +153,35 @@ def test_arrays_that_do_not_fit_say_what_would(classifier: Classifier, images: N
         classifier.predict_proba(images)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("options", [{"top_k": 0}, {"batch_size": 0}])
-def test_sizes_below_one_are_refused_at_once(classifier: Classifier, options: dict[str, int]) -> None:
-    with pytest.raises(InputError, match="at least 1"):
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ({"threads": "2"}, "`threads` must be a whole number from 1 to 4096, not '2'"),
+        ({"threads": 99999}, "`threads` must be a whole number from 1 to 4096, not 99999"),
+        ({"threads": 2.5}, "`threads` must be a whole number from 1 to 4096, not 2.5"),
+        ({"cuda": None}, "`cuda` must be CudaOptions, not None"),
+        ({"model": 5}, "`model` must be a path, not 5"),
+        ({"model": None}, "`model` must be a path, not None"),
+    ],
+)
+def test_wrong_arguments_are_named(digits_model: Path, arguments: dict[str, Any], problem: str) -> None:
+    arguments = {"model": digits_model} | arguments
+
+    with pytest.raises(SettingsError, match=f"^{re.escape(problem)}$"):
+        Classifier(**arguments)
+
+
+def test_numbers_of_numpy_are_as_good_as_pythons(digits_model: Path, images: NDArray[np.uint8]) -> None:
+    classifier = Classifier(digits_model, provider="cpu", threads=np.int64(2))  # type: ignore[arg-type]
+
+    (prediction,) = classifier.predict([images[0]], top_k=np.int32(3), batch_size=np.uint8(8))  # type: ignore[call-overload]
+
+    assert len(prediction.top) == 3
+
+
+@pytest.mark.parametrize("options", [{"top_k": 0}, {"batch_size": 0}, {"top_k": "2"}, {"batch_size": 1.5}])
+def test_sizes_that_are_no_counts_are_refused_at_once(classifier: Classifier, options: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match="must be a whole number from 1 "):
         classifier.iter_predictions(["a.png"], **options)
 
 

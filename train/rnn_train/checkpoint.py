@@ -21,6 +21,7 @@ from torch import Tensor
 
 from rnn_runtime.errors import CheckpointError, SettingsError
 from rnn_runtime.files.atomic import atomic_write
+from rnn_runtime.model.fields import check_argument
 from rnn_runtime.model.spec import ModelSpec
 from rnn_train.calibration import LARGEST_TEMPERATURE, LEAST_TEMPERATURE
 from rnn_train.data import DataSource
@@ -94,6 +95,7 @@ class Checkpoint:
         Raises:
             CheckpointError: it is missing, damaged, not written by `rnn-train`, or of an unknown format version.
         """
+        check_argument("path", path, Path)
         try:
             _check_archive(path)
             with warnings.catch_warnings():

@@ -4,14 +4,14 @@ import ctypes
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
 from rnn_runtime.engine.calls import create_session, error_text, run_options
 from rnn_runtime.engine.installation import UNINSTALL, cuda_major, installed_packages, preload_cuda
 from rnn_runtime.engine.nvidia_driver import LIBRARY, Driver, find_driver
-from rnn_runtime.errors import SettingsError
+from rnn_runtime.model.fields import PlainFields, Range, check_fields
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -25,7 +25,7 @@ _INPUT_TYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
 
 
 @dataclass(frozen=True, slots=True)
-class CudaOptions:
+class CudaOptions(PlainFields):
     """How a model runs on CUDA (onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider).
 
     Args:
@@ -37,21 +37,16 @@ class CudaOptions:
             the next. For a graph without loops: `rnn-export --graph unrolled` or `operator`.
 
     Raises:
-        SettingsError: a number is out of range.
+        SettingsError: a value has a wrong type or is out of range.
     """
 
-    device_id: int = 0
-    memory_limit: int | None = None
+    device_id: Annotated[int, Range(0, (1 << 31) - 1)] = 0
+    memory_limit: Annotated[int, Range(1, (1 << 63) - 1)] | None = None
     tf32: bool = False
     graph: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.device_id < 1 << 31:
-            raise SettingsError(f"the CUDA device id must be 0 or more, and below 2^31, not {self.device_id}")
-        if self.memory_limit is not None and not 1 <= self.memory_limit < 1 << 63:
-            raise SettingsError(
-                f"the CUDA memory limit must be 1 byte or more, and below 2^63 bytes, not {self.memory_limit}"
-            )
+        check_fields(self)
 
     def to_provider_options(self) -> dict[str, str]:
         """Under the names, and as the texts, that onnxruntime takes."""

@@ -1,12 +1,14 @@
 """How far two runs of one model are apart, and how far they may be."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rnn_runtime.errors import SettingsError
+from rnn_runtime.model.fields import Range, check_argument
 
+LogitTolerance = Annotated[float, Range(0)]
 ATOL = 1e-5
 RTOL = 1e-4
 
@@ -35,11 +37,10 @@ class Difference:
         """Compare logits of shape `(batch, classes)`, in float64; a value that isn't finite is beyond tolerance.
 
         Raises:
-            SettingsError: a tolerance is negative or not a number.
+            SettingsError: a tolerance is negative or not a finite number.
         """
-        for name, tolerance in (("atol", atol), ("rtol", rtol)):
-            if not tolerance >= 0:  # nothing compares with NaN
-                raise SettingsError(f"`{name}` must be a number from 0 up, not {tolerance!r}")
+        check_argument("atol", atol, LogitTolerance)
+        check_argument("rtol", rtol, LogitTolerance)
         left, right = actual.astype(np.float64), reference.astype(np.float64)
         with np.errstate(invalid="ignore"):  # infinite less infinite is not a number, which is found below
             absolute = np.abs(left - right)

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from math import inf
+from numbers import Number
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, Self, get_args, get_origin, get_type_hints
@@ -99,6 +100,8 @@ def check_argument(name: str, value: Any, hint: Any) -> None:
     Raises:
         SettingsError: names the argument, what it must be, and what it is.
     """
+    if isinstance(value, Number) and hasattr(value, "item"):
+        value = value.item()  # NumPy's numbers are as good as Python's
     _check(f"`{name}`", value, hint)
 
 

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnxruntime
@@ -124,10 +125,12 @@ def test_weights_outside_of_the_file_are_not_read(tmp_path: Path, digits_model: 
         Classifier(tmp_path / "model.onnx", provider="cpu")
 
 
-@pytest.mark.parametrize("options", [{"device_id": -1}, {"memory_limit": 0}])
-def test_cuda_options_out_of_range_are_refused(options: dict[str, int]) -> None:
-    with pytest.raises(SettingsError, match="or more, and below"):
-        CudaOptions(**options)  # type: ignore[arg-type]
+@pytest.mark.parametrize("options", [{"device_id": -1}, {"memory_limit": 0}, {"device_id": "1"}, {"tf32": 1}])
+def test_cuda_options_that_cannot_be_are_refused_by_name(options: dict[str, Any]) -> None:
+    (name,) = options
+
+    with pytest.raises(SettingsError, match=f"^`{name}` must be "):
+        CudaOptions(**options)
 
 
 def test_cuda_options_are_parity_first_by_default() -> None:
