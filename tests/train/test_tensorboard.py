@@ -13,10 +13,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rnn_runtime.errors import MissingPackageError, OutputError
-from rnn_train import DataSource, TrainSettings, resume
-from rnn_train.callbacks import CallbackList
+from rnn_train import CallbackList, DataSource, TensorBoardCallback, TrainSettings, resume
 from rnn_train.checkpoint import Checkpoint
-from rnn_train.tensorboard import TensorBoardCallback
 from tests.support.commands import Run
 from tests.support.full_disk import full_disk
 from tests.support.idx_files import write_idx_folder

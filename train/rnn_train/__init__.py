@@ -11,16 +11,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rnn_train.callbacks import ConsoleCallback, TrainingCallback
+    from rnn_train.callbacks import CallbackList, ConsoleCallback, TrainingCallback
     from rnn_train.checkpoint import Checkpoint
     from rnn_train.data import DataSource
     from rnn_train.settings import TrainSettings
+    from rnn_train.tensorboard import TensorBoardCallback
     from rnn_train.training import TrainResult, resume, train
 
 __all__ = [
+    "CallbackList",
     "Checkpoint",
     "ConsoleCallback",
     "DataSource",
+    "TensorBoardCallback",
     "TrainResult",
     "TrainSettings",
     "TrainingCallback",
@@ -29,9 +32,11 @@ __all__ = [
 ]
 
 _MODULES = {
+    "CallbackList": "callbacks",
     "Checkpoint": "checkpoint",
     "ConsoleCallback": "callbacks",
     "DataSource": "data",
+    "TensorBoardCallback": "tensorboard",
     "TrainResult": "training",
     "TrainSettings": "settings",
     "TrainingCallback": "callbacks",
