@@ -30,7 +30,7 @@ from tests.support.results import read_results
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, which the runtime silences itself
 
-TOO_LARGE = f"the file has more than {MAX_FILE_BYTES} bytes, the most that are read"
+TOO_LARGE = f"the file has more than {MAX_FILE_BYTES} bytes, the limit"
 NOBODY = 65534
 
 PIXELS = pattern(8, 8, 1)  # of the size that the model takes, so that nothing is resized
@@ -111,7 +111,7 @@ UNREADABLE: dict[str, tuple[bytes, str]] = {
     "truncated.webp": (encode(_LARGE, ".webp")[:-1000], NOT_AN_IMAGE),
     "floats.tif": (
         save(Image.fromarray(np.ones((8, 8), np.float32)), "TIFF"),
-        "its pixels are floating point numbers, of which nobody knows the range",
+        "its pixels are floating-point numbers of unknown range",
     ),
     "32-bit.tif": (
         save(Image.fromarray(np.full((8, 8), 1 << 20, np.int32)), "TIFF"),

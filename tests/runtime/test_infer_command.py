@@ -168,7 +168,7 @@ def test_unreadable_images_get_rows_a_count_and_exit_code_1(run: Run, folder: Pa
     assert result.returncode == 1
     assert errors == {
         "images/4/empty.png": "the file is empty",
-        "images/4/text.jpg": "not an image that can be decoded, or a damaged one",
+        "images/4/text.jpg": "not an image in a supported format, or damaged",
         "missing.png": "no such file or directory",
     }
     assert sum(bool(row["label"]) for row in csv_rows(result.stdout)) == 3

@@ -204,7 +204,7 @@ def test_an_unusable_image_leaves_its_neighbours_alone(classifier: Classifier, f
     assert [p for p in predictions if p.error is None] == good
     assert [p.error is None for p in predictions] == [True, False, False, False, False, True]
     failed = classifier.predict(b"no image")
-    assert failed == Prediction("", None, None, error="not an image that can be decoded, or a damaged one")
+    assert failed == Prediction("", None, None, error="not an image in a supported format, or damaged")
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ from PIL import Image
 from rnn_runtime.images.limits import MAX_COMMENTS, MAX_DECODED_SIDE, MAX_PIXELS, MAX_SCANS, TOO_MANY_PIXELS
 from tests.support.encoded_images import png_chunk
 
-NOT_AN_IMAGE = "not an image that can be decoded, or a damaged one"
-DAMAGED = "a damaged image, or of a kind that isn't supported"
-TOO_LONG = f"the image has a side of more than {MAX_DECODED_SIDE} pixels, the most that is decoded"
-TOO_MANY_SCANS = f"the JPEG has more than {MAX_SCANS} scans, the most that are decoded"
-TOO_MANY_COMMENTS = f"the file has more than {MAX_COMMENTS} comments, the most that are read"
+NOT_AN_IMAGE = "not an image in a supported format, or damaged"
+DAMAGED = "a damaged image, or an unsupported kind"
+TOO_LONG = f"the image has a side of more than {MAX_DECODED_SIDE} pixels, the limit"
+TOO_MANY_SCANS = f"the JPEG has more than {MAX_SCANS} scans, the limit"
+TOO_MANY_COMMENTS = f"the file has more than {MAX_COMMENTS} comments, the limit"
 
 ZEROS = 30_000_000  # bytes, which deflate to 29 KB
 SIDE = 8192

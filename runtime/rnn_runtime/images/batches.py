@@ -38,15 +38,15 @@ def decode_images(
     Args:
         images: Paths, and images that were taken over from the caller. Drawn only as far ahead as is decoded.
         spec: Size and channels to bring them to.
-        batch_size: Images per batch. The first batch is smaller, to see how long an image takes.
-        threads: How many to use where that pays; small images are decoded by one.
+        batch_size: Images per batch. The first batch is smaller, to time one image.
+        threads: The most threads to use. Small images are decoded by one.
     """
     for results in map_files(partial(read_taken, spec=spec), images, batch_size=batch_size, threads=threads):
         yield _to_batch(results, spec)
 
 
 def decode_single(image: str | TakenImage, spec: ImageSpec) -> ImageBatch:
-    """Read and decode one image in the calling thread: starting others would take longer than most images do."""
+    """Read and decode one image in the calling thread; starting another would take longer than most images do."""
     try:
         return _to_batch([(image, read_taken(image, spec))], spec)
     except ImageError as error:

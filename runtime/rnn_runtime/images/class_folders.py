@@ -1,4 +1,4 @@
-"""Folders named for classes: how they are named, and the class that an image's folder means."""
+"""Class names as folder names: which folder a class gets, and which class an image's folder stands for."""
 
 import os
 import re
@@ -8,10 +8,10 @@ from rnn_runtime.errors import InputError
 
 
 def class_folders(class_names: Sequence[str]) -> list[str]:
-    """The folder that holds each class's images: its name, path separators and a leading dot replaced by `_`.
+    """The folder name of each class: the class name with path separators and a leading dot replaced by `_`.
 
     Raises:
-        InputError: two classes would share a folder.
+        InputError: Two classes would share a folder.
     """
     folders = [re.sub(r"^\.|[/\\\0]", "_", name) for name in class_names]
     for i, folder in enumerate(folders):
@@ -23,19 +23,19 @@ def class_folders(class_names: Sequence[str]) -> list[str]:
 
 
 class FolderLabels:
-    """The class that an image's folder names.
+    """Finds the class that an image's folder stands for.
 
     Args:
-        class_names: The classes that there are.
+        class_names: The known classes.
 
     Raises:
-        InputError: two classes would share a folder.
+        InputError: Two classes would share a folder.
     """
 
     def __init__(self, class_names: Sequence[str]) -> None:
         self._labels = dict(zip(class_folders(class_names), class_names, strict=True))
 
     def label_of(self, path: str) -> str | None:
-        """The class that a file's folder names, or the nearest folder above it that does; None if none does."""
+        """The class of the nearest folder above a file that is a class folder; None if there is none."""
         folders = reversed(os.path.dirname(os.path.abspath(path)).split(os.sep))
         return next((self._labels[folder] for folder in folders if folder in self._labels), None)

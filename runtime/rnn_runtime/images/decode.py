@@ -1,4 +1,4 @@
-"""From an encoded image file to the pixels that a model takes. Training and serving both go through here."""
+"""Decode an image and bring it to the model's size. Training and inference both use this, so pixels are the same."""
 
 import io
 import os
@@ -14,12 +14,12 @@ from rnn_runtime.images.limits import MAX_FILE_BYTES, TOO_MANY_PIXELS, check_siz
 from rnn_runtime.images.small_png import decode_small_png
 from rnn_runtime.model.spec import ImageSpec
 
-# The kinds that a folder is searched for; files named one by one are decoded whatever their ending.
+# Folders are searched for these. A file named by the user is decoded whatever its suffix.
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm"})
 
-FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM")  # Pillow's names; it reads many more, which we don't
-_DEEP_MODES = ("I;16", "I;16B", "I;16L", "I")  # gray of 16 bits; in "I" it comes as 32-bit integers
-_DAMAGED = "a damaged image, or of a kind that isn't supported"
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM")  # Pillow's names; Pillow reads many more
+_DEEP_MODES = ("I;16", "I;16B", "I;16L", "I")  # 16-bit gray; Pillow may hold it as 32-bit integers ("I")
+_DAMAGED = "a damaged image, or an unsupported kind"
 
 
 def read_image(path: str | Path, spec: ImageSpec) -> NDArray[np.uint8]:
@@ -33,7 +33,7 @@ def read_image(path: str | Path, spec: ImageSpec) -> NDArray[np.uint8]:
         uint8, shape `(spec.height, spec.width, spec.channels)`, 0 to 255.
 
     Raises:
-        ImageError: the file can't be read or decoded; the text doesn't repeat the path.
+        ImageError: The file can't be read or decoded. The text doesn't name the path.
     """
     return decode_image(read_bytes(path), spec)
 
@@ -41,7 +41,7 @@ def read_image(path: str | Path, spec: ImageSpec) -> NDArray[np.uint8]:
 def decode_image(data: bytes, spec: ImageSpec) -> NDArray[np.uint8]:
     """Decode one encoded image to the model's input size.
 
-    A JPEG much larger than that is decoded at a half, quarter or eighth of its size, which takes less time.
+    A much larger JPEG is decoded at a half, quarter or eighth of its size, which is faster.
 
     Args:
         data: The bytes of a PNG, JPEG, BMP, TIFF, WebP, GIF (first frame), PGM or PPM file.
@@ -52,11 +52,11 @@ def decode_image(data: bytes, spec: ImageSpec) -> NDArray[np.uint8]:
         8 bits, transparency is dropped, EXIF rotation is applied, three channels are in RGB order.
 
     Raises:
-        ImageError: the bytes are no whole image, or one beyond the limits in `rnn_runtime.images.limits`.
+        ImageError: The bytes are not a complete image, or one beyond the limits in `rnn_runtime.images.limits`.
     """
     pixels = decode_small_png(data)
     if pixels is None:
-        # Twice the size: the last step is then an average of at least four pixels.
+        # At least twice the size, so that each final pixel is an average of at least four.
         image = _decode(data, "L" if spec.channels == 1 else "RGB", 2 * max(spec.height, spec.width))
     elif pixels.shape == spec.shape:
         return pixels
@@ -66,7 +66,7 @@ def decode_image(data: bytes, spec: ImageSpec) -> NDArray[np.uint8]:
 
 
 def convert_image(image: Image.Image, spec: ImageSpec) -> NDArray[np.uint8]:
-    """Bring an image in memory to the model's input, as `decode_image` does with a file. `image` stays as it is.
+    """Bring an image in memory to the model's input, as `decode_image` does with a file. `image` isn't changed.
 
     Args:
         image: A PIL image, in any mode that has a defined range. The EXIF orientation that it carries is applied.
@@ -93,13 +93,13 @@ def convert_image(image: Image.Image, spec: ImageSpec) -> NDArray[np.uint8]:
 
 
 def image_shape(data: bytes) -> tuple[int, int, int]:
-    """Read from an image's header what shape it has: height, width, and channels: 1 for gray, 3 for colour.
+    """Read an image's shape from its header: height, width, and channels (1 for gray, 3 for color).
 
     Args:
         data: As for `decode_image`.
 
     Raises:
-        ImageError: as for `decode_image`, but damage behind the header goes unnoticed.
+        ImageError: As for `decode_image`, but damage after the header goes unnoticed.
     """
     with _open(data) as image:
         gray = image.mode in ("1", "L", "LA", "F", *_DEEP_MODES)
@@ -107,7 +107,7 @@ def image_shape(data: bytes) -> tuple[int, int, int]:
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
         except MemoryError:
             raise
-        except Exception:  # a PNG may have it at its end, so all before is looked at
+        except Exception:  # a PNG may have it at its end, so everything before is read
             raise ImageError(_DAMAGED) from None
         width, height = image.size[::-1] if turned else image.size
         return height, width, 1 if gray else 3
@@ -130,11 +130,11 @@ def read_bytes(path: str | Path) -> bytes:
     """Read a whole file.
 
     Raises:
-        ImageError: it isn't there, is a folder, may not be read, or has more than `MAX_FILE_BYTES`.
+        ImageError: The file is missing, a folder or not readable, or has more than `MAX_FILE_BYTES`.
     """
     try:
-        # The system's own calls take 40 % of the time of `open` and `read` on small files. A pipe, opened without
-        # waiting for its other end, is refused like all that isn't a file.
+        # On small files, the system's calls take 40 % of the time of `open` and `read`. O_NONBLOCK: a pipe must not
+        # wait for its other end; it is refused below, as everything that isn't a regular file.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         try:
             status = os.fstat(descriptor)
@@ -152,28 +152,28 @@ def read_bytes(path: str | Path) -> bytes:
 
 
 def _read_all(descriptor: int, size: int) -> bytes:
-    """All bytes of a file of about `size`."""
+    """All bytes of a file of about `size` bytes."""
     if size > MAX_FILE_BYTES:
-        raise ImageError(f"the file has more than {MAX_FILE_BYTES} bytes, the most that are read")
+        raise ImageError(f"the file has more than {MAX_FILE_BYTES} bytes, the limit")
     data = os.read(descriptor, size + 1)
     if len(data) == size:
         return data
-    # It grows or shrinks, or is of those in /proc, which say that they have 0 bytes.
+    # The file grows or shrinks, or is in /proc, where files have size 0.
     parts = [data, *iter(lambda: os.read(descriptor, 1 << 20), b"")]
     return b"".join(parts)
 
 
 def _decode(data: bytes, mode: str, least_side: int) -> Image.Image:
-    """The image in Pillow's mode `L` or `RGB`, upright; a JPEG perhaps smaller, with sides of `least_side` or more."""
+    """Decode to mode `L` or `RGB`, upright. A JPEG may come out smaller, with sides of at least `least_side`."""
     with _open(data) as image:
         try:
             image.draft(mode, (least_side, least_side))
             image.load()
-            ImageOps.exif_transpose(image, in_place=True)  # a copy of the largest image would take 256 MB
+            ImageOps.exif_transpose(image, in_place=True)  # in place: a copy of the largest image takes 256 MB
             return _to_mode(image, mode)
         except (ImageError, MemoryError):
             raise
-        except Exception:  # damaged files make Pillow's decoders raise anything
+        except Exception:  # Pillow's decoders raise any exception for damaged files
             raise ImageError(_DAMAGED) from None
 
 
@@ -184,12 +184,12 @@ def _open(data: bytes) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         check_size(*image.size)
         check_work(image, data)
-    except Image.DecompressionBombError:  # Pillow's own limit is above ours
+    except Image.DecompressionBombError:  # Pillow's limit is above ours
         raise ImageError(TOO_MANY_PIXELS) from None
     except (ImageError, MemoryError):
         raise
     except Exception:
-        raise ImageError("not an image that can be decoded, or a damaged one") from None
+        raise ImageError("not an image in a supported format, or damaged") from None
     return image
 
 
@@ -200,7 +200,7 @@ def _to_mode(image: Image.Image, mode: str) -> Image.Image:
             raise ImageError("its pixels have more than 16 bits")
         image = Image.fromarray((deep >> 8).astype(np.uint8))
     elif image.mode == "F":
-        raise ImageError("its pixels are floating point numbers, of which nobody knows the range")
+        raise ImageError("its pixels are floating-point numbers of unknown range")
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # or Pillow warns
     return image if image.mode == mode else image.convert(mode)
@@ -218,5 +218,5 @@ def _fit(image: Image.Image, spec: ImageSpec) -> NDArray[np.uint8]:
 
 
 def to_image(pixels: NDArray[np.uint8]) -> Image.Image:
-    """Pixels, uint8 `(height, width, 1 or 3)`, as Pillow's image."""
+    """A PIL image of uint8 pixels `(height, width, channels)`, with 1 to 4 channels."""
     return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)

@@ -1,4 +1,4 @@
-"""From the paths that a user names to the image files they mean, sorted, without holding them all."""
+"""Find the image files that paths, folders and patterns stand for, in sorted order, without holding all names."""
 
 import contextlib
 import glob
@@ -13,29 +13,28 @@ from rnn_runtime.images.decode import IMAGE_SUFFIXES
 
 
 def find_images(paths: Iterable[str], *, recursive: bool = False, literal: Iterable[str] = ()) -> Iterator[str]:
-    """Find the image files that files, folders and glob patterns name.
+    """Find the image files that paths, folders and glob patterns stand for.
 
     Args:
-        paths: Files (taken whatever their ending, even if they don't exist: reading them will tell),
-            folders (their files with an image's ending, hidden ones left out) and glob patterns
-            (`**` goes through folders; a folder that a pattern matches counts as a folder).
-        literal: More files and folders; what looks like a pattern in their names is a part of them.
-        recursive: Search subfolders too. Links to folders that lie in a folder are passed over.
+        paths: Files (with any suffix, and even if they don't exist: reading them reports it), folders (their files with
+            an image's suffix, except hidden ones) and glob patterns (`**` goes through subfolders; a folder that
+            matches counts as a folder).
+        literal: More files and folders, whose names are never patterns.
+        recursive: Search subfolders too. Symbolic links to folders inside a folder are skipped.
 
     Returns:
-        Paths in sorted order, each once, found while they are read: of a folder tree, memory holds the
-        names of one folder at a time, and of those above it. A folder in a folder that can't be listed comes
-        too, with a slash at its end: reading it will tell why.
+        Paths in sorted order, each once, found lazily: memory holds the names of one folder at a time, and of those
+        above it. A subfolder that can't be listed is included, with a slash at its end: reading it reports why.
 
     Raises:
-        InputError: a folder can't be listed, or a folder or pattern has no images.
+        InputError: A folder can't be listed, or a folder or pattern has no images.
     """
     files, sources = set(), []
     patterns = frozenset(paths)
     for path in dict.fromkeys(itertools.chain(sorted(patterns), literal)):
         if os.path.isdir(path):
             sources.append(_search_folder(path, recursive))
-        # a file may be named like a pattern, so a file that exists wins
+        # a file may be named like a pattern, so an existing file wins
         elif path in patterns and glob.has_magic(path) and not os.path.lexists(path):
             sources.append(_search_pattern(path, recursive))
         else:
@@ -44,14 +43,14 @@ def find_images(paths: Iterable[str], *, recursive: bool = False, literal: Itera
 
 
 def read_names(file: TextIO | None, *, null: bool = False) -> Iterator[str]:
-    """Read names of files from a list of them, such as standard input.
+    """Read file names from a list, such as standard input.
 
     Args:
-        file: A text file over bytes; names may be bytes that are no UTF-8, or hold a carriage return.
-        null: Names end with a null character, as `find -print0` writes them, instead of a line end.
+        file: A text file over bytes. Names may contain bytes that aren't UTF-8, and carriage returns.
+        null: Names end with a null character, as `find -print0` writes them, instead of a newline.
 
     Raises:
-        InputError: the file is closed, or its names end with null characters and `null` is False.
+        InputError: The file is closed, or names end with null characters and `null` is False.
     """
     if file is None:
         raise InputError("-: there is no standard input, it is closed")
@@ -86,7 +85,7 @@ def _search_pattern(pattern: str, recursive: bool) -> Iterator[str]:
 
 
 def _expand(pattern: str) -> Iterator[str]:
-    """As `glob.glob`, whose own `**` follows links to folders: two that lead back to theirs would keep it forever."""
+    """Like `glob.glob`, whose `**` follows links to folders: two links that lead back to their parents never end."""
     parts = pattern.split(os.sep)
     if "**" not in parts:
         yield from glob.glob(pattern)
@@ -102,7 +101,7 @@ def _expand(pattern: str) -> Iterator[str]:
 
 
 def _folders(root: str) -> Iterator[str]:
-    """A folder and all in it but hidden ones and links, as what paths in them begin with: `""` or `name/`."""
+    """A folder and its subfolders without hidden ones and links, as prefixes of paths: `""` or `name/`."""
     waiting = [root]
     while waiting:
         yield (folder := waiting.pop())
@@ -120,7 +119,7 @@ def _without_repeats(ordered: Iterable[str]) -> Iterator[str]:
 
 
 def _walk(paths: Iterator[str], recursive: bool) -> Iterator[str]:
-    """The files among paths, and those in the folders among them, which have a slash at their end."""
+    """The files among paths, and the files in folders among them. Folders have a slash at their end."""
     levels = [paths]
     while levels:
         path = next(levels[-1], None)
@@ -136,9 +135,9 @@ def _walk(paths: Iterator[str], recursive: bool) -> Iterator[str]:
 
 
 def _list(folder: str, recursive: bool) -> Iterator[str]:
-    """The images in a folder, and with `recursive` its folders, sorted.
+    """The images in a folder, and with `recursive` its subfolders, sorted.
 
-    Folders have a slash at their end, so that they sort as their files' paths do.
+    Folders have a slash at their end, so that they sort like the paths of their files.
     """
     names = []
     with os.scandir(folder or os.curdir) as entries:

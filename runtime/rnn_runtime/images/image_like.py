@@ -196,7 +196,7 @@ def _is_read_already(file: BinaryFile) -> bool:
 
 def _check_length(data: bytes | bytearray | memoryview) -> None:
     if memoryview(data).nbytes > MAX_FILE_BYTES:
-        raise ImageError(f"the file has more than {MAX_FILE_BYTES} bytes, the most that are read")
+        raise ImageError(f"the file has more than {MAX_FILE_BYTES} bytes, the limit")
 
 
 def _type_name(value: object) -> str:

@@ -1,4 +1,4 @@
-"""What an image file may ask for: a small one may claim far more memory or time than any real image takes."""
+"""Limits on images. A small file can claim far more memory or time than any real image takes."""
 
 import re
 
@@ -6,16 +6,18 @@ from PIL import Image
 
 from rnn_runtime.errors import ImageError
 
-MAX_FILE_BYTES = 512 << 20  # the pixels of the largest image, RGB of 16 bits, take 400 MB
+MAX_FILE_BYTES = 512 << 20  # the largest image as 16-bit RGB takes 400 MB
 MAX_PIXELS = 1 << 26  # 67 million, 8192 x 8192
-MAX_DECODED_SIDE = 1 << 20  # pixels; beyond, tables of rows and of weights for resizing take more than the pixels do
-MAX_SCANS = 100  # of a progressive JPEG; encoders write some ten, and each goes over the whole image
-MAX_COMMENTS = 1000  # of a plain PPM; Pillow moves a megabyte for each, and a megabyte holds half a million
+MAX_DECODED_SIDE = 1 << 20  # pixels; beyond, tables of rows and weights for resizing take more memory than the pixels
+MAX_SCANS = 100  # of a progressive JPEG; encoders write about ten, and each scan decodes the whole image
+MAX_COMMENTS = (
+    1000  # of a plain PPM; Pillow copies up to a megabyte per comment, and a megabyte holds half a million comments
+)
 
-TOO_MANY_PIXELS = f"the image has more than {MAX_PIXELS} pixels, the most that is decoded"
+TOO_MANY_PIXELS = f"the image has more than {MAX_PIXELS} pixels, the limit"
 
 _PLAIN_FORMATS = (b"P1", b"P2", b"P3")  # PBM, PGM and PPM of plain text
-# Markers that a length follows, and the end; not those of restarts, and of FF that is data, which have none.
+# Markers followed by a length, and the end marker. Restart markers and escaped FF bytes have no length.
 _JPEG_MARKER = re.compile(rb"\xff([\x02-\xcf\xd9-\xfe])")
 _END_OF_IMAGE, _START_OF_SCAN = 0xD9, 0xDA
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # tags of TIFF 6.0
@@ -25,36 +27,36 @@ def check_size(width: int, height: int) -> None:
     """Check the size that an image's header claims, before its pixels are decoded.
 
     Raises:
-        ImageError: it has more than `MAX_PIXELS`, or a side longer than `MAX_DECODED_SIDE`.
+        ImageError: The image has more than `MAX_PIXELS`, or a side longer than `MAX_DECODED_SIDE`.
     """
     if width * height > MAX_PIXELS:
         raise ImageError(TOO_MANY_PIXELS)
     if max(width, height) > MAX_DECODED_SIDE:
-        raise ImageError(f"the image has a side of more than {MAX_DECODED_SIDE} pixels, the most that is decoded")
+        raise ImageError(f"the image has a side of more than {MAX_DECODED_SIDE} pixels, the limit")
 
 
 def check_work(image: Image.Image, data: bytes) -> None:
-    """Check what else decoding an image would take.
+    """Check what else makes decoding expensive.
 
     Args:
-        image: As `PIL.Image.open` made it of `data`, its pixels not decoded yet.
+        image: What `PIL.Image.open` returned for `data`, not decoded yet.
         data: The file.
 
     Raises:
-        ImageError: a TIFF's tiles are larger than any image, a JPEG has more than `MAX_SCANS`, or a PPM
-            more than `MAX_COMMENTS`.
+        ImageError: A TIFF has tiles beyond the limits of an image, a JPEG more than `MAX_SCANS`, or a PPM more than
+            `MAX_COMMENTS`.
     """
     if tags := getattr(image, "tag_v2", None):
-        # libtiff decodes whole tiles, however little of them lies within the image
+        # libtiff decodes complete tiles, even if only a small part lies inside the image
         check_size(tags.get(_TILE_WIDTH, 1), tags.get(_TILE_LENGTH, 1))
     if image.format in ("JPEG", "MPO") and "progressive" in image.info and _count_scans(data) > MAX_SCANS:
-        raise ImageError(f"the JPEG has more than {MAX_SCANS} scans, the most that are decoded")
+        raise ImageError(f"the JPEG has more than {MAX_SCANS} scans, the limit")
     if data.startswith(_PLAIN_FORMATS) and data.count(b"#") > MAX_COMMENTS:
-        raise ImageError(f"the file has more than {MAX_COMMENTS} comments, the most that are read")
+        raise ImageError(f"the file has more than {MAX_COMMENTS} comments, the limit")
 
 
 def _count_scans(data: bytes) -> int:
-    """The scans of a JPEG, up to one too many; not those of a thumbnail in its header or of what follows its end."""
+    """Count a JPEG's scans, up to `MAX_SCANS` + 1, without those of a thumbnail or of anything after its end."""
     scans = position = 0
     while scans <= MAX_SCANS and (marker := _JPEG_MARKER.search(data, position)) and marker[1][0] != _END_OF_IMAGE:
         scans += marker[1][0] == _START_OF_SCAN

@@ -1,4 +1,4 @@
-"""One pool for reading files: as many threads as pay, results in order, in bounded memory."""
+"""Read files ahead in a pool of threads: results in order, in bounded memory."""
 
 import os
 import time
@@ -11,32 +11,31 @@ from typing import Generic, TypeVar
 
 from rnn_runtime.errors import ImageError
 
-Item = TypeVar("Item")  # a path, in training; in inference an image given in another way, too
+Item = TypeVar("Item")  # training passes paths; inference also passes images in memory
 Value = TypeVar("Value")
 
-_AHEAD = 3  # batches that are read or being read while the caller works on the one before
-_FILES_PER_TASK = 16  # files that a thread takes at once, where several share a batch
-# Seconds per file. Below, Python's interpreter lock is held most of the time, and a second thread would only make each
-# wait for the other: reading and decoding PNG files of 28 x 28 takes one thread half as long as two
-# (docs/explanation/measurements.md).
+_AHEAD = 3  # batches that are read or being read while the caller works on the previous one
+_FILES_PER_TASK = 16  # files that one thread takes at a time
+# Seconds per file. Below this, Python's interpreter lock is held most of the time, and two threads mostly wait for each
+# other: one thread reads and decodes 28 x 28 PNG files twice as fast as two (docs/explanation/measurements.md).
 _QUICK = 250e-6
 
 
 def usable_cores() -> int:
-    """How many cores this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def map_files(
     function: Callable[[Item], Value], paths: Iterable[Item], *, batch_size: int, threads: int
 ) -> Iterator[list[tuple[Item, Value | ImageError]]]:
-    """Call a function for each file, ahead of the caller, and give the results in order.
+    """Call a function for each file, ahead of the caller, and yield the results in order.
 
     Args:
-        function: Reads a file. It is called in several threads at once.
-        paths: Any number of files; taken only as far ahead as is read.
-        batch_size: Files per batch. The first batch is smaller, to see how long a file takes.
-        threads: How many to use where that pays; files that take little time are read by one.
+        function: Reads a file. Several threads may call it at once.
+        paths: Any number of files. Drawn only as far ahead as they are read.
+        batch_size: Files per batch. The first batch is smaller, to time one file.
+        threads: The most threads to use. Files that take little time are read by one.
 
     Yields:
         A batch: each path with what the function returned, or the `ImageError` that it raised.
@@ -51,10 +50,10 @@ def map_files(
                     pool, files_per_task = (one, size) if quick else (many, _FILES_PER_TASK)
                     waiting.append(_Batch(function, batch, pool, files_per_task))
                     if size < batch_size:
-                        break  # whether threads pay is known once it is done
+                        break  # its time decides between one thread and many
                 if not waiting:
                     return
-                results, seconds = waiting[0].wait()  # it stays in the queue, so that it is cancelled like the others
+                results, seconds = waiting[0].wait()  # still in the queue, so that an interruption cancels it too
                 waiting.popleft()
                 size, quick = batch_size, seconds < _QUICK * len(results)
                 yield results
@@ -80,14 +79,14 @@ class _Batch(Generic[Item, Value]):
         ]
 
     def wait(self) -> tuple[list[tuple[Item, Value | ImageError]], float]:
-        """The results once all are there, and the seconds that all threads together took."""
+        """Wait for all results; also gives the seconds that all threads took together."""
         for _ in self._tasks:
             self._finished.get()
         done = [task.result() for task in self._tasks]
         return [result for results, _ in done for result in results], sum(seconds for _, seconds in done)
 
     def cancel(self) -> None:
-        """Start no further file: after Ctrl-C, only those being read are waited for."""
+        """Start no further file. After Ctrl-C, only files that are being read are waited for."""
         self._cancelled = True
         for task in self._tasks:
             task.cancel()

@@ -1,4 +1,4 @@
-"""The quick path for small PNG files, without all that Pillow does around its decoder."""
+"""A fast path for small PNG files, without the work that Pillow does around its decoder."""
 
 import struct
 
@@ -7,8 +7,8 @@ from kornia_rs.io import decode_image_png_u8
 from numpy.typing import NDArray
 
 _SMALL_PNG = 1 << 15  # bytes
-_MOST_PACKED = 1032  # bytes that deflate makes one of at most (zlib's technical details); a PNG of more isn't whole
-_ORIENTING = (b"eXIf", b"iTXt", b"Raw profile type")  # where a PNG may say which way is up
+_MOST_PACKED = 1032  # deflate's largest ratio (zlib's technical details); a PNG that claims more isn't complete
+_ORIENTING = (b"eXIf", b"iTXt", b"Raw profile type")  # chunks that may hold an orientation
 
 
 def decode_small_png(data: bytes) -> NDArray[np.uint8] | None:
@@ -26,6 +26,6 @@ def decode_small_png(data: bytes) -> NDArray[np.uint8] | None:
         return None
     try:
         pixels: NDArray[np.uint8] = decode_image_png_u8(data, (height, width), mode)
-    except Exception:  # it has no exception of its own
+    except Exception:  # kornia has no exception class of its own
         return None
     return pixels

@@ -96,4 +96,4 @@ def test_a_bomb_among_the_files_is_one_error(tmp_path: Path, files: list[str]) -
 
     (batch,) = decode_images([files[1], str(bomb), files[2]], SPEC, batch_size=16, threads=2)
 
-    assert batch.errors == {1: f"the image has more than {MAX_PIXELS} pixels, the most that is decoded"}
+    assert batch.errors == {1: f"the image has more than {MAX_PIXELS} pixels, the limit"}

@@ -234,7 +234,7 @@ PNG = encode(pattern(8, 6, 1))
         (with_closed_file(PNG), "its file was closed before it was decoded"),
         (Image.open(io.BytesIO(PNG[:60])), "a damaged image"),
         (Image.new("L", (0, 5)), "has no pixels"),
-        (Image.new("F", (5, 5)), "floating point numbers"),
+        (Image.new("F", (5, 5)), "floating-point numbers"),
         (Image.new("I", (5, 5), -1), "more than 16 bits"),
         (Image.new("L", ((1 << 20) + 1, 1)), "a side of more than"),
         (np.empty((0, 5), np.uint8), "has no pixels"),

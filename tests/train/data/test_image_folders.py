@@ -398,7 +398,7 @@ def test_what_was_left_out_is_noted(tmp_path: Path) -> None:
     assert notes == (
         f"{tmp_path}/unlabeled: left out, neither train, val nor test",
         f"Left out 1 of 9 images that can't be decoded, the first: {tmp_path}/train/bee/broken.png: "
-        "not an image that can be decoded, or a damaged one",
+        "not an image in a supported format, or damaged",
         "No test images for the class 'bee'",
     )
 
