@@ -1,5 +1,6 @@
 """Commands and Python code on the pages run as they are there, and print what the pages show."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,15 @@ def test_tutorial(tmp_path: Path) -> None:
     check_page("tutorial.md", tmp_path)
 
     assert (tmp_path / "model.onnx").exists()
+
+
+@pytest.mark.parametrize("page", ["inference", "scaling", "exporting", "gpus", "deploying"])
+def test_guides(page: str, tmp_path: Path, digits_checkpoint: Path, digits_model: Path, digits_images: Path) -> None:
+    shutil.copy(digits_checkpoint, tmp_path / "model.pt")
+    shutil.copy(digits_model, tmp_path / "model.onnx")
+    shutil.copytree(digits_images, tmp_path / "images")
+
+    check_page(f"guides/{page}.md", tmp_path)
 
 
 def write_idx(folder: Path, prefix: str, images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> None:
