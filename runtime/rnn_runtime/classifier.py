@@ -1,4 +1,4 @@
-"""The classifier: one model file, one onnxruntime session, images in and predictions out."""
+"""The classifier: a model file, its onnxruntime session, images in and predictions out."""
 
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
@@ -206,7 +206,8 @@ class Classifier:
 
         Raises:
             InputError: As for `predict`, or `images` is a single image.
-            SettingsError, ProviderError: As for `predict`.
+            SettingsError: As for `predict`.
+            ProviderError: As for `predict`.
         """
         sizes = self._check_sizes(top_k, batch_size)
         if is_single_image(images):  # a text is a sequence of letters, and each would be taken for a path
@@ -277,10 +278,10 @@ class Classifier:
         images = np.ascontiguousarray(images)
         if images.dtype != _UINT8 or images.shape[1:] != self._shape:
             raise InputError(
-                f"images must be uint8 of shape (batch, {', '.join(map(str, self._shape))}), "
-                f"not {images.dtype} of shape {images.shape}"
+                f"`images` must be uint8 of shape (batch, {', '.join(map(str, self._shape))}), "
+                f"not {images.dtype} of shape {images.shape}. `predict` takes images of any size"
             )
-        if not len(images):  # onnxruntime's kernels are not made for no rows at all
+        if not len(images):  # onnxruntime's kernels fail without any rows
             return np.empty((0, len(self.class_names)), np.float32)
         return self._runner.run(output, images)
 
