@@ -41,6 +41,8 @@ def _check(ctx: click.Context) -> None:
         raise click.UsageError(f"CHECKPOINT comes first. Did you mean: rnn-export {output} {checkpoint}?")
     if checkpoint.suffix == ".onnx":
         raise click.UsageError(f"{checkpoint} is an exported model. Name the checkpoint that rnn-train wrote")
+    if str(output) == "-":
+        raise click.UsageError("OUTPUT must be the name of a file, such as model.onnx")
     if output.suffix in _CHECKPOINT_SUFFIXES:
         raise click.UsageError(f"{output} is named like a checkpoint. Choose a name for the model, such as model.onnx")
     check_output(output, [checkpoint])

@@ -27,7 +27,8 @@ _input, _model, _output, _cuda, _instead = map(
     option_group, ("Input", "Model and provider", "Output", "CUDA", "Instead of classifying")
 )
 
-_MODEL_SUFFIXES = (".pt", ".pth", ".onnx")
+_CHECKPOINTS, _MODELS = (".pt", ".pth"), (".onnx",)
+_COLOR_LOOKS = 3  # of a run's images; each takes the time to decode it once more
 _MODES = ("paths", "self_check", "benchmark", "doctor")
 _RESULTS = ("min_probability", "checkpoint_column", "copy_to", "link_to")
 _RULES = (
@@ -54,8 +55,13 @@ _RULES = (
     ),
     Rule(
         ("output",),
-        lambda given: given["output"].suffix not in _MODEL_SUFFIXES,
+        lambda given: given["output"].suffix not in (*_CHECKPOINTS, *_MODELS),
         "is named like a checkpoint or model. Choose a name for results, such as results.csv",
+    ),
+    Rule(
+        ("summary",),
+        lambda given: given["summary"].suffix not in (*_CHECKPOINTS, *_MODELS),
+        "is named like a checkpoint or model. Choose a name for JSON, such as summary.json",
     ),
     Rule(("resume",), lambda given: bool(given["output"]), "continues the results in a file. Add --output"),
     Rule(
@@ -106,8 +112,13 @@ def _check(ctx: click.Context) -> None:
             "Name an image, a folder, a pattern, or - for standard input. Or --self-check, --benchmark or --doctor."
         )
     for path in ctx.params["paths"]:
-        if path.endswith(".onnx") and not Path(path).is_dir():
+        if path.endswith(_MODELS) and not Path(path).is_dir():
             raise click.UsageError(f"{path} is a model, not an image. Did you mean --model {path}?")
+        if path.endswith(_CHECKPOINTS) and not Path(path).is_dir():
+            raise click.UsageError(
+                f"{path} is a checkpoint, not an image. Export it with: rnn-export {path} model.onnx, and then use "
+                "--model model.onnx"
+            )
     check_rules(ctx, _RULES)
 
 
@@ -315,6 +326,8 @@ def _classify(
     evaluation = FolderEvaluation(classifier.class_names) if labels_from_folders else None
     names = list(read_names(sys.stdin, null=null)) if "-" in paths else []
     images = find_images([path for path in paths if path != "-"], recursive=recursive, literal=names)
+    if not quiet:
+        images = _warn_of_color(images, classifier)
     with contextlib.nullcontext() if quiet else _progress(output, format) as bar:
         result = classify_files(
             classifier,
@@ -334,6 +347,21 @@ def _classify(
         say(str(result))
     if result.unreadable or (evaluation and evaluation.unknown):
         raise click.exceptions.Exit(1)
+
+
+def _warn_of_color(images: Iterator[str], classifier: "Classifier") -> Iterator[str]:
+    """Pass images on. If the model takes gray ones and one of the first is in color, say so once."""
+    from rnn_runtime.images.decode import is_in_color
+
+    spec = classifier.metadata.spec.image_spec
+    looks = _COLOR_LOOKS if spec.channels == 1 else 0
+    for image in images:
+        if looks:
+            looks -= 1
+            if is_in_color(image, spec):
+                looks = 0
+                say(printable(f"{image} is in color, and {classifier.path} takes gray images: its colors are ignored"))
+        yield image
 
 
 def _progress(output: Path | None, format: "Format") -> "contextlib.AbstractContextManager[Any]":

@@ -78,12 +78,30 @@ def test_quiet_training_and_export_print_nothing(run: Run, tmp_path: Path) -> No
     ("line", "hint"),
     [
         ("rnn-infer m.onnx images", "m.onnx is a model, not an image. Did you mean --model m.onnx?"),
+        (
+            "rnn-infer model.pt images",
+            "model.pt is a checkpoint, not an image. Export it with: rnn-export model.pt",
+        ),
+        ("rnn-infer -0 images", "-0 is for names on standard input. Add -, or leave it out"),
+        ("rnn-infer --null images", "--null is for names on standard input"),
+        ("rnn-infer -k3 --self-check", "-k is for classifying images"),
+        (
+            "rnn-infer --summary model.onnx images",
+            "--summary is named like a checkpoint or model",
+        ),
+        ("rnn-export model.pt -", "OUTPUT must be the name of a file, such as model.onnx"),
+        ("rnn-train photos", "Got unexpected extra argument (photos). Did you mean --data photos? All options: "),
+        ("rnn-train digits", "Did you mean --dataset digits?"),
+        ("rnn-train model.pt", "Did you mean --resume model.pt?"),
+        ("rnn-train -o -", "--output is the checkpoint to write, not -. Choose a name such as model.pt"),
+        ("rnn-train -o model.onnx", "--output is the checkpoint to write, not model.onnx"),
+        ("rnn-train --epoch 3", "Did you mean '--epochs'? All options: rnn-train --help"),
         ("rnn-infer --gpu images", "No such option: --gpu. Use --provider cuda"),
         ("rnn-infer --bach-size 3 images", "--batch-size"),
-        ("rnn-infer -o - images", "--output takes a file name. For standard output, leave it out"),
+        ("rnn-infer -o - images", "-o takes a file name. For standard output, leave it out"),
         ("rnn-infer --doctor --recursive", "--recursive is for classifying images"),
         ("rnn-infer --self-check --top-k 3", "--top-k is for classifying images"),
-        ("rnn-infer --doctor -j 3", "--threads does nothing with --doctor"),
+        ("rnn-infer --doctor -j 3", "-j does nothing with --doctor"),
         ("rnn-infer -j 99999 images", "99999 is not in the range 1<=x<=4096"),
         ("rnn-infer -p cpu --no-tf32 images", "--no-tf32 does nothing on the CPU"),
         ("rnn-export model.onnx model.pt", "CHECKPOINT comes first. Did you mean: rnn-export model.pt model.onnx?"),
@@ -115,14 +133,22 @@ def test_likely_mistakes_get_the_right_hint(run: Run, tmp_path: Path, line: str,
         ("rnn-train --cell ", {"rnn", "gru", "lstm"}),
         ("rnn-train --data", {"--dataset", "--data", "--data-root"}),
         ("rnn-export --graph s", {"scan"}),
+        ("rnn-infer --model di", {"files"}),
+        ("rnn-infer im", {"files"}),
+        ("rnn-train -o di", {"files"}),
+        ("rnn-train --data im", {"files"}),
+        ("rnn-train --tensorboard r", {"folders"}),
+        ("rnn-export di", {"files"}),
     ],
 )
-def test_bash_completes_options_and_choices(tmp_path: Path, line: str, expected: set[str]) -> None:
+def test_bash_completes_options_choices_and_files(tmp_path: Path, line: str, expected: set[str]) -> None:
     command, *words = line.split(" ")
     variable = f"_{command.upper().replace('-', '_')}_COMPLETE"
     script = f"""
         eval "$({variable}=bash_source {command})"
         complete -p {command} >&2
+        # bash offers files and folders itself, where the completion asks for them
+        compopt() {{ [ "$2" = default ] && COMPREPLY=(files) || COMPREPLY=(folders); }}
         COMP_WORDS=({command} {" ".join(words[:-1])} "{words[-1]}"); COMP_CWORD={len(words)}
         _{command.replace("-", "_")}_completion {command}
         printf '%s\\n' "${{COMPREPLY[@]}}"
@@ -135,6 +161,25 @@ def test_bash_completes_options_and_choices(tmp_path: Path, line: str, expected:
 
     assert set(result.stdout.split()) == expected
     assert command in result.stderr
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_the_documented_line_for_bash_sets_up_all_commands(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "cli.md").read_text()
+    (line,) = re.findall(r"```bash\n(.*)\n```", page)
+    names = [name for name in COMMANDS if not name.startswith("python")]
+    path = f"{Path(installed('rnn-infer')).parent}{os.pathsep}{os.environ['PATH']}"
+
+    result = subprocess.run(
+        ["bash", "-c", f"{line}; complete -p {' '.join(names)}"],
+        cwd=tmp_path,
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+    )
+
+    assert (result.returncode, result.stderr) == (0, "")
+    assert [text.split()[-1] for text in result.stdout.splitlines()] == names
 
 
 def test_every_command_is_looked_at() -> None:

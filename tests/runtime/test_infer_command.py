@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.support.commands import Run, RunProcess, installed
@@ -45,6 +46,35 @@ def test_files_folders_patterns_and_standard_input_go_together(run: Run, folder:
 
     paths = [row["path"] for row in csv_rows(result.stdout)]
     assert paths == sorted([names[0], *names[3:6], *names[6:9], names[9], names[10]])
+
+
+def color_image(kind: str) -> bytes:
+    pixels = np.full((20, 30, 3), 90, np.uint8)
+    pixels[5:15] = {"red": (200, 20, 20), "gray": (180, 180, 180), "yellowed": (182, 180, 174)}[kind]
+    return encode(pixels)
+
+
+def test_a_gray_model_says_once_that_it_ignores_colors(run: Run, folder: Path) -> None:
+    for name in ("a", "b"):
+        (folder / f"{name}.png").write_bytes(color_image("red"))
+
+    result = run("rnn-infer", "--provider", "cpu", "a.png", "b.png")
+    quiet = run("rnn-infer", "--provider", "cpu", "--quiet", "a.png", "b.png")
+
+    first, *others = result.stderr.splitlines()
+    assert first == "a.png is in color, and model.onnx takes gray images: its colors are ignored"
+    assert "color" not in "".join(others)
+    assert quiet.stderr == ""
+    assert quiet.stdout == result.stdout
+
+
+@pytest.mark.parametrize("kind", ["gray", "yellowed"])
+def test_gray_images_that_are_stored_in_color_are_taken_as_gray(run: Run, folder: Path, kind: str) -> None:
+    (folder / "a.png").write_bytes(color_image(kind))
+
+    result = run("rnn-infer", "--provider", "cpu", "a.png")
+
+    assert "color" not in result.stderr
 
 
 @pytest.mark.usefixtures("folder")
@@ -287,7 +317,7 @@ def test_null_without_standard_input_is_refused(run: Run) -> None:
     result = run("rnn-infer", "-0", "images/4")
 
     assert result.returncode == 2
-    assert "--null is for names on standard input" in result.stderr
+    assert "-0 is for names on standard input" in result.stderr
 
 
 @pytest.mark.usefixtures("folder")

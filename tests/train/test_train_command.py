@@ -195,7 +195,6 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(
         ("--device tpu", "--device"),
         ("--output folder", "--output"),
         ("--momentum 0.9", "--momentum"),
-        ("digits", "unexpected extra argument"),
     ],
 )
 def test_a_typing_mistake_is_told_in_one_line(run: Run, tmp_path: Path, arguments: str, named: str) -> None:

@@ -301,6 +301,11 @@ def test_training_that_diverges_says_so_and_what_to_lower(tmp_path: Path, epochs
     assert not (tmp_path / "model.pt").exists()
 
 
+def test_advice_for_divergence_leaves_out_what_is_set_already(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"Lower `learning_rate`$"):
+        train_digits(tmp_path, replace(SMALL, epochs=1, learning_rate=1e30, clip_norm=1.0))
+
+
 def huge_bias(weights: dict[str, Tensor]) -> None:
     weights["linear.bias"][0] = -2e6
 

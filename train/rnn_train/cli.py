@@ -77,8 +77,19 @@ _OTHER_NAMES = {
 }
 
 
+def _check(ctx: click.Context) -> None:
+    for word in ctx.args:  # no arguments are declared, so that these can get a hint
+        option = "--dataset" if word in DATASETS else "--resume" if word.endswith((".pt", ".pth")) else "--data"
+        raise click.UsageError(f"Got unexpected extra argument ({word}). Did you mean {option} {word}?")
+    output = ctx.params["output"]
+    if output is not None and (str(output) == "-" or output.suffix in (".onnx", ".csv", ".png", ".html")):
+        raise click.UsageError(f"--output is the checkpoint to write, not {output}. Choose a name such as model.pt")
+
+
 @click.command(
     cls=Command,
+    check=_check,
+    context_settings={"allow_extra_args": True},
     other_names=_OTHER_NAMES,
     requires=("torch", "torchvision", "sklearn", "matplotlib"),
     imports=("rnn_train.training",),

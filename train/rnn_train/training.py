@@ -405,7 +405,7 @@ def _divergence(run: TrainingState) -> SettingsError:
     epoch = run.epoch + bool(run.under_way)
     return SettingsError(
         f"training diverged in epoch {epoch}: a loss, weight or logit is beyond {LARGEST_VALUE:,.0f}, or not a number. "
-        "Lower `learning_rate`, or set `clip_norm=1`"
+        f"Lower `learning_rate`{'' if 0 < run.settings.clip_norm <= 1 else ', or set `clip_norm=1`'}"
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from rnn_runtime.command.options import Option, format_value
+from rnn_runtime.command.options import Option, format_value, keep_typed
 from rnn_runtime.command.packages import require_packages
 from rnn_runtime.command.streams import (
     import_onnxruntime_quietly,
@@ -84,6 +84,11 @@ class Command(click.Command):
         with self._errors_in_one_line(info_name):
             return super().make_context(info_name, *arguments, **options)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the command line."""
+        keep_typed(ctx, args)
+        return super().parse_args(ctx, args)
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the options by group, in the order in which the command declares them."""
         groups: dict[str, list[tuple[str, str]]] = {}
@@ -142,7 +147,9 @@ class Command(click.Command):
                 here = self._other_names[error.option_name]
                 return _Failure(f"No such option: {error.option_name}. Use {here}; all options: {info_name} --help", 2)
             case click.UsageError():
-                return _Failure(f"{error.format_message().rstrip('.')}; all options: {info_name} --help", 2)
+                text = error.format_message().rstrip(".")
+                more = f"all options: {info_name} --help"
+                return _Failure(f"{text} {more.capitalize()}" if text.endswith("?") else f"{text}; {more}", 2)
             case RnnOnnxError():
                 return _Failure(self.in_options(str(error)), error.exit_code)
             case KeyboardInterrupt():

@@ -76,7 +76,7 @@ def check_rules(ctx: click.Context, rules: Iterable[Rule]) -> None:
     for rule in rules:
         for name in rule.options:
             if is_given(ctx, name) and not rule.allowed(ctx.params):
-                raise click.UsageError(f"{option_name(ctx.command, name, ctx.params[name])} {rule.otherwise}")
+                raise click.UsageError(f"{typed_name(ctx, name)} {rule.otherwise}")
 
 
 def is_given(ctx: click.Context, name: str) -> bool:
@@ -84,7 +84,18 @@ def is_given(ctx: click.Context, name: str) -> bool:
     return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
-def option_name(command: click.Command, name: str, value: object = None) -> str:
-    """The option of a parameter as a person writes it: `--image-size`, or `--no-tf32` for the value False."""
-    option = next(param for param in command.params if param.name == name)
-    return max(option.secondary_opts if value is False and option.secondary_opts else option.opts, key=len)
+_TYPED = f"{__name__}.typed"
+
+
+def keep_typed(ctx: click.Context, arguments: list[str]) -> None:
+    """Keep the words of a command line, so that errors can name options as they were typed."""
+    ctx.meta[_TYPED] = tuple(arguments)
+
+
+def typed_name(ctx: click.Context, name: str) -> str:
+    """The option of a parameter as it was typed: `--no-tf32`, or `-0` for `--null`."""
+    option = next(param for param in ctx.command.params if param.name == name)
+    names = option.secondary_opts if ctx.params[name] is False and option.secondary_opts else option.opts
+    words = {word.partition("=")[0] for word in ctx.meta.get(_TYPED, ())}
+    # A short option may share its word with others or with its value, as in `-r0` or `-k3`.
+    return next((each for each in names if each in words), min(names, key=len))

@@ -3,6 +3,7 @@
 import io
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM")  # Pillow's names; Pillow reads many more
 _DEEP_MODES = ("I;16", "I;16B", "I;16L", "I")  # 16-bit gray; Pillow may hold it as 32-bit integers ("I")
+_VISIBLE_COLOR = 32  # between the channels of a pixel, of 255
 _DAMAGED = "a damaged image, or an unsupported kind"
 
 
@@ -111,6 +113,18 @@ def image_shape(data: bytes) -> tuple[int, int, int]:
             raise ImageError(_DAMAGED) from None
         width, height = image.size[::-1] if turned else image.size
         return height, width, 1 if gray else 3
+
+
+def is_in_color(path: str | Path, spec: ImageSpec) -> bool:
+    """Whether an image file has visible colors, at a model's input size. A file that can't be decoded has none.
+
+    Scans of gray paper and gray images that were saved as RGB have colors that differ from gray by a little.
+    """
+    try:
+        pixels = read_image(path, replace(spec, channels=3))
+    except ImageError:
+        return False
+    return int(np.ptp(pixels, axis=2).max()) > _VISIBLE_COLOR
 
 
 def resize_image(pixels: NDArray[np.uint8], spec: ImageSpec) -> NDArray[np.uint8]:
