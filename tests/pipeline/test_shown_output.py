@@ -57,8 +57,8 @@ def test_tutorial(tmp_path: Path) -> None:
     raw.mkdir(parents=True)
     digits = load_digits()
     images = np.kron(digits.images * (255 / 16), np.ones((3, 3))).astype(np.uint8)
-    images = np.pad(images, ((0, 0), (2, 2), (2, 2)))
-    labels = digits.target.astype(np.uint8)
+    images = np.pad(images, ((0, 0), (2, 2), (2, 2)))[7:]  # the first is a 7, as in MNIST's test images
+    labels = digits.target.astype(np.uint8)[7:]
     write_idx(raw, "train", np.tile(images[400:], (8, 1, 1)), np.tile(labels[400:], 8))
     write_idx(raw, "t10k", np.tile(images[:400], (3, 1, 1)), np.tile(labels[:400], 3))
 
