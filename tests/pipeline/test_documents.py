@@ -6,12 +6,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+OTHER_TOOLS = re.compile(
+    r"pip |--constraint|--hypothesis-profile|uvicorn|gunicorn|tensorboard --logdir|split --|npm |g\+\+|docker |Tab"
+)
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_links_lead_to_files_that_are_there(document: Path) -> None:
-    links = re.findall(r"\]\(([^)#:]+)\)", document.read_text())
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text())
 
     assert all((document.parent / link).exists() for link in links), links
 
@@ -21,7 +24,21 @@ def test_nothing_is_left_to_be_filled_in(document: Path) -> None:
     assert not re.findall(r"TODO|FIXME|TBD|\b[A-Z]+_(?:SECTION|PERCENT|TIME)\b", document.read_text())
 
 
-def test_options_in_the_readme_exist() -> None:
+def test_the_readme_has_at_most_110_lines() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 110
+
+
+def test_every_page_is_in_the_navigation_once() -> None:
+    listed = re.findall(r"^ +- (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M)
+
+    assert sorted(listed) == sorted(str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md"))
+
+
+# The changelog names mistakes, too.
+@pytest.mark.parametrize(
+    "document", [path for path in DOCUMENTS if path.stem != "CHANGELOG"], ids=lambda path: path.name
+)
+def test_options_exist(document: Path) -> None:
     from rnn_export import cli as export
     from rnn_runtime import cli as infer
     from rnn_train import cli as train
@@ -34,6 +51,6 @@ def test_options_in_the_readme_exist() -> None:
         for option in (*parameter.opts, *parameter.secondary_opts)
     } | {"--help"}
     # options of our commands, not of the tools beside them
-    text = "\n".join(line for line in (ROOT / "README.md").read_text().splitlines() if "pip " not in line)
+    text = "\n".join(line for line in document.read_text().splitlines() if not OTHER_TOOLS.search(line))
 
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", text)) <= known

@@ -1,11 +1,14 @@
 """What a deployment installs: the wheel with the extra cpu, and nothing that training needs."""
 
+import os
+import shutil
 import subprocess
 import venv
 from pathlib import Path
 
 import pytest
 
+from tests.support.pages import ROOT, blocks
 from tests.support.results import csv_rows
 
 
@@ -16,13 +19,27 @@ def run(*line: object, cwd: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def deployment(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
-    """A new virtual environment with the wheel and its extra cpu in it; gives the folder of its commands."""
-    folder = tmp_path_factory.mktemp("deployment")
-    venv.create(folder / "venv", with_pip=True)
-    commands = folder / "venv" / "bin"
-    run(commands / "python", "-m", "pip", "install", "--quiet", f"{wheel}[cpu]", cwd=folder)
-    return commands
+def deployment(tmp_path_factory: pytest.TempPathFactory, digits_model: Path, digits_images: Path) -> Path:
+    """A new virtual environment, made by the README's steps for deploying; gives the folder of its commands."""
+    checkout, elsewhere = tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("elsewhere")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, checkout)
+    for name in ("train", "export", "runtime"):
+        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("*.egg-info", "__pycache__"))
+    venv.create(elsewhere / "venv", with_pip=True)
+    (block,) = (block for block in blocks("README.md") if block.heading == "Deploying")
+    build, *steps = block.code.splitlines()
+
+    shell = ("env", f"PATH={elsewhere / 'venv' / 'bin'}:{os.environ['PATH']}", "bash", "-c")
+    run(*shell, build, cwd=checkout)
+    for wheel in (checkout / "dist").iterdir():
+        shutil.copy(wheel, elsewhere)
+    shutil.copy(digits_model, elsewhere / "model.onnx")
+    shutil.copytree(digits_images, elsewhere / "images")
+    for step in steps:
+        run(*shell, step, cwd=elsewhere)
+    assert len(csv_rows((elsewhere / "results.csv").read_text())) == 360
+    return elsewhere / "venv" / "bin"
 
 
 @pytest.mark.slow

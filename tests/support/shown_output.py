@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 
-_COMMAND = re.compile(r"^\$ (.*(?:\\\n.*)*)\n?", re.M)
+_COMMAND = re.compile(r"^\$ ((?:[^\\\n]|\\[\s\S])*)\n?", re.M)
 _CONTROL = re.compile(r"\x1b\[(?P<count>\d*)(?P<what>[A-Za-z])|\x1b\[\?\d+[hl]|(?P<text>[^\x1b\r\n]+)|(?P<move>[\r\n])")
 _ANY_LINES = "..."
 
