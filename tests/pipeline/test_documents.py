@@ -1,9 +1,12 @@
 """What the documents say and can be checked."""
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
+
+from tests.support.commands import Run
 
 ROOT = Path(__file__).parents[2]
 OTHER_TOOLS = re.compile(
@@ -54,3 +57,12 @@ def test_options_exist(document: Path) -> None:
     text = "\n".join(line for line in document.read_text().splitlines() if not OTHER_TOOLS.search(line))
 
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", text)) <= known
+
+
+@pytest.mark.parametrize("command", ["rnn-train", "rnn-export", "rnn-infer"])
+def test_the_reference_shows_what_help_prints(command: str, run: Run) -> None:
+    hook = runpy.run_path(str(ROOT / "docs" / "command_help.py"))
+
+    page = hook["on_page_markdown"]((ROOT / "docs" / "reference" / "cli.md").read_text())
+
+    assert run(command, "--help", env={"COLUMNS": "80"}).stdout in page

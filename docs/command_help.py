@@ -1,0 +1,19 @@
+"""A hook of MkDocs: `::: help rnn-train` in a page becomes what `rnn-train --help` prints."""
+
+import re
+from importlib.metadata import entry_points
+
+import click
+
+_WIDTH = 78  # what click leaves of a terminal's 80 columns
+
+
+def on_page_markdown(markdown: str, **_: object) -> str:
+    """Called by MkDocs with the text of each page."""
+    return re.sub(r"^::: help (\S+)$", lambda match: f"```text\n{_help_text(match[1])}\n```", markdown, flags=re.M)
+
+
+def _help_text(name: str) -> str:
+    (script,) = entry_points(group="console_scripts", name=name)
+    command: click.Command = script.load()
+    return command.get_help(click.Context(command, info_name=name, terminal_width=_WIDTH))
