@@ -322,7 +322,9 @@ def _classify(
         check_output(file, [classifier.path, *paths])
     format = format or choose_format(output, terminal=sys.stdout.isatty())
     folder = copy_to or link_to
-    placer = ImagePlacer(folder, link=link_to is not None) if folder else None
+    placer = ImagePlacer(folder, classifier.class_names, link=link_to is not None) if folder else None
+    if placer:
+        placer.check_inputs(path for path in paths if path != "-")
     evaluation = FolderEvaluation(classifier.class_names) if labels_from_folders else None
     names = list(read_names(sys.stdin, null=null)) if "-" in paths else []
     images = find_images([path for path in paths if path != "-"], recursive=recursive, literal=names)

@@ -221,7 +221,7 @@ class _Run:
     def read_earlier(self, file: BinaryIO, name: str) -> Set[str]:
         """Count the results of an earlier run, and give the paths that have one."""
         earlier = EarlierResults(file, self.format, self.columns.names, self.classifier.class_names, name)
-        paths = {prediction.path for prediction, _ in self._count(self.watch(iter(earlier)), place=False)}
+        paths = {prediction.path for prediction, _ in self._count(self.watch(iter(earlier)), earlier=True)}
         earlier.check_model(self.classifier)
         self.summary.earlier = self.summary.images
         return paths
@@ -246,7 +246,7 @@ class _Run:
         self.summary.seconds = time.perf_counter() - start
 
     def _count(
-        self, predictions: Iterable[Prediction], *, place: bool = True
+        self, predictions: Iterable[Prediction], *, earlier: bool = False
     ) -> Iterator[tuple[Prediction, str | None]]:
         summary = self.summary
         for prediction in predictions:
@@ -255,8 +255,10 @@ class _Run:
             if summary.below_min_probability is not None:
                 summary.below_min_probability += below
             # Before its row is written: a run that is killed in between finds the image there when it is continued.
-            if self.placer and place and prediction.label is not None and not below:
-                self.placer.place(prediction.path, prediction.label)
+            # An image with an earlier result may be gone by now.
+            labeled = prediction.label is not None and not below
+            if self.placer and labeled and not (earlier and not os.path.exists(prediction.path)):
+                self.placer.place(prediction.path, str(prediction.label))
                 summary.placed = (summary.placed or 0) + 1
             yield prediction, self.evaluation.add(prediction) if self.evaluation else None
 

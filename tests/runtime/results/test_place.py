@@ -6,13 +6,21 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from rnn_runtime import Classifier
-from rnn_runtime.errors import OutputError
-from rnn_runtime.results.place import ImagePlacer, class_folder
+from rnn_runtime.errors import InputError, OutputError
+from rnn_runtime.images.class_folders import FolderLabels
+from rnn_runtime.results.place import ImagePlacer
 from tests.support.commands import Run
+
+CLASSES = ("cat", "dog")
+
+
+@pytest.fixture(scope="module")
+def module_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("names")
 
 
 @pytest.fixture
@@ -70,12 +78,12 @@ def test_uncertain_and_unreadable_images_are_not_placed(run: Run, folder: Path) 
 
 
 def test_other_images_of_the_same_name_get_numbers(tmp_path: Path) -> None:
-    placer = ImagePlacer(tmp_path / "sorted")
+    placer = ImagePlacer(tmp_path / "sorted", CLASSES)
     for i in range(3):
         (tmp_path / str(i)).mkdir()
         (tmp_path / str(i) / "x.png").write_text(str(i))
         placer.place(str(tmp_path / str(i) / "x.png"), "cat")
-    again = ImagePlacer(tmp_path / "sorted")
+    again = ImagePlacer(tmp_path / "sorted", CLASSES)
     for i in (2, 0, 1):
         again.place(str(tmp_path / str(i) / "x.png"), "cat")
 
@@ -88,7 +96,7 @@ def test_threads_that_place_at_once_replace_nothing(tmp_path: Path) -> None:
         (tmp_path / str(i) / "x.png").write_text(str(i))
 
     def place(i: int) -> None:
-        ImagePlacer(tmp_path / "sorted").place(str(tmp_path / str(i) / "x.png"), "cat")
+        ImagePlacer(tmp_path / "sorted", CLASSES).place(str(tmp_path / str(i) / "x.png"), "cat")
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(place, range(40)))
@@ -101,19 +109,89 @@ def test_an_existing_file_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "sorted" / "cat" / "x.png").write_text("mine")
     (tmp_path / "x.png").write_text("image")
 
-    ImagePlacer(tmp_path / "sorted").place(str(tmp_path / "x.png"), "cat")
+    ImagePlacer(tmp_path / "sorted", CLASSES).place(str(tmp_path / "x.png"), "cat")
 
     assert placed(tmp_path / "sorted") == {"cat/x.png": b"mine", "cat/x-2.png": b"image"}
 
 
-@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=40), st.text(max_size=40))
-def test_class_names_become_different_safe_folder_names(name: str, other: str) -> None:
-    folder = class_folder(name)
+@settings(max_examples=settings().max_examples // 5)
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20), min_size=1, unique=True))
+def test_any_class_has_a_folder_inside_that_names_it(module_folder: Path, names: list[str]) -> None:
+    shutil.rmtree(module_folder / "sorted", ignore_errors=True)
+    (module_folder / "x.png").write_text("image")
+    try:
+        placer, labels = ImagePlacer(module_folder / "sorted", names), FolderLabels(names)
+    except InputError:
+        assume(False)  # two would share a folder
+    for name in names:
+        placer.place(str(module_folder / "x.png"), name)
 
-    assert folder not in ("", ".", "..")
-    assert "/" not in folder
-    assert "\0" not in folder
-    assert (class_folder(other) == folder) == (name == other)
+    found = sorted(map(str, (module_folder / "sorted").glob("*/x.png")))
+    assert sorted(map(str, map(labels.label_of, found))) == sorted(names)
+
+
+def test_classes_that_would_share_a_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="would share the folder"):
+        ImagePlacer(tmp_path / "sorted", ("a/b", "a_b"))
+
+
+def test_many_images_of_one_name_are_placed_in_few_steps_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    placer, exists, tried = ImagePlacer(tmp_path / "sorted", CLASSES, link=True), os.path.lexists, []
+
+    def count(path: Path) -> bool:
+        tried.append(path)
+        return exists(path)
+
+    monkeypatch.setattr(os.path, "lexists", count)
+    for i in range(200):
+        placer.place(str(tmp_path / str(i) / "x.png"), "cat")
+
+    assert len(os.listdir(tmp_path / "sorted" / "cat")) == 200
+    assert len(tried) < 4 * 200
+
+
+def test_an_image_that_came_between_gets_a_number_and_moves_no_other(tmp_path: Path) -> None:
+    for i in range(5):
+        (tmp_path / str(i)).mkdir()
+        (tmp_path / str(i) / "x.png").write_text(str(i))
+    first, second = ImagePlacer(tmp_path / "sorted", CLASSES), ImagePlacer(tmp_path / "sorted", CLASSES)
+    for i in (0, 1, 3, 4):
+        first.place(str(tmp_path / str(i) / "x.png"), "cat")
+    for i in range(5):
+        second.place(str(tmp_path / str(i) / "x.png"), "cat")
+
+    assert placed(tmp_path / "sorted") == {
+        "cat/x.png": b"0",
+        "cat/x-2.png": b"1",
+        "cat/x-3.png": b"3",
+        "cat/x-4.png": b"4",
+        "cat/x-5.png": b"2",
+    }
+
+
+@pytest.mark.parametrize("inputs", ["sorted", "sorted/7", "sorted/7/0.png", "./sorted/../sorted/7"])
+def test_inputs_inside_the_folder_are_refused(run: Run, folder: Path, inputs: str) -> None:
+    (folder / "sorted" / "7").mkdir(parents=True)
+    shutil.copy(folder / "images" / "a" / "0.png", folder / "sorted" / "7")
+
+    result = run("rnn-infer", "-r", "--copy-to", "sorted", "--output", "a.csv", inputs)
+
+    assert result.returncode == 2
+    assert result.stderr == (
+        f"Error: {inputs}: inside sorted, where images are put, so it isn't classified. Choose another folder\n"
+    )
+    assert not (folder / "a.csv").exists()
+
+
+def test_a_resumed_run_also_places_images_with_earlier_results(run: Run, folder: Path) -> None:
+    run("rnn-infer", "-r", "--output", "a.csv", "images")
+    (folder / "images" / "a" / "0.png").unlink()
+
+    result = run("rnn-infer", "-r", "--output", "a.csv", "--resume", "--link-to", "sorted", "images")
+
+    assert result.returncode == 0
+    assert "6 images (6 from before)" in result.stderr
+    assert len(placed(folder / "sorted")) == 5
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
@@ -121,7 +199,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_text("image")
 
     with pytest.raises(OutputError, match=r"sorted/cat/x\.png: can't be written: "):
-        ImagePlacer(tmp_path / "sorted").place(str(tmp_path / "x.png"), "cat")
+        ImagePlacer(tmp_path / "sorted", CLASSES).place(str(tmp_path / "x.png"), "cat")
 
 
 def test_a_run_that_cannot_place_an_image_says_what_is_kept(run: Run, folder: Path) -> None:
