@@ -137,7 +137,7 @@ def classify_files(
 
     Raises:
         SettingsError: `resume` without `output`, or with a format that can't be continued; an unknown format; Parquet
-            on standard output; a probability that is none.
+            on standard output; `min_probability` is out of range.
         MissingPackageError: Parquet without pyarrow.
         InputError: `output` is the model, a folder or a device, or its folder is missing. Or what is to be continued
             has other columns, is another model's, or isn't results.

@@ -92,7 +92,7 @@ def choose_format(output: str | Path | None, *, terminal: bool) -> Format:
     """The format of a file, by its ending, or of standard output: a table on a terminal, else CSV.
 
     Raises:
-        SettingsError: the ending is none of a format.
+        SettingsError: the ending names no format.
     """
     if output is None:
         return "table" if terminal else "csv"
