@@ -61,14 +61,14 @@ def _check(ctx: click.Context) -> None:
     "--graph",
     type=click.Choice(["auto", "unrolled", "scan", "operator"]),
     default="auto",
-    help="Form of the recurrent net: a node per time step (unrolled), a loop (scan), or ONNX's operator. The first two "
-    "are for --cell rnn. auto takes the fastest on CPUs.",
+    help="Form of the recurrent net: unrolled and scan (a loop) are for the cell rnn only; operator is ONNX's RNN, GRU "
+    "or LSTM. auto takes the fastest on CPUs.",
 )
 @_graph(
     "--precision",
     type=click.Choice(["fp32", "fp16", "int8"]),
     default="fp32",
-    help="Number format of the net. fp16 is for GPUs; int8 is for --cell lstm on CPUs.",
+    help="Number format of the net. fp16 is for GPUs; int8 is for the cell lstm on CPUs.",
 )
 @_parity(
     "--atol",
@@ -138,7 +138,7 @@ def print_report(report: "ExportReport") -> None:
     sizes = ", ".join(map(str, parity.batch_sizes))
     table = Table(title=f"Parity of logits at batch sizes {sizes}: the largest differences", title_justify="left")
     for column in ("images", "compared", "absolute", "relative", "equal labels"):
-        table.add_column(column, no_wrap=column != "images")  # a cut number would be none
+        table.add_column(column, no_wrap=column != "images")  # numbers must not be cut off
     for row in parity.rows:
         table.add_section()
         for images, pair, found in (

@@ -1,4 +1,4 @@
-"""Export: checkpoint in, verified model file out."""
+"""Export: from a checkpoint to a verified model file."""
 
 import os
 from dataclasses import asdict, dataclass, replace
@@ -28,9 +28,12 @@ from rnn_train.model import ImageRNN, predict_logits
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """How far an exported model may be from PyTorch: `atol` and `rtol` of logits, and the least share of equal labels.
+    """How much an exported model may differ from PyTorch.
 
-    The rule for logits is numpy's `allclose`; labels count on real images.
+    Attributes:
+        atol: Absolute tolerance of a logit, as in numpy's `allclose`.
+        rtol: Relative tolerance of a logit.
+        least_equal_labels: Share of real images, 0 to 1, that must get the same label as in PyTorch.
     """
 
     atol: float
@@ -38,21 +41,26 @@ class Tolerance:
     least_equal_labels: float
 
 
-# Float32 is held to rounding, which changes no label but in a tie. Float16 has 11 bits of mantissa where float32 has
-# 24; of 8 bits, logits are only a rough measure, and labels tell.
+# In float32, differences are rounding, which changes a label only in a tie. Float16 has 11 bits of mantissa, float32
+# has 24. With 8-bit weights, logits are only a rough measure, so labels count.
 TOLERANCES: dict[Precision, Tolerance] = {
     "fp32": Tolerance(ATOL, RTOL, 0.0),
     "fp16": Tolerance(5e-2, 1e-2, 0.999),
     "int8": Tolerance(1.0, 0.1, 0.995),
 }
-GOLDEN_REAL = 8  # of the checkpoint's sample images; one random, one all-0 and one all-255 image join them
+GOLDEN_REAL = 8  # sample images of the checkpoint; a random, an all-0 and an all-255 image are added
 
 
 @dataclass(frozen=True, slots=True)
 class ExportReport:
-    """What was exported; `training` tells how far it was trained, `file_size` is in bytes.
+    """What was exported.
 
-    `temperature` is what divides the logits before softmax, None if nothing does.
+    Attributes:
+        training: How long the checkpoint was trained, for people.
+        temperature: The number that divides the logits before softmax; None for none.
+        nodes: Number of nodes of the graph.
+        file_size: In bytes.
+        parity: The comparison with PyTorch.
     """
 
     output: Path
@@ -78,14 +86,14 @@ def export_onnx(
 ) -> ExportReport:
     """Export a checkpoint to an ONNX file, after proving that both compute the same.
 
-    The file appears under its name only once it has passed: onnx's checker with full shape inference, and
-    parity with PyTorch at several batch sizes on onnxruntime's CPU provider.
+    The file is written only if it passes onnx's checker with full shape inference and the comparison with PyTorch, at
+    several batch sizes, on onnxruntime's CPU provider.
 
     Args:
         checkpoint: A file that `rnn-train` wrote.
-        output: The model file to write; an existing one is replaced.
-        graph: How the recurrent net is written, as for `build_onnx_model`; None for the fastest on CPUs.
-        precision: What the net computes in, as for `build_onnx_model`. PyTorch's side of parity is always float32.
+        output: The model file to write. An existing file is replaced.
+        graph: Form of the recurrent net, as for `build_onnx_model`; None for the fastest on CPUs.
+        precision: Number format of the net, as for `build_onnx_model`. PyTorch always computes in float32.
         atol: Absolute tolerance of a logit; None for that of the precision in `TOLERANCES`.
         rtol: Tolerance relative to PyTorch's logit; None for that of the precision in `TOLERANCES`.
 
@@ -107,7 +115,7 @@ def export_onnx(
     weights = {name: tensor.numpy() for name, tensor in saved.weights.items()}
     for name, values in weights.items():
         if not np.isfinite(values).all():
-            raise CheckpointError(f"{checkpoint}: the weight {name} has values that are not finite; train again")
+            raise CheckpointError(f"{checkpoint}: the weight {name} has values that aren't finite. Train again")
     graph = graph or choose_graph(saved.spec)
     proto = build_onnx_model(saved.spec, weights, graph, precision, saved.temperature)
     onnx.checker.check_model(proto, full_check=True)
@@ -117,7 +125,7 @@ def export_onnx(
     tolerance = replace(usual, atol=usual.atol if atol is None else atol, rtol=usual.rtol if rtol is None else rtol)
 
     output = Path(output)
-    # On the same disk as the final file, so that moving it there is one step; gone with all that is in it otherwise.
+    # In the same folder as the final file, so that moving it there is atomic. Removed with all its files.
     with TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
         temporary = Path(folder) / output.name
         _write(temporary, proto, metadata, output)
@@ -141,7 +149,7 @@ def export_onnx(
 
 def _describe_training(saved: Checkpoint) -> str:
     done, planned = len(saved.metrics.get("epochs", [])), saved.settings.epochs
-    return f"{done} epochs" if done >= planned else f"{done} of {planned} epochs: it was stopped"
+    return f"{done} epochs" if done >= planned else f"{done} of {planned} epochs (stopped)"
 
 
 def _make_metadata(saved: Checkpoint, model: ImageRNN, sha256: str, graph: str, precision: Precision) -> ModelMetadata:
@@ -173,7 +181,7 @@ def _make_metadata(saved: Checkpoint, model: ImageRNN, sha256: str, graph: str, 
 
 
 def _real_images(saved: Checkpoint) -> dict[str, NDArray[np.uint8]]:
-    """Test images of the checkpoint's data where it is still there, else the samples the checkpoint carries."""
+    """The test images of the checkpoint's data if they are still there, else the samples in the checkpoint."""
     try:
         data = load_data(saved.source, download=False)
     except DataError:
@@ -188,7 +196,7 @@ def _write(path: Path, proto: onnx.ModelProto, metadata: ModelMetadata, output: 
     onnx.helper.set_model_props(proto, metadata.to_props() | UNSEALED)
     content = seal_model(proto.SerializeToString(deterministic=True))
     try:
-        with atomic_write(path, "wb") as file:  # which waits until it is on the disk
+        with atomic_write(path, "wb") as file:  # waits until the file is on the disk
             file.write(content)
     except OSError as error:
         raise OutputError(f"{output}: can't be written: {error.strerror or error}") from None
@@ -206,20 +214,20 @@ def _verify(
     report = measure_parity(classifier, model, real_images, temperature=temperature, **asdict(tolerance))
     if report.equal_labels < tolerance.least_equal_labels:
         raise ParityError(
-            f"{output}: not written, since only {100 * report.equal_labels:.2f} % of its labels are PyTorch's, less "
+            f"{output}: not written. Only {100 * report.equal_labels:.2f} % of its labels are those of PyTorch, less "
             f'than {100 * tolerance.least_equal_labels:g} %. Choose `precision="fp32"`'
         )
     if not report.logits_within_tolerance:
         atol, rtol = report.atol, report.rtol
         worst = max(report.rows, key=lambda row: row.pytorch.max_absolute)
         raise ParityError(
-            f"{output}: not written, since on {worst.images} images onnxruntime differs from PyTorch by up to "
+            f"{output}: not written. On {worst.images} images, onnxruntime differs from PyTorch by up to "
             f"{worst.pytorch.max_absolute:.2e} (from a float64 run: {worst.float64.max_absolute:.2e}, PyTorch itself "
             f"{worst.pytorch_float64.max_absolute:.2e}), more than `atol={atol:g}` and `rtol={rtol:g}` allow"
         )
     if not report.passed:
         raise ParityError(
-            f"{output}: not written, since its probabilities differ by up to {report.max_probabilities:.2e} from "
+            f"{output}: not written. Its probabilities differ by up to {report.max_probabilities:.2e} from "
             f"PyTorch's softmax of its logits, more than {PROBABILITY_ATOL:g}. Please report this as a bug"
         )
     return report

@@ -1,4 +1,4 @@
-"""Parity: the same images through onnxruntime and through PyTorch, and how far the logits are apart."""
+"""Parity: the same images in onnxruntime and in PyTorch, and how much the logits differ."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -16,22 +16,22 @@ from rnn_train.model import ImageRNN, predict_logits
 
 BATCH_SIZES = (1, 2, 3, 7, 64, 257)
 _MADE_UP = RANDOM, ALL_0, ALL_255 = "random", "all 0", "all 255"
-# Of probabilities from equal logits: both sides divide and exponentiate in float32.
+# Tolerance of probabilities from equal logits: both sides divide and exponentiate in float32.
 PROBABILITY_ATOL = 1e-5
 MOST_REAL_IMAGES = 10_000  # all of MNIST's test images
 
 
 @dataclass(frozen=True, slots=True)
 class LabelDifference:
-    """An image to which onnxruntime gives another label than PyTorch.
+    """An image that gets another label in onnxruntime than in PyTorch.
 
     Attributes:
-        image: Its place among the images, from 0.
-        pytorch: The class that PyTorch gives in float32, an index.
-        onnxruntime: The class that onnxruntime gives.
-        margin: How far the logits of these two classes are apart in float64.
-        tie: Whether that is within what float32 can tell: each of the two logits may be off, in either of the two
-            runs, by as much as PyTorch's float32 is off float64.
+        image: Its position among the images, from 0.
+        pytorch: Index of PyTorch's class, in float32.
+        onnxruntime: Index of onnxruntime's class.
+        margin: Difference of the logits of these two classes in float64.
+        tie: Whether the margin is within rounding: each of the two logits, in each of the two runs, may differ from
+            float64 by as much as PyTorch's float32 does.
     """
 
     image: int
@@ -46,15 +46,15 @@ class ParityRow:
     """The comparison on one kind of images.
 
     Attributes:
-        images: What they are: `random`, `all 0`, `all 255`, or a name given to real ones.
-        count: How many; where they are fewer than the batches take, they are repeated.
-        pytorch: onnxruntime against PyTorch in float32.
-        float64: onnxruntime against PyTorch in float64.
-        pytorch_float64: PyTorch in float32 against PyTorch in float64. Where the exported model is about as
-            far from float64 as this, the difference is rounding; where it is much farther, a bug.
-        probabilities: The largest absolute difference of the exported model's probabilities from PyTorch's
-            `softmax(logits / temperature)` of the logits that the exported model gave.
-        label_differences: For real images, each one to which onnxruntime gives another label than PyTorch.
+        images: Their kind: `random`, `all 0`, `all 255`, or the name of real images.
+        count: Their number. If the batches need more, they are repeated.
+        pytorch: onnxruntime compared with PyTorch in float32.
+        float64: onnxruntime compared with PyTorch in float64.
+        pytorch_float64: PyTorch in float32 compared with PyTorch in float64. If the exported model differs from float64
+            by about as much, the difference is rounding; if by much more, a bug.
+        probabilities: Largest absolute difference between the exported model's probabilities and PyTorch's
+            `softmax(logits / temperature)` of the exported model's logits.
+        label_differences: The real images that get another label in onnxruntime than in PyTorch.
     """
 
     images: str
@@ -68,7 +68,7 @@ class ParityRow:
 
 @dataclass(frozen=True, slots=True)
 class ParityReport:
-    """All comparisons, and the tolerances they were held to."""
+    """All comparisons and their tolerances."""
 
     rows: tuple[ParityRow, ...]
     batch_sizes: tuple[int, ...]
@@ -78,7 +78,7 @@ class ParityReport:
 
     @property
     def passed(self) -> bool:
-        """Whether logits and probabilities are within tolerance everywhere, and labels are on real images."""
+        """Whether logits, probabilities and the labels of real images are within tolerance."""
         return (
             self.logits_within_tolerance
             and self.max_probabilities <= PROBABILITY_ATOL
@@ -87,12 +87,12 @@ class ParityReport:
 
     @property
     def logits_within_tolerance(self) -> bool:
-        """Whether the logits of onnxruntime are within tolerance of PyTorch's in float32 everywhere."""
+        """Whether all logits of onnxruntime are within tolerance of PyTorch's in float32."""
         return all(row.pytorch.within_tolerance for row in self.rows)
 
     @property
     def equal_labels(self) -> float:
-        """The share of real images on which onnxruntime and PyTorch give the same label."""
+        """The share of real images that get the same label in onnxruntime and PyTorch."""
         return min(row.pytorch.equal_labels for row in self.rows if row.images not in _MADE_UP)
 
     @property
@@ -102,7 +102,7 @@ class ParityReport:
 
     @property
     def max_probabilities(self) -> float:
-        """The largest difference of probabilities from PyTorch's softmax, not a number if one isn't."""
+        """The largest difference of probabilities from PyTorch's softmax; NaN if one is NaN."""
         return float(np.max([row.probabilities for row in self.rows]))
 
     def to_dict(self) -> dict[str, object]:
@@ -121,23 +121,21 @@ def measure_parity(
     least_equal_labels: float = 0.0,
     temperature: float | None = None,
 ) -> ParityReport:
-    """Compare an exported model with the network it came from, at several batch sizes.
+    """Compare an exported model with its network, at several batch sizes.
 
-    All images go twice through the model: in batches of just these sizes through an onnxruntime session, and through
-    the classifier, which divides what it gets as it sees fit.
+    The model runs all images twice: in batches of exactly these sizes in an onnxruntime session, and in the classifier,
+    which divides batches among threads.
 
     Args:
         classifier: The exported model.
         model: The network, on the CPU, in evaluation mode.
-        real_images: Images by what to call them, each uint8 `(images, height, width, channels)`; the first
-            `MOST_REAL_IMAGES` are taken, repeated where batches take more. Random, all-0 and all-255 images are
-            always added.
-        batch_sizes: Sizes of the batches that go through at once; what is left of real images goes in more of the
-            largest.
+        real_images: Images by name, each uint8 `(images, height, width, channels)`. The first `MOST_REAL_IMAGES` are
+            used, and repeated if the batches need more. Random, all-0 and all-255 images are always added.
+        batch_sizes: Sizes of the batches. Further real images are run in batches of the largest size.
         atol: Absolute tolerance of a logit.
         rtol: Tolerance relative to PyTorch's logit.
-        least_equal_labels: Share of real images, 0 to 1, that must get the label that PyTorch gives.
-        temperature: What the exported model divides logits by before softmax; None for nothing.
+        least_equal_labels: Share of real images, 0 to 1, that must get the same label as in PyTorch.
+        temperature: The number by which the exported model divides the logits before softmax; None for none.
     """
     total = sum(batch_sizes)
     shape = (total, *model.spec.image_spec.shape)
@@ -158,7 +156,7 @@ def measure_parity(
 
 @dataclass(frozen=True, slots=True)
 class _Logits:
-    """Of the same images, in one order: each twice, since the exported model runs them in two ways.
+    """Logits of the same images in the same order, each image twice: the exported model runs them in two ways.
 
     `probabilities` is the largest difference of probabilities, as in `ParityRow`.
     """
@@ -170,7 +168,7 @@ class _Logits:
 
 
 class _Networks:
-    """The exported model, and the network it came from in float32 and float64."""
+    """The exported model, and its network in float32 and float64."""
 
     def __init__(
         self, classifier: Classifier, model: ImageRNN, batch_sizes: Sequence[int], temperature: float | None
@@ -184,7 +182,7 @@ class _Networks:
         largest = max(self._batch_sizes)
         ends = [*np.cumsum(self._batch_sizes), *range(sum(self._batch_sizes) + largest, len(images), largest)]
         batches = [batch for batch in np.split(images, ends) if len(batch)]
-        # The classifier divides batches among threads; the graph itself is to take every size as it is, too.
+        # The classifier divides batches among threads. The session shows that the graph itself takes every size.
         outputs = [self._session.run(["logits", "probabilities"], {"images": batch}) for batch in batches]
         whole, probabilities = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
         pytorch = np.concatenate([predict_logits(self._model, batch) for batch in batches])
@@ -217,7 +215,7 @@ def _compare(name: str, count: int, logits: _Logits, real: bool, atol: float, rt
 
 
 def _find_label_differences(logits: _Logits, count: int, rounding: float) -> tuple[LabelDifference, ...]:
-    """Each image once, of `count` that were repeated to fill the batches, and each of these twice."""
+    """Each image is listed once, though it was repeated to fill the batches and run in two ways."""
     found = {}
     labels, expected = logits.onnxruntime.argmax(axis=1), logits.pytorch.argmax(axis=1)
     for row in np.flatnonzero(labels != expected):

@@ -8,25 +8,25 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 
 
 def quantize(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Quantize a model's LSTM operators, with onnxruntime's own tool.
+    """Quantize a model's LSTM operators with onnxruntime's own tool.
 
-    They become `DynamicQuantizeLSTM`, an operator that onnxruntime alone has (its docs, ContribOperators.md), and
-    only for the CPU. A batch is quantized as one, so an image's logits depend a little on its neighbours.
+    They become `DynamicQuantizeLSTM`, an operator that only onnxruntime has (ContribOperators.md in its docs), and only
+    for the CPU. A batch is quantized as a whole, so an image's logits depend slightly on the others in its batch.
 
     Args:
-        model: With one or more `LSTM` nodes, in float32.
+        model: A float32 model with `LSTM` nodes.
 
     Returns:
         A new model.
     """
     prepared = onnx.ModelProto()
     prepared.CopyFrom(model)
-    # Without this mark of its preparation, which these graphs don't need, quantize_dynamic logs a warning.
+    # These graphs need no preparation. Without the mark of it, quantize_dynamic logs a warning.
     onnx.helper.set_model_props(prepared, {"onnx.quant.pre_process": "onnxruntime.quant"})
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        # Without a range reduced to 7 bits, sums of products overflow on processors without VNNI
-        # (onnxruntime's docs, "Quantize ONNX models"): of Fashion-MNIST's labels, 1.6 % changed instead of 0.2 %.
+        # With 8 bits instead of 7, sums of products overflow on processors without VNNI (onnxruntime's docs, "Quantize
+        # ONNX models"): 1.6 % of Fashion-MNIST's labels changed instead of 0.2 %.
         quantize_dynamic(
             prepared,
             path,

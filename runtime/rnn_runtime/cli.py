@@ -255,7 +255,7 @@ def main(
     classifier = Classifier(model, provider, threads=threads, cuda=cuda)
     if classifier.notice and not quiet:
         say(f"Running on the CPU: {classifier.notice}")
-    # Results of images on standard output come alone: what else is printed gives way to them.
+    # Standard output is for the images' results alone. Other reports then go to stderr.
     err = bool(paths) and options["output"] is None
     if self_check:
         _check_model(classifier, atol, rtol, err=err)
@@ -345,9 +345,10 @@ def _classify(
         write_summary(summary, result, evaluation)
     if evaluation:
         _print_evaluation(evaluation, err=output is None and format != "table")
-    if not quiet:
+    failed = result.unreadable or (evaluation and evaluation.unknown)
+    if failed or not quiet:
         say(str(result))
-    if result.unreadable or (evaluation and evaluation.unknown):
+    if failed:
         raise click.exceptions.Exit(1)
 
 
@@ -367,7 +368,7 @@ def _warn_of_color(images: Iterator[str], classifier: "Classifier") -> Iterator[
 
 
 def _progress(output: Path | None, format: "Format") -> "contextlib.AbstractContextManager[Any]":
-    # A bar below results that scroll by on the same terminal would only be torn apart.
+    # Results that scroll by on the same terminal would break up the bar.
     scrolling = output is None and format != "table" and sys.stdout.isatty()
     if scrolling or not sys.stderr.isatty():
         return contextlib.nullcontext()
@@ -384,15 +385,15 @@ def _print_evaluation(evaluation: "FolderEvaluation", *, err: bool) -> None:
     if evaluation.unknown:
         say(
             printable(
-                f"Not evaluated: {evaluation.unknown:,} images in folders that name no class of this model, the first: "
-                f"{evaluation.first_unknown} (it knows {', '.join(evaluation.class_names)})"
+                f"Not evaluated: {evaluation.unknown:,} images in folders that aren't named after a class, such as "
+                f"{evaluation.first_unknown}. The model's classes: {', '.join(evaluation.class_names)}"
             )
         )
 
 
 @contextlib.contextmanager
 def _report(*, err: bool) -> Iterator[TextIO]:
-    """The file to print a report to: standard output, or one whose text is a message on stderr."""
+    """The file to print a report to: standard output, or one that is printed on stderr at the end."""
     if not err:
         yield sys.stdout
         return

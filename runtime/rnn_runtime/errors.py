@@ -1,8 +1,8 @@
-"""The errors that this project raises on purpose: each text says what is wrong, where, and the way out."""
+"""The errors of this project. Each text says what is wrong, where, and what to do."""
 
 
 class RnnOnnxError(Exception):
-    """Base of all of them. A command prints its text in one line and exits with `exit_code`."""
+    """Base class of all errors. A command prints the text in one line and exits with `exit_code`."""
 
     exit_code = 2
 
@@ -12,21 +12,21 @@ class ImageError(RnnOnnxError):
 
 
 class InputError(RnnOnnxError):
-    """The paths given hold no image, or an argument doesn't fit the model."""
+    """The given paths hold no images, or an argument doesn't fit the model."""
 
 
 class ModelError(RnnOnnxError):
-    """A model file is missing, damaged or not one that `rnn-export` wrote."""
+    """A model file is missing, damaged or wasn't written by `rnn-export`."""
 
 
 class ProviderError(RnnOnnxError):
-    """The execution provider, or in training the device, that was asked for can't run here."""
+    """The requested execution provider, or device for training, can't run here."""
 
     exit_code = 3
 
 
 class MissingPackageError(RnnOnnxError):
-    """An optional package isn't installed; the text names the extra that brings it."""
+    """An optional package isn't installed. The text says how to install it."""
 
     exit_code = 3
 
@@ -36,11 +36,11 @@ class DataError(RnnOnnxError):
 
 
 class CheckpointError(RnnOnnxError):
-    """A checkpoint is missing, damaged or not one that `rnn-train` wrote."""
+    """A checkpoint is missing, damaged or wasn't written by `rnn-train`."""
 
 
 class OutputError(RnnOnnxError):
-    """A file can't be written; the text says what is kept."""
+    """A file can't be written. The text says what is kept."""
 
 
 class SettingsError(RnnOnnxError):

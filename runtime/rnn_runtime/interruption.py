@@ -1,10 +1,10 @@
-"""Ctrl-C and SIGTERM: what they do in a command, how a step is finished first, and what is said of them.
+"""Ctrl-C and SIGTERM: what they do in a command, and how a step is finished first.
 
-A command goes through three phases. While it imports what it needs, a signal ends the process at once with one line: an
-exception in the middle of an import may be swallowed, or come out as another one. While it works, a signal is an
-exception, so that what is begun is cleaned up. Once it has ended, signals are ignored.
+A command has three phases. While it imports modules, a signal ends the process at once with one line, because an
+exception during an import may be swallowed or turn into another one. While it works, a signal raises an exception, so
+that it can clean up. Once it has ended, signals are ignored.
 
-The library itself changes no handler, but for the time of a training run (`StopRequest`).
+The library itself changes signal handlers only during a training run (`StopRequest`).
 """
 
 import atexit
@@ -22,11 +22,11 @@ SIGNALS: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "termin
 
 
 class TerminatedError(KeyboardInterrupt):
-    """SIGTERM, while a command works."""
+    """SIGTERM while a command works."""
 
 
 class RunInterruptedError(KeyboardInterrupt, RnnOnnxError):
-    """Ctrl-C or SIGTERM; the text says what is kept and how to continue."""
+    """Ctrl-C or SIGTERM. The text says what is kept and how to continue."""
 
     def __init__(self, text: str, interrupt: KeyboardInterrupt) -> None:
         super().__init__(text)
@@ -34,7 +34,7 @@ class RunInterruptedError(KeyboardInterrupt, RnnOnnxError):
 
 
 def exit_code_of(interrupt: KeyboardInterrupt) -> int:
-    """The exit code of a command that was interrupted: 128 plus the signal's number, as shells have it."""
+    """The exit code of an interrupted command: 128 plus the signal's number, as in shells."""
     return 128 + _signal_of(interrupt)
 
 
@@ -44,13 +44,13 @@ def describe_interrupt(interrupt: KeyboardInterrupt) -> str:
 
 
 class StopRequest:
-    """Takes note of the first Ctrl-C or SIGTERM, instead of letting it interrupt what is going on.
+    """Records the first Ctrl-C or SIGTERM instead of being interrupted by it.
 
-    A second one does what it would have done without. Used in a `with` block, after which everything is as it was.
-    Signals reach the main thread of a process only; elsewhere this never takes note of any.
+    A second signal acts as usual. Use it in a `with` block, which restores the handlers at its end. Signals reach only
+    the main thread of a process; in other threads, nothing is recorded.
 
     Attributes:
-        interrupt: What the signal that came would have raised, or None.
+        interrupt: The exception that the recorded signal stands for, or None.
     """
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class StopRequest:
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
-                # `nohup`, or a shell that starts something in the background, wants some of them ignored
+                # `nohup` and shells that start a background job have some of them ignored
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):
                     self._previous[number] = signal.signal(number, self._take_note)
         return self
@@ -71,7 +71,7 @@ class StopRequest:
         self._restore()
 
     def resend(self) -> None:
-        """After the block: let the signal that came do what it would have done without."""
+        """After the block: send the recorded signal again."""
         if self.interrupt:
             signal.raise_signal(_signal_of(self.interrupt))
 
@@ -85,15 +85,15 @@ class StopRequest:
 
 
 def end_process_at_signals() -> None:
-    """From here on, a signal ends this process at once, with one line; until it exits, where they are ignored."""
+    """From here on, a signal ends this process at once, with one line. While Python exits, signals are ignored."""
     if threading.current_thread() is threading.main_thread():
         _set_handlers(_end_at_once)
-        atexit.register(_set_handlers, signal.SIG_IGN)  # at its end Python puts the system's handlers back
+        atexit.register(_set_handlers, signal.SIG_IGN)  # while exiting, Python restores the system's handlers
 
 
 @contextmanager
 def command_signals() -> Iterator[None]:
-    """Run a command: signals end the process at once until `raise_at_signals`; afterwards handlers are as before."""
+    """Run a command: until `raise_at_signals`, signals end the process at once. At the end, handlers are restored."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -108,14 +108,14 @@ def command_signals() -> Iterator[None]:
 
 
 def raise_at_signals() -> None:
-    """In a command: from here on signals are exceptions, so that what is begun is cleaned up."""
+    """In a command: from here on, signals raise exceptions, so that the command can clean up."""
     if signal.getsignal(signal.SIGTERM) is _end_at_once or signal.getsignal(signal.SIGINT) is _end_at_once:
         _set_handlers(_raise)
 
 
 def _set_handlers(handler: Any) -> None:
     for number in SIGNALS:
-        if signal.getsignal(number) != signal.SIG_IGN:  # as a shell wants it of what runs in the background
+        if signal.getsignal(number) != signal.SIG_IGN:  # ignored, as in a shell's background jobs
             signal.signal(number, handler)
 
 
@@ -126,7 +126,7 @@ def _end_at_once(number: int, _frame: FrameType | None) -> None:
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
-    _set_handlers(_end_at_once)  # a second one doesn't wait for what the first has begun to clean up
+    _set_handlers(_end_at_once)  # a second signal doesn't wait for the clean-up
     if _holds_locks(frame):
         _retry_soon(number)
         return
@@ -134,14 +134,14 @@ def _raise(number: int, frame: FrameType | None) -> None:
     raise _exception_for(number)
 
 
-# Python's own code for threads. An exception that a signal handler raises between `Condition.__enter__` and its `with`
-# block leaves the lock held, and the thread that needs it next waits forever: so does the process, for that thread.
+# Python's own code for threads. An exception from a signal handler between `Condition.__enter__` and its `with` block
+# leaves the lock held. The next thread that needs it waits forever, and the process waits for that thread.
 _THREADING = (threading.__file__, os.path.join(os.path.dirname(threading.__file__), "concurrent", ""))
 _RETRY_SECONDS = 0.001
 
 
 def _holds_locks(frame: FrameType | None) -> bool:
-    """Whether the code that the signal interrupted is, or was called by, Python's own code for threads."""
+    """Whether the interrupted code is Python's own code for threads, or was called by it."""
     while frame is not None:
         if frame.f_code.co_filename.startswith(_THREADING):
             return True

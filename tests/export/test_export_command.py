@@ -203,7 +203,7 @@ def test_export_from_python_overwrites_no_checkpoint(tmp_path: Path, digits_chec
     path = tmp_path / "model.pt"
     path.write_bytes(digits_checkpoint.read_bytes())
 
-    with pytest.raises(InputError, match="is read by this run, and would be overwritten"):
+    with pytest.raises(InputError, match="an input of this run, which must not be overwritten"):
         export_onnx(path, path)
 
     assert path.read_bytes() == digits_checkpoint.read_bytes()

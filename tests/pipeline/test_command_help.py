@@ -184,3 +184,12 @@ def test_the_documented_line_for_bash_sets_up_all_commands(tmp_path: Path) -> No
 
 def test_every_command_is_looked_at() -> None:
     assert set(COMMANDS) == set(GROUPS)
+
+
+def test_a_quiet_run_that_failed_says_so(run: Run, tmp_path: Path, digits_model: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"broken")
+
+    result = run("rnn-infer", "-q", "-m", digits_model, "broken.png")
+
+    assert result.returncode == 1
+    assert result.stderr.startswith("1 image, 1 unreadable, ")

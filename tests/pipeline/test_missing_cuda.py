@@ -110,7 +110,7 @@ STARTS = {  # what is missing, and how to mend it
         "Check the GPU and its driver with: nvidia-smi, or run with --provider cpu",
     ),
     "old driver": (
-        "the NVIDIA driver runs CUDA up to 11.8, and this onnxruntime needs ",
+        "the NVIDIA driver supports CUDA up to 11.8, and this onnxruntime needs ",
         "Update the driver, or run with",
     ),
     "other device": (

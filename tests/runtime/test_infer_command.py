@@ -170,7 +170,7 @@ def test_images_in_folders_of_no_class_are_not_evaluated(run: Run, folder: Path)
     assert result.returncode == 1
     assert "of 27 images right" in result.stdout
     assert (
-        "Not evaluated: 3 images in folders that name no class of this model, the first: images/\\x1b[31mthree/"
+        "Not evaluated: 3 images in folders that aren't named after a class, such as images/\\x1b[31mthree/"
         in result.stderr
     )
     rows = csv_rows((folder / "out.csv").read_text())
@@ -424,7 +424,7 @@ def test_what_is_read_is_not_overwritten(run: Run, folder: Path, name: str) -> N
     result = run("rnn-infer", "--provider", "cpu", "--output", name, "images/4/x.png")
 
     assert result.returncode == 2
-    assert "would be overwritten" in result.stderr
+    assert "must not be overwritten" in result.stderr
     assert (folder / name).read_bytes() == before
 
 

@@ -103,7 +103,7 @@ def _check(ctx: click.Context) -> None:
 @_data(
     "--data",
     type=click.Path(path_type=str),
-    help="Your data: a folder of IDX files, or with a folder per class, perhaps in train/, val/ and test/.",
+    help="Your data: a folder with a folder of images per class, or with train/, val/ and test/; or of IDX files.",
 )
 @_data("--data-root", type=click.Path(path_type=str), default="data", help="Folder for downloads.")
 @_data("--class-names", metavar="NAME,NAME,...", help="Names for the classes of IDX files.")
@@ -131,7 +131,7 @@ def _check(ctx: click.Context) -> None:
     "--preset",
     type=click.Choice(PRESETS),
     default="article",
-    help="Defaults of the settings below: article is small and quick; accurate takes longer.",
+    help="Defaults of the options below. article is small and quick; accurate takes longer.",
 )
 @_setting(_model, "cell", click.Choice(CELLS), "Kind of recurrent cell.")
 @_setting(_model, "nonlinearity", click.Choice(NONLINEARITIES), "Nonlinearity of --cell rnn.")
@@ -141,7 +141,7 @@ def _check(ctx: click.Context) -> None:
 @_setting(
     _model, "dropout", click.FloatRange(0, 1, max_open=True), "Dropout between layers and before the linear layer."
 )
-@_setting(_model, "normalize", bool, "Bring pixels to mean 0 and standard deviation 1.")
+@_setting(_model, "normalize", bool, "Scale pixels to mean 0 and standard deviation 1.")
 @_setting(_optimization, "epochs", click.IntRange(1), "Passes over the training images.")
 @_setting(
     _optimization,

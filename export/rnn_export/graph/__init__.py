@@ -1,5 +1,5 @@
 """The ONNX graph of a model, built node by node: from raw pixels to probabilities.
 
-`onnx_model.py` puts it together and chooses the form of the recurrent net: step by step (`unrolled.py`), a loop
-(`scan.py`), or ONNX's own RNN, GRU and LSTM (`operators.py`). `rnn_export.export` and parity use it, nobody else.
+`onnx_model.py` builds the model and chooses the form of the recurrent net: step by step (`unrolled.py`), a loop
+(`scan.py`), or ONNX's own RNN, GRU and LSTM (`operators.py`).
 """

@@ -1,4 +1,4 @@
-"""What the three forms of graph are made with: nodes, constants, and PyTorch's weights as `Gemm` takes them."""
+"""Building blocks of the graphs: nodes, constants, and PyTorch's weights in the layout of `Gemm`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,12 +16,12 @@ ACTIVATIONS = {"tanh": "Tanh", "relu": "Relu"}
 
 
 class GraphBuilder:
-    """Nodes and constants in the making. A node is named for its first output.
+    """Collects the nodes and constants of a graph. A node is named after its first output.
 
     Attributes:
-        float: The type that the net computes in: `np.float32` or `np.float16`.
-        nodes: In the order in which they were added, which is one that they can run in.
-        initializers: The constants, weights among them.
+        float: Number format of the net: `np.float32` or `np.float16`.
+        nodes: In the order in which they were added, a valid order to run them in.
+        initializers: The constants, including the weights.
     """
 
     def __init__(self, float_: type[np.generic]) -> None:
@@ -30,28 +30,28 @@ class GraphBuilder:
         self.initializers: list[onnx.TensorProto] = []
 
     def node(self, operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
-        """Add a node with one output, and give that output's name."""
+        """Add a node with one output, and return the output's name."""
         self.nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
         return output
 
     def nodes_out(self, operator: str, inputs: Sequence[str], outputs: list[str], **attributes: Any) -> list[str]:
-        """Add a node with several outputs, of which empty names are left out, and give their names."""
+        """Add a node with several outputs, and return their names. An empty name leaves that output out."""
         name = next(filter(None, outputs))
         self.nodes.append(helper.make_node(operator, inputs, outputs, name=name, **attributes))
         return outputs
 
     @property
     def float_type(self) -> int:
-        """ONNX's number for the type that the net computes in."""
+        """ONNX's number for the net's number format."""
         return helper.np_dtype_to_tensor_dtype(np.dtype(self.float))
 
     def constant(self, name: str, value: object, dtype: type[np.generic] | None = None) -> str:
-        """Add a constant, of the type that the net computes in or another, and give its name.
+        """Add a constant, by default in the net's number format, and return its name.
 
         Raises:
             SettingsError: a value is too large for float16.
         """
-        with np.errstate(over="ignore"):  # looked at below
+        with np.errstate(over="ignore"):  # checked below
             array = np.ascontiguousarray(value, dtype or self.float)
         if self.float is np.float16 and not np.isfinite(array).all():
             raise SettingsError(f'{name} has a value beyond float16\'s largest, 65504. Choose `precision="fp32"`')
@@ -60,13 +60,13 @@ class GraphBuilder:
 
 
 def directions_of(spec: ModelSpec, layer: int) -> list[tuple[str, str]]:
-    """Of a layer's directions, the name in the graph and how the names of PyTorch's weights end."""
+    """For each direction of a layer: its name in the graph, and the suffix of PyTorch's weights."""
     both = [(f"rnn.{layer}", f"_l{layer}"), (f"rnn.{layer}.reverse", f"_l{layer}_reverse")]
     return both[: spec.num_directions]
 
 
 def gemm_weights(builder: GraphBuilder, weights: Weights, name: str, suffix: str) -> tuple[str, str, str]:
-    """Weight, recurrent weight and bias (the sum of PyTorch's two) of one direction, as `Gemm` takes them."""
+    """Weight, recurrent weight and bias (the sum of PyTorch's two) of one direction, in the layout of `Gemm`."""
     return (
         builder.constant(f"{name}.weight_input", weights[f"rnn.weight_ih{suffix}"].T),
         builder.constant(f"{name}.weight_hidden", weights[f"rnn.weight_hh{suffix}"].T),
@@ -75,5 +75,5 @@ def gemm_weights(builder: GraphBuilder, weights: Weights, name: str, suffix: str
 
 
 def concatenate(builder: GraphBuilder, directions: list[str], name: str, axis: int = 1) -> str:
-    """Both directions side by side; of one direction, itself."""
+    """Concatenate the directions, if there are two."""
     return directions[0] if len(directions) == 1 else builder.node("Concat", directions, name, axis=axis)

@@ -1,7 +1,7 @@
 """The ONNX graph of a model, node by node, from raw pixels to probabilities.
 
-Built with onnx's own helpers rather than by tracing: tracing gives neither the `Gemm` with a fused addend
-that is fastest for the vanilla RNN nor names that mean something to whoever opens the file in a viewer.
+It is built with onnx's helpers and not by tracing, which gives neither the `Gemm` with a fused addend that is fastest
+for the vanilla RNN nor readable names for those who open the file in a viewer.
 """
 
 from typing import Literal
@@ -17,8 +17,8 @@ from rnn_export.graph.unrolled import add_unrolled_rnn
 from rnn_runtime.errors import SettingsError
 from rnn_runtime.model.spec import ModelSpec
 
-# The oldest that has every operator used here in its current form, so that old runtimes load the file too:
-# onnxruntime reads opset 17 and IR version 8 since 1.13 (onnxruntime's docs, "ONNX Runtime compatibility").
+# The oldest opset with all operators used here, so that old runtimes load the file. onnxruntime reads opset 17 and IR
+# version 8 since version 1.13 (onnxruntime's docs, "ONNX Runtime compatibility").
 OPSET = 17
 IR_VERSION = 8
 
@@ -30,10 +30,10 @@ MAX_UNROLLED_ROWS = 128
 
 
 def choose_graph(spec: ModelSpec) -> Graph:
-    """The graph that measured fastest (docs/explanation/measurements.md has the figures).
+    """The fastest form on CPUs (measured in docs/explanation/measurements.md).
 
-    onnxruntime's `RNN` kernel is slow in batches, its `GRU` and `LSTM` kernels are tuned. Steps that are unrolled
-    are a little faster than a `Scan`, but the graph grows with the image's rows, and so does the time to open it.
+    onnxruntime's `RNN` kernel is slow in batches; its `GRU` and `LSTM` kernels are fast. Unrolled steps are slightly
+    faster than a `Scan`, but the graph and the time to open it grow with the number of rows.
     """
     if spec.cell != "rnn":
         return "operator"
@@ -41,7 +41,7 @@ def choose_graph(spec: ModelSpec) -> Graph:
 
 
 def describe_graph(spec: ModelSpec, graph: Graph) -> str:
-    """For people and metadata: `unrolled Gemm`, `Scan of Gemm`, `GRU operator`."""
+    """Describe a form for people and metadata: `unrolled Gemm`, `Scan of Gemm`, `GRU operator`."""
     return {"unrolled": "unrolled Gemm", "scan": "Scan of Gemm", "operator": f"{spec.cell.upper()} operator"}[graph]
 
 
@@ -56,12 +56,12 @@ def build_onnx_model(
 
     Args:
         spec: The model's description.
-        weights: float32 arrays under the names and in the shapes of `ImageRNN.state_dict()`.
-        graph: How the recurrent net is written: `unrolled` (a few nodes a row) or `scan` (a loop), both for the
-            vanilla RNN only, or `operator` (ONNX's `RNN`, `GRU` or `LSTM`); None for `choose_graph`'s.
-        precision: What the net computes in: `fp32`; `fp16`, made for GPUs; or `int8`, for LSTMs on CPUs.
-            Preprocessing, and what comes out, is float32 in any case.
-        temperature: What divides the logits before softmax; None for softmax alone.
+        weights: float32 arrays with the names and shapes of `ImageRNN.state_dict()`.
+        graph: Form of the recurrent net: `unrolled` (a few nodes per row) or `scan` (a loop), both only for the vanilla
+            RNN, or `operator` (ONNX's `RNN`, `GRU` or `LSTM`); None for `choose_graph`.
+        precision: Number format of the net: `fp32`; `fp16`, for GPUs; or `int8`, for LSTMs on CPUs. Preprocessing and
+            outputs are always float32.
+        temperature: Divides the logits before softmax; None for softmax alone.
 
     Returns:
         A model with input `images`, uint8 `(batch, height, width, channels)`, and outputs `logits` and
@@ -75,10 +75,10 @@ def build_onnx_model(
         if value not in known:
             raise SettingsError(f"`{name}` must be one of {', '.join(known)}, not {value!r}")
     if spec.cell != "rnn" and graph != "operator":
-        raise SettingsError(f"the graph {graph} is for the cell rnn; a {spec.cell} is written as its operator")
+        raise SettingsError(f'the graph {graph} is for the cell rnn only. For {spec.cell}, choose `graph="operator"`')
     if precision == "int8" and spec.cell != "lstm":
         raise SettingsError(
-            f"int8 is for the cell lstm, not for {spec.cell}: GRUs gain too little by it, vanilla RNNs get slower. "
+            f"int8 is for the cell lstm, not for {spec.cell}: GRUs gain too little, and vanilla RNNs get slower. "
             'Choose `precision="fp32"`'
         )
     builder = GraphBuilder(np.float16 if precision == "fp16" else np.float32)
@@ -110,7 +110,7 @@ def build_onnx_model(
         producer_name="rnn-onnx",
     )
     if precision == "int8":
-        from rnn_export.quantize import quantize  # other exports needn't wait for onnxruntime's tools
+        from rnn_export.quantize import quantize  # imports onnxruntime's tools only if needed
 
         return quantize(model)
     return model
@@ -118,8 +118,8 @@ def build_onnx_model(
 
 def _add_preprocessing(builder: GraphBuilder, spec: ModelSpec) -> str:
     """From `images` to `pixels`, `(height, batch, width * channels)`: time steps first."""
-    # Height, width and channels lie side by side in memory, so a row's features need no moving,
-    # and the transposition to time-major moves bytes, a quarter of what floats would be.
+    # A row's features are contiguous in memory already. The transposition to time-major moves bytes, a quarter of the
+    # memory of floats.
     builder.constant("preprocessing.rows_shape", [0, spec.image_spec.height, spec.input_size], np.int64)
     builder.node("Reshape", ["images", "preprocessing.rows_shape"], "preprocessing.rows")
     builder.node("Transpose", ["preprocessing.rows"], "preprocessing.steps", perm=[1, 0, 2])
@@ -130,7 +130,7 @@ def _add_preprocessing(builder: GraphBuilder, spec: ModelSpec) -> str:
     scaled = "preprocessing.scaled" if normalized else last
     builder.node("Div", ["preprocessing.float", "preprocessing.max"], scaled)
     if normalized:
-        # one value a channel; a row repeats its channels width times
+        # one value per channel; a row repeats its channels width times
         builder.constant("preprocessing.mean", np.tile(spec.mean, spec.image_spec.width), np.float32)
         builder.constant("preprocessing.std", np.tile(spec.std, spec.image_spec.width), np.float32)
         builder.node("Sub", [scaled, "preprocessing.mean"], "preprocessing.centered")

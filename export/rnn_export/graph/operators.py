@@ -1,4 +1,4 @@
-"""A net as ONNX's own operators `RNN`, `GRU` and `LSTM`."""
+"""The recurrent net as ONNX's own operators `RNN`, `GRU` and `LSTM`."""
 
 from typing import Any
 
@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 from rnn_export.graph.builder import ACTIVATIONS, GraphBuilder, Weights, directions_of
 from rnn_runtime.model.spec import ModelSpec
 
-# PyTorch stacks an LSTM's gates as input, forget, cell, output and a GRU's as reset, update, new;
-# ONNX wants input, output, forget, cell and update, reset, hidden (onnx/docs/Operators.md#LSTM, #GRU).
+# PyTorch stacks an LSTM's gates as input, forget, cell, output and a GRU's as reset, update, new; ONNX as input,
+# output, forget, cell and update, reset, hidden (onnx/docs/Operators.md#LSTM, #GRU).
 _GATE_ORDER = {"rnn": (0,), "lstm": (0, 3, 1, 2), "gru": (1, 0, 2)}
 
 
 def add_rnn_operators(builder: GraphBuilder, spec: ModelSpec, weights: Weights, pixels: str) -> str:
-    """A net as ONNX's operator `RNN`, `GRU` or `LSTM`, one node a layer."""
+    """Add the net as ONNX's operator `RNN`, `GRU` or `LSTM`, one node per layer; return the name of its output."""
     directions, hidden_size = spec.num_directions, spec.hidden_size
     attributes: dict[str, Any] = {
         "hidden_size": hidden_size,
@@ -23,7 +23,7 @@ def add_rnn_operators(builder: GraphBuilder, spec: ModelSpec, weights: Weights, 
     if spec.cell == "rnn":
         attributes["activations"] = [ACTIVATIONS[spec.nonlinearity]] * directions
     if spec.cell == "gru":
-        # PyTorch multiplies by the reset gate after the matrix product, bias included.
+        # PyTorch applies the reset gate after the matrix product and its bias.
         attributes["linear_before_reset"] = 1
     builder.constant("rnn.merged_shape", [0, 0, directions * hidden_size], np.int64)
     steps = pixels
@@ -43,7 +43,7 @@ def add_rnn_operators(builder: GraphBuilder, spec: ModelSpec, weights: Weights, 
 
 
 def _operator_weights(builder: GraphBuilder, spec: ModelSpec, weights: Weights, layer: int) -> list[str]:
-    """W, R and B of a layer: directions stacked, gates in ONNX's order, both biases side by side."""
+    """W, R and B of a layer: directions stacked, gates in ONNX's order, both biases concatenated."""
     suffixes = [suffix for _, suffix in directions_of(spec, layer)]
 
     def stacked(kind: str) -> list[NDArray[np.float32]]:

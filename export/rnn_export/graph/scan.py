@@ -9,7 +9,10 @@ from rnn_runtime.model.spec import ModelSpec
 
 
 def add_scanned_rnn(builder: GraphBuilder, spec: ModelSpec, weights: Weights, pixels: str) -> str:
-    """A vanilla RNN as one `Scan` a layer, whose body is a step of each direction, in the same two `Gemm` and `f`."""
+    """Add a vanilla RNN as one `Scan` per layer; return the name of its output.
+
+    The body is one step of each direction, in the same two `Gemm` and activation as when unrolled.
+    """
     builder.node("Shape", ["images"], "rnn.batch", start=0, end=1)
     builder.constant("rnn.hidden_size", [spec.hidden_size], np.int64)
     builder.node("Concat", ["rnn.batch", "rnn.hidden_size"], "rnn.state_shape", axis=0)
@@ -52,7 +55,7 @@ def _scan_body(
             ("Gemm", [f"{name}.row", weight, bias], f"{name}.step.input"),
             ("Gemm", [f"{name}.previous", recurrence, f"{name}.step.input"], f"{name}.step.sum"),
             (ACTIVATIONS[spec.nonlinearity], [f"{name}.step.sum"], f"{name}.step.hidden"),
-            # a state and an output of a step need names of their own
+            # a step's state and its output need different names
             *([] if last else [("Identity", [f"{name}.step.hidden"], f"{name}.step.output")]),
         ):
             nodes.append(helper.make_node(operator, inputs, [output], name=output))

@@ -1,4 +1,4 @@
-"""A vanilla RNN as a few nodes for each row of the image."""
+"""A vanilla RNN as a few nodes per row of the image."""
 
 import numpy as np
 
@@ -7,12 +7,13 @@ from rnn_runtime.model.spec import ModelSpec
 
 
 def add_unrolled_rnn(builder: GraphBuilder, spec: ModelSpec, weights: Weights, pixels: str) -> str:
-    """A vanilla RNN, every step on its own: `hidden = f(x W + b + previous R)` in two `Gemm` and `f`.
+    """Add a vanilla RNN with nodes for every step; return the name of its output.
 
-    The second `Gemm` takes the first's result as its addend, so no separate addition remains. Of the first layer,
-    whose inputs are there from the start, the first products of all steps are one `Gemm`.
+    A step is `hidden = f(x W + b + previous R)`, in two `Gemm` and the activation `f`. The second `Gemm` takes the
+    result of the first as its addend, which saves an addition. In the first layer, whose inputs are all known, the
+    first products of all steps are one `Gemm`.
     """
-    # Split off a two-dimensional array, steps need no squeezing.
+    # Split from a two-dimensional array, the steps need no squeezing.
     builder.constant("pixels.rows_shape", [-1, spec.input_size], np.int64)
     rows = builder.node("Reshape", [pixels, "pixels.rows_shape"], "pixels.rows")  # (height * batch, width * channels)
     steps: list[str] = []
@@ -30,7 +31,7 @@ def add_unrolled_rnn(builder: GraphBuilder, spec: ModelSpec, weights: Weights, p
                 ]
             directions.append(_add_steps(builder, spec, inputs, recurrence, name, suffix.endswith("reverse")))
         if layer == spec.num_layers - 1:
-            # Each direction's last step: the bottom row reading down, the top row reading up.
+            # Each direction's last step: the bottom row when reading down, the top row when reading up.
             ends = [directions[0][-1], *(backward[0] for backward in directions[1:])]
             return concatenate(builder, ends, "rnn.hidden")
         steps = [
@@ -43,7 +44,7 @@ def add_unrolled_rnn(builder: GraphBuilder, spec: ModelSpec, weights: Weights, p
 def _add_steps(
     builder: GraphBuilder, spec: ModelSpec, inputs: list[str], recurrence: str, name: str, upwards: bool
 ) -> list[str]:
-    """One direction of one layer; the hidden state of each step, in the order of the rows."""
+    """Add one direction of a layer; return the hidden state of each step, in the order of the rows."""
     hidden: dict[int, str] = {}
     previous = None
     for t in reversed(range(len(inputs))) if upwards else range(len(inputs)):

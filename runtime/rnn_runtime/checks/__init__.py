@@ -1,4 +1,4 @@
-"""Questions about an installed model: is it as exact, how fast is it, and what is missing here?
+"""Checks of a model and its installation: its accuracy, its speed, and what is missing here.
 
-`rnn-infer --self-check`, `--benchmark` and `--doctor` use it.
+`rnn-infer --self-check`, `--benchmark` and `--doctor` use them.
 """

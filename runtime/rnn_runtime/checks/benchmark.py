@@ -1,4 +1,4 @@
-"""How fast a model runs on this machine and execution provider: throughput and latency by batch size."""
+"""The speed of a model on this machine and execution provider: throughput and latency by batch size."""
 
 import csv
 import json
@@ -15,12 +15,12 @@ from rnn_runtime.results.write import Format
 from rnn_runtime.text import print_table
 
 BATCH_SIZES = (1, 8, 32, 64, 256, 1024)
-_WARM_UP = 3  # runs; the first ones allocate memory, and on CUDA choose algorithms
+_WARM_UP = 3  # runs; the first ones allocate memory and, on CUDA, choose algorithms
 
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Of one batch size: images per second, and percentiles of the milliseconds per run."""
+    """The speed at one batch size: images per second, and percentiles of the milliseconds per run."""
 
     batch_size: int
     images_per_second: float
@@ -33,12 +33,12 @@ class Speed:
 def measure_speed(
     classifier: Classifier, *, batch_sizes: Sequence[int] = BATCH_SIZES, seconds: float = 1.0
 ) -> list[Speed]:
-    """Time a model on random images in memory; reading and decoding files isn't part of it.
+    """Time a model on random images in memory. Reading and decoding files isn't included.
 
     Args:
-        classifier: The model on its provider. On CUDA, copying to the device and back is included.
-        batch_sizes: Images per run.
-        seconds: How long to run each batch size; at least 10 runs are made.
+        classifier: The model. On CUDA, copying to the device and back is included.
+        batch_sizes: Batch sizes to measure.
+        seconds: How long to run each batch size. At least 10 runs are made.
 
     Returns:
         One `Speed` per batch size.
@@ -52,7 +52,7 @@ def measure_speed(
 
 
 def write_speeds(speeds: Iterable[Speed], file: IO[str], format: Format) -> None:
-    """Write what `measure_speed` found, a row per batch size."""
+    """Write the results of `measure_speed`, one row per batch size."""
     rows = [asdict(speed) for speed in speeds]
     if format == "jsonl":
         file.writelines(json.dumps(row) + "\n" for row in rows)

@@ -1,4 +1,4 @@
-"""What a bug report needs: versions, providers, CUDA's libraries, the model file, and the one next thing to do."""
+"""What a bug report needs: versions, providers, CUDA's libraries, the model file, and what to do next."""
 
 import importlib.metadata
 import json
@@ -32,8 +32,10 @@ _NOTHING = "Nothing to repair."
 class Diagnosis:
     """What `examine` found.
 
-    `facts` are names and what was found, `providers` those that start, and `next_step` is the one thing to do next, or
-    says that nothing is to be repaired.
+    Attributes:
+        facts: Pairs of a name and what was found.
+        providers: The execution providers that start.
+        next_step: The one thing to do next, or that nothing needs repair.
     """
 
     facts: tuple[tuple[str, str], ...]
@@ -42,12 +44,12 @@ class Diagnosis:
 
 
 def examine(model: Path | None = None, provider: Provider = "auto", *, cuda: CudaOptions = CUDA_DEFAULTS) -> Diagnosis:
-    """Look at the installation, the providers and a model file, without reading images.
+    """Examine the installation, the execution providers and a model file. No images are read.
 
     Args:
-        model: A file that `rnn-export` wrote. Without one, or if it is missing or damaged, providers are started with
-            an example that comes with onnxruntime.
-        provider: The one that is wanted: whether it is a fault that CUDA doesn't start.
+        model: A file that `rnn-export` wrote. Without one, or if it is missing or damaged, the providers are started
+            with an example model of onnxruntime's.
+        provider: The provider that is wanted. With `cuda`, it is a fault if CUDA doesn't start.
         cuda: How to start CUDA.
     """
     driver = find_driver()
@@ -69,7 +71,7 @@ def examine(model: Path | None = None, provider: Provider = "auto", *, cuda: Cud
         ("CPU provider", "starts"),
         *model_facts,
     ]
-    # Without a driver, it is no fault that CUDA doesn't start, unless it was asked for.
+    # Without a driver, CUDA isn't expected to start, unless it was asked for.
     wanted = provider == "cuda" or driver is not None or len(installed_packages()) > 1
     cuda_remedy = opened.remedy if wanted else None
     providers = ("cuda", "cpu") if opened.provider == "cuda" else ("cpu",)
@@ -77,7 +79,7 @@ def examine(model: Path | None = None, provider: Provider = "auto", *, cuda: Cud
 
 
 def print_diagnosis(diagnosis: Diagnosis, file: TextIO) -> None:
-    """Print a line per fact, and the next step as the last one."""
+    """Print one line per fact, and the next step last."""
     width = max(len(name) for name, _ in diagnosis.facts) + 2
     for name, found in diagnosis.facts:
         file.write(f"{name:<{width}}{' '.join(found.split())}\n")
@@ -90,12 +92,12 @@ def _machine() -> list[tuple[str, str]]:
         ("rnn-onnx", _version("rnn-onnx")),
         ("Python", f"{platform.python_version()}, {sys.executable}"),
         ("system", f"{platform.platform()}"),
-        ("cores", f"{cores} of {os.cpu_count()} usable; by default, as many threads"),
+        ("cores", f"{cores} of {os.cpu_count()} usable; the default number of threads"),
     ]
 
 
 def _packages() -> list[tuple[str, str]]:
-    # of torch, only whether it is there: importing it takes seconds, and nothing here uses it
+    # torch isn't imported, which takes seconds; its version is enough
     names = ("numpy", "Pillow", "kornia-rs", "click", "torch")
     packages = ", ".join(f"{name} {version}" for name, version in installed_packages().items())
     return [*((name, _version(name)) for name in names), ("onnxruntime from", packages or "no package")]
@@ -112,8 +114,8 @@ def _driver_facts(driver: Driver | None) -> list[tuple[str, str]]:
     if driver is None:
         return [("NVIDIA driver", f"not found ({LIBRARY})")]
     if driver.cuda_version is None:
-        return [("NVIDIA driver", f"{LIBRARY} is there, but isn't NVIDIA's")]
-    version = "runs CUDA up to {}.{}".format(*driver.cuda_version)
+        return [("NVIDIA driver", f"{LIBRARY} exists, but isn't NVIDIA's")]
+    version = "supports CUDA up to {}.{}".format(*driver.cuda_version)
     if driver.problem:
         return [("NVIDIA driver", f"{version}, but could not start: {driver.problem}")]
     devices = [(f"CUDA device {number}", name) for number, name in enumerate(driver.devices or ())]
@@ -131,10 +133,10 @@ def _cuda_facts(ort: ModuleType) -> list[tuple[str, str]]:
 
 
 def _examine_model(model: Path | None) -> tuple[bytes, list[tuple[str, str]], str | None]:
-    """The model to start providers with, what there is to tell of the file, and what to do about it."""
+    """The model to start providers with, facts about the file, and what to do about it."""
     from onnxruntime.datasets import get_example
 
-    example = Path(get_example("sigmoid.onnx")).read_bytes()  # one operator; it comes with onnxruntime
+    example = Path(get_example("sigmoid.onnx")).read_bytes()  # a single operator
     if model is None:
         return example, [], None
     try:

@@ -1,4 +1,4 @@
-"""Parity without PyTorch: a model's golden samples, run again here and compared with PyTorch's logits."""
+"""Parity without PyTorch: run a model's golden samples, and compare with PyTorch's logits."""
 
 from rnn_runtime.classifier import Classifier
 from rnn_runtime.engine.session import other_provider
@@ -7,18 +7,18 @@ from rnn_runtime.model.difference import ATOL, RTOL, Difference
 
 
 def self_check(classifier: Classifier, *, atol: float | None = None, rtol: float | None = None) -> Difference:
-    """Replay a model's golden samples on this machine and provider.
+    """Run a model's golden samples on this machine and provider.
 
     Args:
         classifier: The model to check.
-        atol: Absolute tolerance of a logit; None for the one that the model was held to when it was exported.
-        rtol: Tolerance relative to the logit that PyTorch gave; None likewise.
+        atol: Absolute tolerance of a logit; None for that of the export.
+        rtol: Tolerance relative to PyTorch's logit; None for that of the export.
 
     Returns:
         The difference from the logits stored at export.
 
     Raises:
-        ParityError: it is beyond the tolerance.
+        ParityError: the difference is beyond the tolerance.
     """
     golden, parity = classifier.metadata.golden, classifier.metadata.parity
     atol = float(parity.get("atol", ATOL)) if atol is None else atol
@@ -34,7 +34,7 @@ def self_check(classifier: Classifier, *, atol: float | None = None, rtol: float
 
 
 def describe_self_check(classifier: Classifier, difference: Difference) -> str:
-    """What `self_check` found, in a line for people."""
+    """Describe the result of `self_check` in one line."""
     samples = len(classifier.metadata.golden.images)
     return (
         f"{classifier.path}: on {classifier.provider}, {samples} golden samples agree with PyTorch: largest difference "

@@ -1,4 +1,4 @@
-"""The click class of the three commands: what they need is checked and imported first, and errors are one line."""
+"""The click class of the three commands: requirements are checked first, and errors are one line."""
 
 import ast
 import errno
@@ -36,7 +36,7 @@ from rnn_runtime.text import one_line
 # A Python argument in the text of an error: `resume=True`, `provider="cpu"`, `resume('model.pt')`, `image_size`.
 _ARGUMENT = re.compile(r"`(?P<name>\w+)(?:=(?P<value>[^`]*)|\((?P<call>[^`]*)\))?`")
 
-_WIDEST_NAMES = 28  # of options in the help; the text of wider ones begins in the next line
+_WIDEST_NAMES = 28  # columns of the help; the text of wider ones begins on the next line
 
 
 class Command(click.Command):
@@ -47,10 +47,10 @@ class Command(click.Command):
     With RNN_DEBUG=1 in the environment, the traceback behind an error comes before its line.
 
     Args:
-        check: Looks at the options before anything is imported, and raises `click.UsageError`.
-        requires: Modules of optional packages that this command needs.
-        imports: Modules to import before the function runs. This takes long; a signal meanwhile ends it with one line.
-        other_names: Options of other tools, and what they are called here, for the hint at an unknown option.
+        check: Checks the options before anything is imported, and raises `click.UsageError`.
+        requires: Modules of optional packages that the command needs.
+        imports: Modules to import before the function runs. A signal during this time ends the command with one line.
+        other_names: Options of other tools, and what to use here, for the hint after an unknown option.
         arguments: Passed to `click.Command`.
     """
 
@@ -92,18 +92,18 @@ class Command(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the options by group, in the order in which the command declares them."""
         groups: dict[str, list[tuple[str, str]]] = {}
-        for param in sorted(self.get_params(ctx), key=lambda param: not isinstance(param, Option)):  # others come last
+        for param in sorted(self.get_params(ctx), key=lambda param: not isinstance(param, Option)):  # help comes last
             record = param.get_help_record(ctx)
             if record and isinstance(param, click.Option):
                 groups.setdefault(param.group if isinstance(param, Option) else "Help", []).append(record)
         width = max(min(len(names), _WIDEST_NAMES) for records in groups.values() for names, _ in records)
         for name, records in groups.items():
             with formatter.section(name):
-                # One width for all groups: a column of texts that doesn't jump from group to group.
+                # One width for all groups, so that their texts form one column.
                 formatter.write_dl([(names.ljust(width), text) for names, text in records], col_max=_WIDEST_NAMES)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Check the options, import what is needed, and call the function."""
+        """Check the options, import the modules, and call the function."""
         with self._errors_in_one_line(ctx.info_name):
             if self._check:
                 self._check(ctx)
@@ -129,7 +129,7 @@ class Command(click.Command):
             yield
         except (click.exceptions.Exit, click.Abort):
             raise
-        except BrokenPipeError:  # the reader of the results, `head` say, has gone
+        except BrokenPipeError:  # the reader of the results, such as `head`, has gone
             leave_stdout()
             raise click.exceptions.Exit(0) from None
         except (click.UsageError, RnnOnnxError, KeyboardInterrupt, OSError, MemoryError, RuntimeError) as error:
@@ -141,7 +141,7 @@ class Command(click.Command):
             raise failure from None
 
     def _failure(self, error: BaseException, info_name: str | None) -> "_Failure | None":
-        """What a person is told of an error; None if it is a bug."""
+        """The message for an error; None if the error is a bug."""
         match error:
             case click.NoSuchOption() if error.option_name in self._other_names:
                 here = self._other_names[error.option_name]
@@ -155,13 +155,13 @@ class Command(click.Command):
             case KeyboardInterrupt():
                 return _Failure(describe_interrupt(error), exit_code_of(error))
             case OSError():
-                # A file that can't be written is named by who writes it. What is left is where results are printed.
+                # Errors of files name the file. A full disk without a name is that of standard output.
                 full = error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
                 place = error.filename or ("standard output" if full else "")
                 return _Failure(f"{place}: {error.strerror or error}".removeprefix(": "), 2)
             case MemoryError():
                 return self._out_of_memory()
-            case RuntimeError() if "memory" in str(error):  # torch has no class for what its CPU allocator says
+            case RuntimeError() if "memory" in str(error):  # torch's CPU allocator has no class for it
                 return self._out_of_memory()
         return None
 
@@ -170,7 +170,7 @@ class Command(click.Command):
         return _Failure(f"out of memory. Try {smaller}smaller images", 2)
 
     def in_options(self, text: str) -> str:
-        """A library's text with its Python arguments, which stand in backticks, as this command's options."""
+        """Replace the Python arguments in a library's text, which are in backticks, by this command's options."""
         options = {param.name: param for param in self.params if isinstance(param, click.Option)}
 
         def replace(found: re.Match[str]) -> str:
@@ -187,7 +187,7 @@ class Command(click.Command):
 
 
 def as_options(text: str) -> str:
-    """A library's text with its Python arguments as options of the command that is running, if one is."""
+    """Replace the Python arguments in a library's text by options of the running command, if there is one."""
     ctx = click.get_current_context(silent=True)
     return ctx.command.in_options(text) if ctx and isinstance(ctx.command, Command) else text
 
@@ -199,12 +199,12 @@ class _Failure(click.ClickException):
         super().__init__(one_line(text))
         self.exit_code = exit_code  # type: ignore[misc]  # click reads it from the instance
 
-    def show(self, file: Any = None) -> None:  # noqa: ARG002  # it always goes to stderr
+    def show(self, file: Any = None) -> None:  # noqa: ARG002  # always stderr
         say(f"Error: {self.message}")
 
 
 def _plain(value: str) -> str:
-    """A Python value as it is written on a command line."""
+    """A Python value as written on a command line."""
     try:
         return shlex.quote(format_value(ast.literal_eval(value)))
     except (ValueError, SyntaxError):  # not a literal
@@ -212,7 +212,7 @@ def _plain(value: str) -> str:
 
 
 def _traceback(error: BaseException) -> str:
-    """The traceback of an error, with those of the errors that it was raised for."""
+    """The traceback of an error, including those of its causes."""
     cause: BaseException | None = error
     while cause is not None:
         cause.__suppress_context__ = False

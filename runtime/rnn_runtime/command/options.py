@@ -1,4 +1,4 @@
-"""Options in groups, and rules of which option needs what."""
+"""Options in groups, and rules for their combinations."""
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -9,17 +9,17 @@ from click.core import ParameterSource
 
 
 class Option(click.Option):
-    """An option that is listed in a group of the help, with its default at the end of its text.
+    """An option that the help lists in a group, with its default at the end of its text.
 
     Args:
         arguments: Passed to `click.Option`.
         group: Heading of the group.
-        default_text: The default as a person reads it; None for the value itself.
+        default_text: How the help shows the default; None for its value.
         options: Passed to `click.Option`.
     """
 
     def __init__(self, *arguments: Any, group: str, default_text: str | None = None, **options: Any) -> None:
-        if isinstance(options.get("type"), click.IntRange | click.FloatRange):  # else the help shows 1<=x<=16777216
+        if isinstance(options.get("type"), click.IntRange | click.FloatRange):  # else: 1<=x<=16777216
             options.setdefault("metavar", "INTEGER" if isinstance(options["type"], click.IntRange) else "NUMBER")
         super().__init__(*arguments, **options)
         self.group = group
@@ -31,7 +31,7 @@ class Option(click.Option):
         self._text = f"{self.help}  [{'; '.join(notes)}]" if notes else self.help or ""
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        """The option's names and its text."""
+        """The option's names and its text for the help."""
         record = super().get_help_record(ctx)
         return record and (record[0], self._text)
 
@@ -49,17 +49,17 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def option_group(name: str) -> Callable[..., Decorator]:
-    """A `click.option` for the options of a group."""
+    """Make a decorator like `click.option` for the options of a group."""
     return partial(click.option, cls=Option, group=name)
 
 
 class Rule(NamedTuple):
-    """Options that may be given only under a condition.
+    """Options that are allowed only under a condition.
 
     Attributes:
-        options: Names of the options' parameters.
-        allowed: Whether the values of all parameters allow them.
-        otherwise: The rest of the error's sentence, after the option's name.
+        options: The options' parameter names.
+        allowed: Decides it from the values of all parameters.
+        otherwise: The error, after the option's name.
     """
 
     options: tuple[str, ...]
@@ -71,7 +71,7 @@ def check_rules(ctx: click.Context, rules: Iterable[Rule]) -> None:
     """Check the options that were given.
 
     Raises:
-        click.UsageError: one isn't allowed beside the others.
+        click.UsageError: an option isn't allowed together with the others.
     """
     for rule in rules:
         for name in rule.options:

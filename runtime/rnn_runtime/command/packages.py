@@ -15,7 +15,7 @@ def require_packages(modules: Sequence[str]) -> None:
         modules: Names of modules.
 
     Raises:
-        MissingPackageError: some aren't installed; the text names all of them, and what to install.
+        MissingPackageError: some aren't installed; the text names all of them and the command that installs them.
     """
     missing = [_PACKAGES.get(module, module) for module in modules if not _is_installed(module)]
     if missing:

@@ -1,4 +1,4 @@
-"""The bar that a person at a terminal sees while images are classified."""
+"""The progress bar of `rnn-infer` on a terminal."""
 
 import queue
 import threading
@@ -14,9 +14,9 @@ _END = object()
 
 
 class ImageBar:
-    """A bar on stderr: how many results there are, of how many images, and the time left.
+    """A bar on stderr: the number of results and of images, and the time left.
 
-    Used in a `with` block, which takes the bar down again.
+    Use it in a `with` block, at the end of which the bar disappears.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class ImageBar:
             TextColumn("left:"),
             TimeRemainingColumn(),
         )
-        # By default, rich would send what is written to stdout, the results, through this console to stderr.
+        # By default, rich redirects stdout, and thus the results, to this console on stderr.
         self._progress = Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False)
         self._task = self._progress.add_task("", total=None)
 
@@ -41,9 +41,9 @@ class ImageBar:
         self._progress.stop()
 
     def count(self, paths: Iterable[str]) -> Iterator[str]:
-        """Pass paths on while a thread runs ahead through them: once it is done, the bar knows how many there are.
+        """Pass paths on, while a thread reads ahead to count them for the bar.
 
-        Classifying starts at once. Memory holds the names of the images that are found and not yet classified.
+        Classifying starts at once. Memory holds the paths that are found but not yet classified.
         """
         ahead: queue.SimpleQueue[object] = queue.SimpleQueue()
 
@@ -54,7 +54,7 @@ class ImageBar:
                     ahead.put(path)
                 self._progress.update(self._task, total=total)
                 ahead.put(_END)
-            except BaseException as error:  # the one who reads the paths raises it
+            except BaseException as error:  # raised where the paths are read
                 ahead.put(error)
 
         threading.Thread(target=find, daemon=True).start()

@@ -1,4 +1,4 @@
-"""The standard streams of a command: closed ones, readers that have gone, and the noise of libraries."""
+"""The standard streams of a command: closed streams, readers that have gone, and messages of libraries."""
 
 import contextlib
 import ctypes
@@ -15,16 +15,16 @@ from rnn_runtime.interruption import StopRequest
 
 
 def prepare_streams() -> None:
-    """Open streams that are closed, and let file names through that aren't UTF-8."""
+    """Reopen closed streams, and pass file names through that aren't UTF-8."""
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed, and the next file that is opened would take its place
-            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  # as long as the process lives
-    # A file's name may be bytes that are no UTF-8; they come out as they went in.
+        if getattr(sys, name) is None:  # closed: the next opened file would take its place
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  # stays open until the process ends
+    # File names that aren't UTF-8 are printed as the same bytes.
     cast(Any, sys.stdout).reconfigure(errors="surrogateescape")
 
 
 def say(text: str) -> None:
-    """Print a line for people on stderr; nothing more is printed there once its reader has gone."""
+    """Print a line for people on stderr. Once its reader has gone, output there is discarded."""
     try:
         click.echo(text, err=True)
     except OSError:
@@ -32,17 +32,17 @@ def say(text: str) -> None:
 
 
 def print_line(text: str) -> None:
-    """Print a line on stdout that is not a result: a reader that has gone, or a full disk, stops nothing."""
+    """Print a line on stdout that isn't a result. Write errors don't stop the command."""
     try:
         click.echo(text)
     except OSError as error:
         leave_stdout()
         if not isinstance(error, BrokenPipeError):
-            say(f"Nothing more is printed, because standard output can't be written: {error.strerror}")
+            say(f"Standard output can't be written, so nothing more is printed: {error.strerror}")
 
 
 def leave_stdout() -> None:
-    """Write no more to stdout, or Python would complain when it flushes at its end."""
+    """Discard further output to stdout. Otherwise Python reports an error when it flushes at exit."""
     _discard(sys.stdout.fileno())
 
 
@@ -51,9 +51,10 @@ def _discard(descriptor: int) -> None:
 
 
 def quiet_pillow() -> None:
-    """Keep what Pillow and libtiff say of images off stderr, in the whole process, as only a command may.
+    """Silence warnings of Pillow and libtiff, in the whole process, as only a command may.
 
-    They warn about damaged EXIF data and large images. An image that can't be used is an error of ours.
+    Pillow warns about damaged EXIF and very large images. We raise our own errors for images that can't be used; for
+    the rest a warning is noise.
     """
     warnings.filterwarnings("ignore", module=r"PIL\.")
     # libtiff writes to stderr itself, without the name of the file, and Pillow offers no way to it. It is found only
@@ -67,12 +68,12 @@ def quiet_pillow() -> None:
 
 
 def import_onnxruntime_quietly() -> None:
-    """Import onnxruntime, and keep what it says off stderr, in the whole process, as only a command may.
+    """Import onnxruntime and silence its log, in the whole process, as only a command may.
 
-    If it can't be imported, nothing happens: whoever needs it says so.
+    If it can't be imported, nothing happens. The code that needs it reports the error.
     """
-    # Releases up to the newest look for GPUs while they are imported, and warn past sys.stderr of whatever isn't one,
-    # before any setting counts (github.com/microsoft/onnxruntime/issues/27092).
+    # While it is imported, onnxruntime looks for GPUs and writes warnings to the file descriptor of stderr, before any
+    # setting has an effect (github.com/microsoft/onnxruntime/issues/27092).
     with _silent_stderr(), contextlib.suppress(Exception):
         import onnxruntime
 
@@ -83,7 +84,7 @@ def import_onnxruntime_quietly() -> None:
 def _silent_stderr() -> Iterator[None]:
     try:
         kept = os.dup(2)
-    except OSError:  # closed: there is nothing to keep quiet
+    except OSError:  # closed: nothing to silence
         yield
         return
     with StopRequest() as stop:
@@ -94,4 +95,4 @@ def _silent_stderr() -> Iterator[None]:
         finally:
             os.dup2(kept, 2)
             os.close(kept)
-    stop.resend()  # now that what is said of it gets to stderr
+    stop.resend()  # only now can its message reach stderr

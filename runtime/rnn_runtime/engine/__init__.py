@@ -1,4 +1,4 @@
-"""onnxruntime: finding it, opening a session on the execution provider that was asked for, and running batches.
+"""onnxruntime: finding it, opening a session on the requested execution provider, and running batches.
 
-Only this room imports onnxruntime. `Classifier`, the checks and `rnn-export` use it; training does not.
+Only this package imports onnxruntime. `Classifier`, the checks and `rnn-export` use it; training doesn't.
 """

@@ -1,4 +1,4 @@
-"""Calls into onnxruntime: sessions and runs with our options, and what went wrong in one line."""
+"""Calls into onnxruntime: sessions and runs with our options, and errors in one line."""
 
 import re
 from types import ModuleType
@@ -12,25 +12,25 @@ from rnn_runtime.errors import ProviderError
 if TYPE_CHECKING:
     import onnxruntime
 
-_SILENT = 4  # of onnxruntime's severities; what matters, our own errors say
+_SILENT = 4  # onnxruntime's severity "fatal"; our own errors say what matters
 NO_GRAPH = "-1"
 
 
 def create_session(
     ort: ModuleType, model: bytes, providers: list[str | tuple[str, dict[str, str]]], intra_op_threads: int = 1
 ) -> "onnxruntime.InferenceSession":
-    """A session that keeps quiet. It raises whatever onnxruntime raises."""
+    """Create a session that logs nothing. Raises whatever onnxruntime raises."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = intra_op_threads
     options.log_severity_level = _SILENT
-    # Its own fallback would print to stdout that it continues on the CPU, when it starts and in each run.
+    # onnxruntime's own fallback prints to stdout that it uses the CPU, at the start and in each run.
     return ort.InferenceSession(model, options, providers=providers, enable_fallback=0)
 
 
 def run_options(graph: str = NO_GRAPH) -> "onnxruntime.RunOptions":
-    """Options for a run that captures and replays the CUDA graph of this number.
+    """Options for a run that captures or replays the CUDA graph of this number.
 
-    (`gpu_graph_id` in onnxruntime's onnxruntime_run_options_config_keys.h.)
+    The key is documented in onnxruntime's onnxruntime_run_options_config_keys.h.
     """
     import onnxruntime
 
@@ -49,14 +49,14 @@ def run_session(session: "onnxruntime.InferenceSession", output: str, images: ND
 
 
 def run_failure(images: int, place: str, error: Exception) -> ProviderError:
-    """The error for a run of so many images that failed in onnxruntime."""
+    """The error for a batch that failed in onnxruntime."""
     return ProviderError(
         f"a run of {images} images failed on {place}: {error_text(error)}. If memory is short, use smaller batches"
     )
 
 
 def error_text(error: Exception) -> str:
-    """What onnxruntime says went wrong, in one line; of a CUDA failure, that alone without places in its source."""
+    """onnxruntime's message in one line. A CUDA failure is cut down to its cause, without source locations."""
     text = " ".join(str(error).split()).rstrip(".")
     failure = re.search(r"CUDA failure \d+: [^;]*[^; ]", text)
     return failure[0] if failure else text

@@ -1,4 +1,4 @@
-"""CUDA: how a model runs on it, whether it can start here, and what is missing if it can't."""
+"""CUDA: the options of a run, and what is missing where CUDA can't start."""
 
 import ctypes
 from dataclasses import dataclass
@@ -29,12 +29,12 @@ class CudaOptions(PlainFields):
     """How a model runs on CUDA (onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider).
 
     Args:
-        device_id: Which GPU, as CUDA counts them; `rnn-infer --doctor` lists them.
-        memory_limit: Bytes that onnxruntime's arena may take for weights and intermediate results; None for all there
-            are. CUDA itself, and the input and output of a batch, come on top.
-        tf32: Round the factors of float32 products to 10 bits of mantissa: faster, and further from PyTorch's logits.
-        graph: Capture the first run of each batch size, and replay it from then on: less time between one kernel and
-            the next. For a graph without loops: `rnn-export --graph unrolled` or `operator`.
+        device_id: Number of the GPU, as CUDA counts them. `rnn-infer --doctor` lists them.
+        memory_limit: Bytes for weights and intermediate results in onnxruntime's arena; None for no limit. CUDA itself,
+            and the input and output of a batch, need memory besides.
+        tf32: Round the factors of float32 products to 10 bits of mantissa: faster, but further from PyTorch's logits.
+        graph: Capture the first run of each batch size as a CUDA graph, and replay it in later runs: less time between
+            kernels. Needs a model without loops, as `rnn-export --graph unrolled` or `operator` writes it.
 
     Raises:
         SettingsError: a value has a wrong type or is out of range.
@@ -49,7 +49,7 @@ class CudaOptions(PlainFields):
         check_fields(self)
 
     def to_provider_options(self) -> dict[str, str]:
-        """Under the names, and as the texts, that onnxruntime takes."""
+        """The options by onnxruntime's names, as the strings that it expects."""
         options = {
             "device_id": str(self.device_id),
             "use_tf32": str(int(self.tf32)),
@@ -62,13 +62,13 @@ CUDA_DEFAULTS = CudaOptions()
 
 
 class CudaError(Exception):
-    """CUDA doesn't start: why, and what to do."""
+    """CUDA doesn't start. `problem` says why, `remedy` what to do."""
 
     def __init__(self, problem: str, remedy: str) -> None:
         super().__init__(problem)
         packages = installed_packages()
         if len(packages) > 1:
-            # The later one has replaced files of the other, so whatever CUDA lacks may come from that.
+            # One has replaced files of the other, so this may be the cause of whatever is missing.
             names = " and ".join(f"{name} {version}" for name, version in packages.items())
             problem = f"{names} are installed over one another ({problem})"
             remedy = f"Install one of them only: {UNINSTALL} && {_INSTALL_CUDA}"
@@ -81,25 +81,25 @@ def start_cuda(ort: ModuleType, model: bytes, cuda: CudaOptions) -> "onnxruntime
     Args:
         ort: The module onnxruntime.
         model: The content of an ONNX file with one input.
-        cuda: How to run.
+        cuda: How to run on CUDA.
 
     Raises:
-        CudaError: CUDA can't run here, or not this model.
+        CudaError: CUDA can't run here, or can't run this model.
         Exception: whatever onnxruntime raises for a model that it can't open at all.
     """
     _check_cuda(ort, cuda.device_id)
     try:
         session = create_session(ort, model, [(CUDA, cuda.to_provider_options()), CPU])
     except Exception as error:  # onnxruntime's exceptions share no base class below this one
-        create_session(ort, model, [CPU])  # raises where it is the model's fault
+        create_session(ort, model, [CPU])  # raises if the model is at fault
         reason = error_text(error)
         if "graph capture feature" in reason:
             raise CudaError(
-                f"no CUDA graph can be made of this model: {reason}",
+                f"this model can't be captured in a CUDA graph: {reason}",
                 "Run without CUDA graphs, or export the model with: rnn-export --graph unrolled",
             ) from None
         raise CudaError(reason, _CHECK_GPU) from None
-    # onnxruntime takes the CPU without a word to the caller where CUDA doesn't start.
+    # Where CUDA doesn't start, onnxruntime uses the CPU and doesn't tell the caller.
     if session.get_providers()[0] != CUDA:
         raise CudaError("onnxruntime found no usable CUDA device", _CHECK_GPU)
     _run_once(session)
@@ -107,8 +107,8 @@ def start_cuda(ort: ModuleType, model: bytes, cuda: CudaOptions) -> "onnxruntime
 
 
 def _check_cuda(ort: ModuleType, device_id: int) -> None:
-    """Raise with the first thing that is missing, as onnxruntime itself names it in its log only."""
-    # This list is what was compiled in, not what runs here (github.com/microsoft/onnxruntime/issues/23372).
+    """Raise an error for the first thing that is missing. onnxruntime names it in its log only."""
+    # These are compiled in, but may not run here (github.com/microsoft/onnxruntime/issues/23372).
     if CUDA not in ort.get_available_providers():
         raise CudaError(
             "the installed onnxruntime is built for the CPU only",
@@ -121,7 +121,7 @@ def _check_cuda(ort: ModuleType, device_id: int) -> None:
     preload_cuda(ort)
     folder = Path(str(ort.__file__)).parent / "capi"
     if (folder / "libonnxruntime_providers_cuda.so").exists():
-        # The provider takes symbols from onnxruntime's shared part, which has to be there first.
+        # The provider needs symbols of onnxruntime's shared library, so that is loaded first.
         try:
             ctypes.CDLL(str(folder / "libonnxruntime_providers_shared.so"), mode=ctypes.RTLD_GLOBAL)
             ctypes.CDLL(str(folder / "libonnxruntime_providers_cuda.so"))
@@ -133,7 +133,7 @@ def _check_driver(driver: Driver, built_for: int | None, device_id: int) -> None
     version, devices = driver.cuda_version, driver.devices
     if version and built_for and version[0] < built_for:
         raise CudaError(
-            f"the NVIDIA driver runs CUDA up to {version[0]}.{version[1]}, and this onnxruntime needs {built_for}",
+            f"the NVIDIA driver supports CUDA up to {version[0]}.{version[1]}, and this onnxruntime needs {built_for}",
             "Update the driver",
         )
     if driver.problem:

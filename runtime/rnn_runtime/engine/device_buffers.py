@@ -1,4 +1,4 @@
-"""Running a session between arrays that stay on its device: nothing is allocated for a run, and CUDA can replay it."""
+"""Runs between buffers that stay on the device: a run allocates nothing, and CUDA can replay it."""
 
 import threading
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 _OUTPUTS = ("logits", "probabilities")
-_MOST_SIZES = 8  # batch sizes whose buffers are kept; what comes beyond is run without
+_MOST_SIZES = 8  # batch sizes with buffers; further sizes run without
 
 
 @dataclass(slots=True)
@@ -26,17 +26,17 @@ class _Buffers:
 
 
 class DeviceBuffers:
-    """A session whose input and outputs are bound to buffers on a device, one set for each batch size in use.
+    """A session whose input and outputs are bound to buffers on a device, one set per batch size.
 
-    Safe to use from several threads; runs take turns.
+    Safe to use from several threads. Runs take turns.
 
     Args:
-        session: Takes `images`, gives `logits` and `probabilities`, as `rnn-export` writes them.
-        classes: Columns of the outputs.
+        session: A session with the input `images` and the outputs `logits` and `probabilities`.
+        classes: Number of columns of the outputs.
         device: onnxruntime's name of the device: `cuda` or `cpu`.
-        device_id: Which of them; on it lie the buffers.
-        cuda_graph: Capture the first run of each batch size as a CUDA graph, and replay it from then on. The
-            session must have been made with the provider option `enable_cuda_graph`.
+        device_id: The device's number.
+        cuda_graph: Capture the first run of each batch size as a CUDA graph, and replay it in later runs. The session
+            needs the provider option `enable_cuda_graph`.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class DeviceBuffers:
             float32 `(batch, classes)`.
 
         Raises:
-            ProviderError: the device fails, or its memory doesn't suffice.
+            ProviderError: the run failed, for instance because the device's memory ran out.
         """
         try:
             with self._lock:
@@ -82,7 +82,7 @@ class DeviceBuffers:
             buffers = self._buffers[len(images)] = self._allocate(images.shape)
         buffers.images.update_inplace(images)
         self._session.run_with_iobinding(buffers.binding, buffers.options)
-        return buffers.outputs[output].numpy().copy()  # type: ignore[no-any-return]  # else, on the CPU, the buffer itself
+        return buffers.outputs[output].numpy().copy()  # type: ignore[no-any-return]  # without copy(), on the CPU, this is the buffer itself
 
     def _allocate(self, shape: Sequence[int]) -> _Buffers:
         import onnxruntime
@@ -96,7 +96,7 @@ class DeviceBuffers:
         binding.bind_ortvalue_input("images", images)
         for name, value in outputs.items():
             binding.bind_ortvalue_output(name, value)
-        # A graph is remembered by number; every batch size has one of its own.
+        # onnxruntime keeps graphs by number; each batch size gets its own.
         return _Buffers(
             images, outputs, binding, run_options(str(len(self._buffers) + 1) if self._cuda_graph else NO_GRAPH)
         )

@@ -1,4 +1,4 @@
-"""The onnxruntime that is installed, or an error that says how to repair it."""
+"""The installed onnxruntime, or an error that says how to install or repair it."""
 
 import contextlib
 import ctypes
@@ -22,9 +22,9 @@ def import_onnxruntime() -> ModuleType:
         import onnxruntime
     except ModuleNotFoundError as error:
         raise (_missing() if error.name == "onnxruntime" else _broken(str(error))) from None
-    except Exception as error:  # of half an installation, anything may be missing
+    except Exception as error:  # anything may be missing in a broken installation
         raise _broken(str(error)) from None
-    if not hasattr(onnxruntime, "InferenceSession"):  # a folder without a module in it, which Python takes for one
+    if not hasattr(onnxruntime, "InferenceSession"):  # Python imports a leftover folder without files as a module
         if not installed_packages():
             raise _missing()
         raise _broken("most of its files are missing, as after uninstalling one of two packages that share them")
@@ -32,8 +32,8 @@ def import_onnxruntime() -> ModuleType:
 
 
 def installed_packages() -> dict[str, str]:
-    """The packages that bring the module `onnxruntime`, and their versions: both of them install into one folder."""
-    import importlib.metadata  # 20 ms, and where all is well nobody asks
+    """The versions of the packages that provide the module `onnxruntime`. Both install into the same folder."""
+    import importlib.metadata  # takes 20 ms, and is needed only where something is wrong
 
     found = {}
     for name in ("onnxruntime", "onnxruntime-gpu"):
@@ -49,13 +49,13 @@ def cuda_major(ort: ModuleType) -> int | None:
 
 
 def preload_cuda(ort: ModuleType) -> None:
-    """Load CUDA's and cuDNN's libraries from where pip installed them, as far as they are there."""
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it doesn't find
+    """Load CUDA's and cuDNN's libraries from pip packages, where these are installed."""
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints which libraries it doesn't find
         ort.preload_dlls()
 
 
 def load_library(name: str) -> ctypes.CDLL | None:
-    """A shared library, by its name; None if the system's loader doesn't find it."""
+    """Load a shared library by its name; None if the system's loader doesn't find it."""
     try:
         return ctypes.CDLL(name)
     except OSError:

@@ -1,4 +1,4 @@
-"""What NVIDIA's driver says of itself and its GPUs, through its own library: no CUDA toolkit is needed."""
+"""The NVIDIA driver's version and GPUs, from its own library. No CUDA toolkit is needed."""
 
 import ctypes
 from dataclasses import dataclass
@@ -10,10 +10,12 @@ LIBRARY = "libcuda.so.1"
 
 @dataclass(frozen=True, slots=True)
 class Driver:
-    """What the driver answers; None where a library of its name doesn't have the function to ask.
+    """What the driver reports. All attributes are None if the library isn't NVIDIA's.
 
-    `cuda_version` is the newest version of CUDA that it runs, `devices` are the names of the GPUs in the order of
-    CUDA's device ids, and `problem` says why it couldn't start.
+    Attributes:
+        cuda_version: The newest version of CUDA that it supports.
+        devices: The names of the GPUs, in the order of CUDA's device ids.
+        problem: Why the driver couldn't start.
     """
 
     cuda_version: tuple[int, int] | None = None
@@ -22,9 +24,9 @@ class Driver:
 
 
 def find_driver() -> Driver | None:
-    """Ask the driver; None if there is none.
+    """Query the driver; None if there is none.
 
-    The functions are those of docs.nvidia.com/cuda/cuda-driver-api.
+    The functions are documented at docs.nvidia.com/cuda/cuda-driver-api.
     """
     cuda = load_library(LIBRARY)
     if cuda is None:

@@ -1,4 +1,4 @@
-"""An onnxruntime session on the execution provider that was asked for, or an error: never on another."""
+"""An onnxruntime session on the requested execution provider, or an error; never on another provider."""
 
 from dataclasses import dataclass
 from types import ModuleType
@@ -24,9 +24,9 @@ class OpenSession:
     Attributes:
         session: The session.
         provider: Its provider.
-        problem: Where `auto` took the CPU: why CUDA doesn't start.
-        remedy: And what to do about it.
-        notice: The problem, if a GPU or a CUDA build is there; a machine without either is to run on the CPU.
+        problem: Why CUDA doesn't start, if `auto` chose the CPU.
+        remedy: What to do about it.
+        notice: The problem, if a driver or a CUDA build of onnxruntime is installed. Elsewhere, the CPU is as expected.
     """
 
     session: "onnxruntime.InferenceSession"
@@ -41,22 +41,22 @@ def open_session(
 ) -> OpenSession:
     """Open a model on an execution provider.
 
-    Runs may go on in several threads at once.
+    Several threads may run it at once.
 
     Args:
         model: The content of an ONNX file whose one input is uint8 `(batch, height, width, channels)`.
-        provider: `cpu`; `cuda`, which runs on CUDA or raises; `auto`, which is CUDA where it runs, else CPU.
-        intra_op_threads: CPU threads that share each operator of a run; with 1, a run uses the calling thread only.
+        provider: `cpu`; `cuda`, which runs on CUDA or raises; or `auto`, which is CUDA if it runs, else the CPU.
+        intra_op_threads: CPU threads per operator; with 1, a run uses the calling thread only.
         cuda: How to run on CUDA.
 
     Returns:
-        The session and the provider it runs on. On CUDA, a first run has succeeded.
+        The session and its provider. On CUDA, a first run has succeeded.
 
     Raises:
-        MissingPackageError: no onnxruntime is installed, or a broken one.
-        ModelError: no ONNX model that onnxruntime can load.
+        MissingPackageError: onnxruntime isn't installed, or its installation is broken.
+        ModelError: onnxruntime can't load the model.
         ProviderError: CUDA was asked for and can't run here; the text says what is missing.
-        SettingsError: options for CUDA came with `cpu`.
+        SettingsError: options for CUDA were given together with `cpu`.
     """
     if provider not in PROVIDERS:
         raise ProviderError(f"provider must be one of {', '.join(PROVIDERS)}, not {provider!r}")
@@ -91,11 +91,11 @@ def _open_on_cpu(ort: ModuleType, model: bytes, intra_op_threads: int = 1) -> "o
 
 def _unreadable(error: Exception) -> ModelError:
     return ModelError(
-        "not an ONNX model that onnxruntime can load, or a damaged one. Copy it again, or write it with rnn-export "
+        "not an ONNX model that onnxruntime can load, or a damaged one. Copy it again, or export it with rnn-export "
         f"({error_text(error)})"
     )
 
 
 def other_provider(provider: Literal["cuda", "cpu"]) -> str:
-    """What to do where a model's results can't be trusted on a provider."""
+    """The remedy where a model's results can't be trusted on a provider."""
     return "export it again" if provider == "cpu" else 'try `provider="cpu"`'

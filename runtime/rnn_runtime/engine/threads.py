@@ -1,4 +1,4 @@
-"""Running a session on the CPU: parts of a batch in several threads."""
+"""Runs on the CPU: a batch is divided among threads."""
 
 import ctypes
 import os
@@ -15,19 +15,19 @@ from rnn_runtime.engine.calls import run_session
 if TYPE_CHECKING:
     import onnxruntime
 
-# Images of a batch that a thread takes at once: few enough for its core's cache (docs/explanation/measurements.md).
+# Images that a thread runs at once: few enough for its core's cache (docs/explanation/measurements.md).
 _SMALLEST_CHUNK, _LARGEST_CHUNK = 16, 64
 
 
 class CpuThreads:
-    """A session on the CPU whose batches are divided among threads.
+    """A session on the CPU that divides batches among threads.
 
     Safe to use from several threads, and in a forked process.
 
     Args:
-        session: Takes `images`, gives `logits` and `probabilities`, as `rnn-export` writes them; with one thread.
-        threads: How many share a batch.
-        threaded_session: The same model on onnxruntime's own threads, for batches of one chunk; None for none.
+        session: A session of one thread, with the input `images` and the outputs `logits` and `probabilities`.
+        threads: Number of threads that share a batch.
+        threaded_session: The same model with onnxruntime's own threads, for batches of a single chunk.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class CpuThreads:
             float32 `(batch, classes)`.
 
         Raises:
-            ProviderError: the run failed, for lack of memory for instance.
+            ProviderError: the run failed, for instance because memory ran out.
         """
         count = len(images)
         if self._threaded_session and count <= _LARGEST_CHUNK:
@@ -64,15 +64,15 @@ class CpuThreads:
         return np.concatenate(list(self._pool.map(partial(run_session, self._session, output), chunks)))
 
     def forget_threads(self) -> None:
-        """Threads don't survive a fork: the child makes a pool of its own, and does without onnxruntime's."""
+        """In a forked child, where no threads survive: drop them; the next run starts new ones."""
         if self._threaded_session is not None:
-            # Its end would wait for threads that aren't there, and for locks that they held, perhaps forever.
+            # Destroying it could wait forever for its threads, or for locks that they held at the fork.
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._threaded_session))
         self._pool = self._threaded_session = None
 
 
 def _chunk_size(images: int, threads: int) -> int:
-    """How many of a batch's images one thread takes at once, so that all are busy and their caches suffice."""
+    """Images per thread and run: all threads are busy, and each chunk fits a core's cache."""
     return min(max(-(-images // threads), _SMALLEST_CHUNK), _LARGEST_CHUNK)
 
 

@@ -1,4 +1,4 @@
-"""Files that appear under their name only once they are whole.
+"""Files that appear under their name only once they are complete.
 
-Everything in the three packages that writes a file uses it.
+All code in the three packages that writes a file uses it.
 """

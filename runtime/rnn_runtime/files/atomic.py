@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their name, and renamed at the end."""
+"""Files that are complete or absent: written under a temporary name, and renamed at the end."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -11,20 +11,20 @@ from rnn_runtime.errors import InputError
 
 @contextmanager
 def atomic_write(path: str | Path, mode: str = "w", *, sync: bool = True, **options: Any) -> Iterator[IO[Any]]:
-    """Write a file that appears under its name when it is whole, or not at all.
+    """Write a file that appears under its name only once it is complete.
 
     Args:
-        path: The final name. A temporary file beside it is renamed at the end of the `with` block,
-            or removed if the block raises.
+        path: The final name. A temporary file in the same folder is renamed at the end of the `with` block, or removed
+            if the block raises.
         mode: `w` for text or `wb` for bytes.
-        sync: Wait until it is on the disk, so that it is whole even after a failure of the power.
+        sync: Wait until the file is on the disk, so that it survives a power failure.
         options: Passed to `open`.
 
     Raises:
         OSError: the folder is missing or can't be written.
     """
-    target = Path(os.path.realpath(path))  # of a link, the file it leads to
-    # Named before it is made, so that an interruption at any moment finds it to remove.
+    target = Path(os.path.realpath(path))  # a link stays, and its target is replaced
+    # Named before it is created, so that it can be removed after an interruption at any moment.
     temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
     try:
         with temporary.open(mode.replace("w", "x"), **options) as file:
@@ -36,12 +36,12 @@ def atomic_write(path: str | Path, mode: str = "w", *, sync: bool = True, **opti
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename in (None, str(temporary)):
-            error.filename = str(path)  # a full disk has no name, and the temporary file's says nothing to anybody
+            error.filename = str(path)  # an error of a full disk names no file, and nobody knows the temporary one
         raise
 
 
 def check_output(output: Path, inputs: Iterable[str | Path]) -> None:
-    """Check that a file can be written, and isn't one that is read.
+    """Check that a file can be written, and isn't one of the inputs.
 
     Raises:
         InputError: the folder is missing, `output` is one of `inputs`, or a device, pipe or folder.
@@ -49,6 +49,6 @@ def check_output(output: Path, inputs: Iterable[str | Path]) -> None:
     if not output.parent.is_dir():
         raise InputError(f"{output}: the folder {output.parent} does not exist. Create it first")
     if os.path.exists(output) and not output.is_file():
-        raise InputError(f"{output}: not a regular file, and would be replaced by one. Choose another name")
+        raise InputError(f"{output}: not a regular file. Choose another name")
     if any(os.path.exists(path) and os.path.exists(output) and os.path.samefile(path, output) for path in inputs):
-        raise InputError(f"{output}: is read by this run, and would be overwritten. Choose another name")
+        raise InputError(f"{output}: an input of this run, which must not be overwritten. Choose another name")

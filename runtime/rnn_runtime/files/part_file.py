@@ -1,4 +1,4 @@
-"""A file that grows beside its final name, so that a run that is stopped or killed can be continued."""
+"""A file that grows under a temporary name, so that a stopped or killed run can be continued."""
 
 import contextlib
 import os
@@ -13,28 +13,28 @@ from rnn_runtime.files.lock import open_locked
 
 
 def part_of(path: str | Path) -> str:
-    """Where a file grows: its name and `.part`; of a link, beside the file that it leads to."""
+    """The path under which a file grows: its name with `.part` added. For a link, that of its target."""
     return f"{os.path.realpath(path)}.part"
 
 
 @contextmanager
 def growing_file(path: str | Path, *, resume: bool = False) -> Iterator[BinaryIO]:
-    """Open `path` + `.part` to append to; it becomes `path` at the end of the `with` block.
+    """Open `path` + `.part` for appending, and rename it to `path` at the end of the `with` block.
 
-    If the block raises, or the process is killed, it stays as it is, unless nothing is in it.
+    If the block raises, or the process is killed, the `.part` file stays, unless it is empty.
 
     Args:
-        path: The final name. What is there is replaced.
-        resume: Continue what an earlier run left in `path` + `.part`; if there is none, what `path` holds.
+        path: The final name. An existing file is replaced.
+        resume: Continue the `.part` file of an earlier run; if there is none, a copy of `path`.
 
     Raises:
-        InputError: an earlier run left something there and `resume` is False, another process is writing it, or it
-            isn't a regular file.
+        InputError: an earlier run left a `.part` file and `resume` is False, another process is writing it, or it isn't
+            a regular file.
         OSError: the folder is missing or can't be written.
     """
     target, part = os.path.realpath(path), part_of(path)
     if os.path.lexists(part) and (os.path.islink(part) or not os.path.isfile(part)):
-        raise InputError(f"{part}: not a regular file, and in the way of results that grow there. Delete it")
+        raise InputError(f"{part}: not a regular file, and results are to be written there. Delete it")
     with _open_part(part) as file:
         copied = 0
         try:
@@ -54,9 +54,9 @@ def growing_file(path: str | Path, *, resume: bool = False) -> Iterator[BinaryIO
             os.fsync(file.fileno())
             os.replace(part, target)
         except BaseException:
-            with contextlib.suppress(OSError):  # a full disk has been reported by then
+            with contextlib.suppress(OSError):  # a full disk is already reported
                 file.flush()
-            if os.path.getsize(part) <= copied:  # nothing that isn't in `path`
+            if os.path.getsize(part) <= copied:  # it holds no more than `path`
                 os.unlink(part)
             raise
 

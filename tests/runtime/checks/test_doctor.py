@@ -65,7 +65,7 @@ def test_with_a_driver_doctor_says_how_to_get_cuda(
     result = run_process("rnn-infer", "--doctor", "--model", digits_model, env=environment)
 
     facts = facts_of(result.stdout)
-    assert facts["NVIDIA driver"] == "runs CUDA up to 99.0"
+    assert facts["NVIDIA driver"] == "supports CUDA up to 99.0"
     assert (facts["CUDA device 0"], facts["CUDA device 1"]) == ("GPU A", "GPU B")
     assert result.stdout.endswith(
         "Next: Replace it with: pip uninstall --yes onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'\n"
