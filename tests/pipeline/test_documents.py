@@ -4,7 +4,9 @@ import re
 import runpy
 from pathlib import Path
 
+import onnx
 import pytest
+import torch
 
 from tests.support.commands import Run
 
@@ -66,3 +68,19 @@ def test_the_reference_shows_what_help_prints(command: str, run: Run) -> None:
     page = hook["on_page_markdown"]((ROOT / "docs" / "reference" / "cli.md").read_text())
 
     assert run(command, "--help", env={"COLUMNS": "80"}).stdout in page
+
+
+def test_the_reference_lists_the_keys_of_a_checkpoint(digits_checkpoint: Path) -> None:
+    page = (ROOT / "docs" / "reference" / "checkpoint.md").read_text()
+
+    content = torch.load(digits_checkpoint, weights_only=True)
+
+    assert sorted(re.findall(r"^\| `(\w+)` \|", page, re.M)) == sorted(content)
+
+
+def test_the_reference_lists_the_keys_of_a_models_metadata(digits_model: Path) -> None:
+    page = (ROOT / "docs" / "reference" / "model-file.md").read_text().split("## Metadata")[1].split("## ")[0]
+
+    properties = onnx.load(digits_model).metadata_props
+
+    assert sorted(re.findall(r"^\| `(\w+)` \|", page, re.M)) == sorted(entry.key for entry in properties)
