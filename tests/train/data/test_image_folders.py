@@ -431,10 +431,13 @@ def test_test_images_beside_the_class_folders_are_not_a_class(tmp_path: Path) ->
         load(tmp_path)
 
 
-def test_a_class_may_be_named_like_a_split(tmp_path: Path) -> None:
+def test_a_class_may_be_named_like_a_split_and_is_pointed_out(tmp_path: Path) -> None:
     write_classes(tmp_path, names=("valid", "invalid"))
 
-    assert load(tmp_path).class_names == ("invalid", "valid")
+    data = load(tmp_path)
+
+    assert data.class_names == ("invalid", "valid")
+    assert data.notes == (f"{tmp_path}/valid: used as a class, though it is named like a split of the data",)
 
 
 @pytest.mark.parametrize("image_size", [None, (6, 5), (3, 4)])

@@ -44,6 +44,8 @@ def find_splits(folder: Path) -> tuple[dict[str, SplitFolder], list[str]]:
         notes += [f"{folder / name}: left out, neither train, val nor test" for name in names if name not in _SPLITS]
     else:
         paths = {"train": folder}
+        odd = [name for name in names if _meant_by(name) is not None]
+        notes += [f"{folder / name}: used as a class, though it is named like a split of the data" for name in odd]
     splits = {split: SplitFolder(path, list_classes(path)) for split, path in paths.items()}
     _check_classes(splits)
     for path in dict.fromkeys([folder, *paths.values()]):
