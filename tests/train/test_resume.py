@@ -445,6 +445,7 @@ def test_resume_auto_starts_and_then_continues_with_the_same_line(tmp_path: Path
     assert "Epoch [2/2]" in first.stdout
     assert "runs/model.pt: this run is complete, with 2 of 2 epochs" in again.stderr
     assert "Step" not in again.stdout
+    assert "Wrote" not in again.stderr
     assert (tmp_path / "runs" / "model.pt").read_bytes() == content
 
 

@@ -249,7 +249,7 @@ def main(
         if tensorboard:
             callback = CallbackList(stack.enter_context(TensorBoardCallback(tensorboard)), callback)
         if resume and str(resume) != "auto":
-            training.resume(
+            result = training.resume(
                 resume,
                 None if output == resume else output,
                 epochs=options["epochs"],
@@ -262,7 +262,7 @@ def main(
                 plots=plots,
             )
         else:
-            training.train(
+            result = training.train(
                 _source(options),
                 _settings(preset, options),
                 output,
@@ -272,7 +272,7 @@ def main(
                 callback=callback,
                 plots=plots,
             )
-    if not quiet:
+    if result.written and not quiet:
         say(f"Wrote {output}")
 
 

@@ -31,12 +31,21 @@ from rnn_train.unchanged import all_values, check_unchanged
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """A finished run. `accuracy`, 0 to 1, is that on the `images` of `split`; both are None without held-out images."""
+    """A finished run.
+
+    Attributes:
+        checkpoint: The final checkpoint.
+        accuracy: Share of correct predictions on `split`, 0 to 1; None without held-out images.
+        split: The held-out images that were evaluated; None without any.
+        images: Their number.
+        written: Whether this call wrote the checkpoint. A complete run that is resumed leaves it as it is.
+    """
 
     checkpoint: Checkpoint
     accuracy: float | None
     split: Literal["test", "validation"] | None
     images: int
+    written: bool = True
 
 
 def train(
@@ -207,6 +216,7 @@ class _Saving:
         self._run, self._every = run, every
         self._held = run.describe_position() if held else None
         self._before, self._steps_before = held, run.steps_done
+        self.has_written = False
 
     @property
     def is_due(self) -> bool:
@@ -221,6 +231,7 @@ class _Saving:
             return checkpoint
         with self._writing(self.output, "this checkpoint"):
             checkpoint.save(self.output)
+        self.has_written = True
         self._held = run.describe_position()
         return checkpoint
 
@@ -394,11 +405,11 @@ def _finish(run: TrainingState, saving: _Saving, callback: TrainingCallback, plo
         callback.message(line)
     if best is None:
         callback.message("No accuracy: this data has no test images. Hold some images out with `val_split=0.2`")
-        return TrainResult(final, None, None, 0)
+        return TrainResult(final, None, None, 0, saving.has_written)
     callback.message(
         f"Accuracy of the network on the {len(best.images)} {best.name} images: {100 * best.accuracy:.1f} %"
     )
-    return TrainResult(final, best.accuracy, best.name, len(best.images))
+    return TrainResult(final, best.accuracy, best.name, len(best.images), saving.has_written)
 
 
 def _divergence(run: TrainingState) -> SettingsError:
