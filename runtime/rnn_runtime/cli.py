@@ -378,10 +378,13 @@ def _progress(output: Path | None, format: "Format") -> "contextlib.AbstractCont
 
 
 def _print_evaluation(evaluation: "FolderEvaluation", *, err: bool) -> None:
-    from rnn_runtime.results.write import print_evaluation
+    from rnn_runtime.metrics.describe import print_evaluation
 
     with _report(err=err) as file:
-        print_evaluation(evaluation, file)
+        if evaluation.figures.total:
+            print_evaluation(evaluation.figures, file)
+        else:
+            file.write("Accuracy: no image that could be read lies in a folder that names a class\n")
     if evaluation.unknown:
         say(
             printable(

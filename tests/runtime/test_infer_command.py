@@ -154,6 +154,23 @@ def test_labels_from_folders_prints_the_evaluation(run: Run, folder: Path) -> No
 
 
 @pytest.mark.usefixtures("folder")
+def test_a_summary_holds_all_figures_of_the_evaluation(run: Run, tmp_path: Path) -> None:
+    options = ("--recursive", "--labels-from-folders", "--top-k", 3, "--output", "out.csv", "--summary", "run.json")
+    result = run("rnn-infer", *options, "images")
+
+    summary = json.loads((tmp_path / "run.json").read_text())
+    rows = csv_rows((tmp_path / "out.csv").read_text())
+    assert result.returncode == 0, result.stderr
+    assert summary["accuracy"] == sum(row["label"] == row["true_label"] for row in rows) / 30
+    among_3 = [row["true_label"] in (row["label"], row["label_2"], row["label_3"]) for row in rows]
+    assert summary["top_k_accuracies"] == {"3": sum(among_3) / 30}
+    assert [found["support"] for found in summary["classes"]] == [3] * 10
+    assert (summary["not_evaluated"], summary["largest_class_share"], summary["only_prediction"]) == (0, 0.1, None)
+    assert 0 <= summary["expected_calibration_error"] <= 1
+    assert summary["balanced_accuracy"] == pytest.approx(summary["accuracy"])  # as many images of each class
+
+
+@pytest.mark.usefixtures("folder")
 def test_evaluation_beside_csv_on_stdout_goes_to_stderr(run: Run) -> None:
     result = run("rnn-infer", "--recursive", "--labels-from-folders", "images")
 

@@ -24,10 +24,6 @@ def held_out(count: int, classes: int, channels: int = 1) -> LabeledImages:
     return LabeledImages(images, np.arange(count) % classes)
 
 
-def logits_for(predicted: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
-    return np.eye(classes, dtype=np.float32)[predicted]
-
-
 def assert_plots_are_drawn(folder: Path) -> None:
     for name in PLOTS:
         pixels = read_rgb(folder / name)
@@ -42,7 +38,7 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
 
 def draw(folder: Path, names: tuple[str, ...], count: int = 12) -> None:
     data = held_out(count, len(names))
-    write_reports(folder, HISTORY, names, data, logits_for(data.labels[::-1], len(names)))
+    write_reports(folder, HISTORY, names, data, data.labels[::-1])
 
 
 def test_metrics_have_a_row_an_epoch_and_a_column_a_quantity(tmp_path: Path) -> None:
@@ -68,7 +64,7 @@ def test_without_plots_those_of_an_earlier_run_are_removed(tmp_path: Path) -> No
     data = held_out(4, 2)
     (tmp_path / "curves.png").write_bytes(b"old")
 
-    write_reports(tmp_path, HISTORY, ("a", "b"), data, logits_for(data.labels, 2), plots=False)
+    write_reports(tmp_path, HISTORY, ("a", "b"), data, data.labels, plots=False)
 
     assert list(tmp_path.iterdir()) == []
 
@@ -83,7 +79,7 @@ def test_without_images_to_evaluate_on_only_curves_are_drawn(tmp_path: Path) -> 
 def test_any_number_of_classes_can_be_drawn(tmp_path: Path, classes: int, channels: int) -> None:
     data = held_out(8, classes, channels)
 
-    write_reports(tmp_path, HISTORY, tuple(map(str, range(classes))), data, logits_for(data.labels, classes))
+    write_reports(tmp_path, HISTORY, tuple(map(str, range(classes))), data, data.labels)
 
     assert_plots_are_drawn(tmp_path)
 
@@ -109,7 +105,7 @@ def test_any_class_name_can_be_drawn_without_a_warning(tmp_path: Path, names: tu
 def test_results_all_right_or_all_wrong_can_be_drawn(tmp_path: Path, wrong_by: int) -> None:
     data = held_out(3, 3)
 
-    write_reports(tmp_path, HISTORY, ("a", "b", "c"), data, logits_for((data.labels + wrong_by) % 3, 3))
+    write_reports(tmp_path, HISTORY, ("a", "b", "c"), data, (data.labels + wrong_by) % 3)
 
     assert_plots_are_drawn(tmp_path)
 

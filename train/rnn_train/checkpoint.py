@@ -46,8 +46,10 @@ class Checkpoint:
         settings: The settings of the run.
         source: The data it was trained on.
         metrics: Plain values: `epochs`, one dictionary per epoch; once training is done also `kept_epoch`, and for
-            each of the splits `test` and `validation` that there is, `test_accuracy`, 0 to 1, `test_images`,
-            `test_calibration_error`, 0 to 1, and with a temperature `test_calibration_error_before`.
+            each of the splits `test` and `validation` that there is, `test_images` and, from 0 to 1, `test_accuracy`,
+            `test_largest_class_share`, `test_balanced_accuracy`, `test_macro_f1`, `test_top_3_accuracy` and
+            `test_top_5_accuracy` (with more classes than that), `test_calibration_error`, and with a temperature
+            `test_calibration_error_before`.
         samples: Some images that weren't trained on, uint8 `(samples, height, width, channels)`.
         resume_state: Epochs and steps done, the weights in training, the states of optimizer and random number
             generators, and the SHA-256 of the data.

@@ -1,7 +1,8 @@
 """What the weights that a run keeps do on images that it didn't train on."""
 
+import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -9,47 +10,78 @@ import torch
 from numpy.typing import NDArray
 
 from rnn_runtime.metrics.calibration import CalibrationBins
+from rnn_runtime.metrics.describe import describe_figures, print_classes
+from rnn_runtime.metrics.evaluation import Evaluation
 from rnn_train.calibration import Calibration, calibrated_probabilities, fit_temperature
 from rnn_train.data import Data, LabeledImages
 from rnn_train.model import ImageRNN, predict_logits
 
 SplitName = Literal["test", "validation"]
+_RANKED = 5  # classes per image, for top-3 and top-5 accuracy
 
 
 @dataclass(frozen=True, slots=True)
-class SplitResults:
-    """A split of the data, and the model's logits for it.
-
-    Attributes:
-        name: Which split.
-        images: Its images and labels.
-        logits: float32, shape `(images, classes)`.
-        temperature: What divides the logits; None if nothing does.
-    """
+class SplitLogits:
+    """A split of the data, and the model's logits for it, float32 of shape `(images, classes)`."""
 
     name: SplitName
     images: LabeledImages
     logits: NDArray[np.float32]
-    temperature: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SplitResults:
+    """What a model does on a split.
+
+    Attributes:
+        name: Which split.
+        images: Its images and labels.
+        probabilities: Of the calibrated model, if it is calibrated: float64, shape `(images, classes)`.
+        evaluation: All figures that follow from them.
+        uncalibrated: Confidence and accuracy in bins without calibration; None if the model isn't calibrated.
+    """
+
+    name: SplitName
+    images: LabeledImages
+    probabilities: NDArray[np.float64]
+    evaluation: Evaluation
+    uncalibrated: CalibrationBins | None
+
+    @classmethod
+    def of(cls, split: SplitLogits, class_names: tuple[str, ...], temperature: float | None) -> "SplitResults":
+        """The results with a temperature, or without one."""
+        labels, logits = split.images.labels, split.logits
+        probabilities = calibrated_probabilities(logits, temperature)
+        evaluation = Evaluation(class_names)
+        rankings = np.argsort(-logits, axis=1, kind="stable")[:, :_RANKED]
+        highest = probabilities.max(axis=1)
+        for true, ranking, highest_one in zip(labels.tolist(), rankings.tolist(), highest.tolist(), strict=True):
+            evaluation.add(true, ranking, highest_one)
+        uncalibrated = None
+        if temperature is not None:
+            uncalibrated = CalibrationBins.of(calibrated_probabilities(logits, None), labels)
+        return cls(split.name, split.images, probabilities, evaluation, uncalibrated)
 
     @property
-    def accuracy(self) -> float:
-        """The share of images whose class is predicted."""
-        return float((self.logits.argmax(axis=1) == self.images.labels).mean())
-
-    def probabilities(self, *, calibrated: bool = True) -> NDArray[np.float64]:
-        """Shape `(images, classes)`, with the temperature or without."""
-        return calibrated_probabilities(self.logits, self.temperature if calibrated else None)
-
-    def calibration(self, *, calibrated: bool = True) -> CalibrationBins:
-        """Confidence and accuracy in bins, with the temperature or without."""
-        return CalibrationBins.of(self.probabilities(calibrated=calibrated), self.images.labels)
+    def predicted(self) -> NDArray[np.int64]:
+        """The likeliest class of each image."""
+        predicted: NDArray[np.int64] = self.probabilities.argmax(axis=1)
+        return predicted
 
     def metrics(self) -> Mapping[str, float]:
-        """What a checkpoint keeps of it: accuracy, images, and the expected calibration error."""
-        found = {"accuracy": self.accuracy, "images": len(self.images), "calibration_error": self.calibration().error}
-        if self.temperature is not None:
-            found["calibration_error_before"] = self.calibration(calibrated=False).error
+        """What a checkpoint keeps of it."""
+        figures = self.evaluation
+        found = {
+            "accuracy": figures.accuracy,
+            "images": figures.total,
+            "largest_class_share": figures.largest_class[1],
+            "balanced_accuracy": figures.balanced_accuracy,
+            "macro_f1": figures.macro_f1,
+            **{f"top_{k}_accuracy": accuracy for k, accuracy in figures.top_k_accuracies.items()},
+            "calibration_error": figures.calibration.error,
+        }
+        if self.uncalibrated is not None:
+            found["calibration_error_before"] = self.uncalibrated.error
         return {f"{self.name}_{quantity}": value for quantity, value in found.items()}
 
 
@@ -74,44 +106,45 @@ class Results:
         """What a checkpoint keeps of all splits."""
         return {name: value for split in self.splits for name, value in split.metrics().items()}
 
-    def describe_calibration(self) -> Iterator[str]:
-        """Lines for people: the temperature, and the calibration error of each split with and without it."""
-        validation = len(self.splits[-1].images) if self.splits else 0
+    def describe(self) -> Iterator[str]:
+        """Text for people: calibration, and the figures of the first split but its accuracy."""
         if self.temperature is not None:
+            validation = len(self.splits[-1].images)
             yield f"Calibrated on {validation} validation images: temperature {self.temperature:.3f}"
         elif self.calibration is not None:
             yield f"Probabilities are not calibrated: {self.calibration.reason}"
         for split in self.splits:
-            before = "" if self.temperature is None else f" ({_percent(split.calibration(calibrated=False))} before)"
+            before = "" if split.uncalibrated is None else f" ({100 * split.uncalibrated.error:.1f} % before)"
             yield (
                 f"Expected calibration error on the {len(split.images)} {split.name} images: "
-                f"{_percent(split.calibration())}{before}"
+                f"{100 * split.evaluation.calibration.error:.1f} %{before}"
             )
+        for split in self.splits[:1]:
+            yield from describe_figures(split.evaluation)
+            table = io.StringIO()
+            print_classes(split.evaluation, table)
+            yield table.getvalue().rstrip("\n")
 
 
-def predict_splits(model: ImageRNN, data: Data, device: torch.device | str) -> tuple[SplitResults, ...]:
+def predict_splits(model: ImageRNN, data: Data, device: torch.device | str) -> tuple[SplitLogits, ...]:
     """Run a model, which is on `device`, over the test and the validation images, where there are any."""
     splits: dict[SplitName, LabeledImages | None] = {"test": data.test, "validation": data.validation}
     return tuple(
-        SplitResults(name, split, predict_logits(model, split.images, device))
-        for name, split in splits.items()
-        if split
+        SplitLogits(name, split, predict_logits(model, split.images, device)) for name, split in splits.items() if split
     )
 
 
-def evaluate(splits: Sequence[SplitResults], *, calibrate: bool) -> Results:
+def evaluate(splits: Sequence[SplitLogits], class_names: tuple[str, ...], *, calibrate: bool) -> Results:
     """The results on these splits, after calibration on the validation images.
 
     Args:
         splits: What `predict_splits` gave; the logits must be finite.
+        class_names: The model's classes.
         calibrate: Whether to fit a temperature, if there are validation images. Test images never count for it.
     """
-    validation = next((split for split in splits if split.name == "validation"), None)
-    if validation is None or not calibrate:
-        return Results(None, tuple(splits))
-    calibration = fit_temperature(validation.logits, validation.images.labels)
-    return Results(calibration, tuple(replace(split, temperature=calibration.temperature) for split in splits))
-
-
-def _percent(bins: CalibrationBins) -> str:
-    return f"{100 * bins.error:.1f} %"
+    calibration = None
+    for split in splits:
+        if calibrate and split.name == "validation":
+            calibration = fit_temperature(split.logits, split.images.labels)
+    temperature = calibration.temperature if calibration else None
+    return Results(calibration, tuple(SplitResults.of(split, class_names, temperature) for split in splits))

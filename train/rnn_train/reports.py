@@ -39,7 +39,7 @@ def write_reports(
     history: Sequence[Mapping[str, Any]],
     class_names: Sequence[str],
     held_out: LabeledImages | None,
-    logits: NDArray[np.float32] | None,
+    predicted: NDArray[np.int64] | None,
     *,
     plots: bool = True,
 ) -> None:
@@ -50,7 +50,7 @@ def write_reports(
         history: The epochs' rows, as in a checkpoint's metrics.
         class_names: Names of the classes.
         held_out: The images that the model was evaluated on; without, only the curves are drawn.
-        logits: What it gave for them, float32 `(images, classes)`.
+        predicted: The class that it predicted for each.
         plots: Whether to draw at all.
     """
     for name in PLOTS:  # of an earlier run, or they would seem to be this one's
@@ -58,8 +58,7 @@ def write_reports(
     if not plots:
         return
     _save(_draw_curves(history), folder / "curves.png")
-    if held_out is not None and logits is not None:
-        predicted = logits.argmax(axis=1)
+    if held_out is not None and predicted is not None:
         names = [_printable(name) for name in class_names]
         _save(_draw_confusion_matrix(held_out.labels, predicted, names), folder / "confusion_matrix.png")
         _save(_draw_examples(held_out, predicted, names), folder / "examples.png")

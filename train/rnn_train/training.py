@@ -380,7 +380,7 @@ def _finish(run: TrainingState, saving: _Saving, callback: TrainingCallback, plo
     splits = predict_splits(model, run.data, run.device)
     if not all(np.abs(split.logits).max() <= LARGEST_VALUE for split in splits):  # nothing compares with NaN
         raise _divergence(run)
-    results = evaluate(splits, calibrate=run.settings.calibrate)
+    results = evaluate(splits, run.spec.class_names, calibrate=run.settings.calibrate)
     final = saving.save({**results.metrics(), "kept_epoch": run.kept_epoch}, results.temperature)
     best = results.splits[0] if results.splits else None
     write_reports(
@@ -388,7 +388,7 @@ def _finish(run: TrainingState, saving: _Saving, callback: TrainingCallback, plo
         run.history,
         run.spec.class_names,
         best.images if best else None,
-        best.logits if best else None,
+        best.predicted if best else None,
         plots=plots,
     )
     if run.data.validation:
@@ -401,15 +401,14 @@ def _finish(run: TrainingState, saving: _Saving, callback: TrainingCallback, plo
         callback.message(
             f"Kept epoch {run.kept_epoch} of {run.settings.epochs} (validation accuracy {100 * kept:.1f} %)"
         )
-    for line in results.describe_calibration():
-        callback.message(line)
+    for text in results.describe():
+        callback.message(text)
     if best is None:
         callback.message("No accuracy: this data has no test images. Hold some images out with `val_split=0.2`")
         return TrainResult(final, None, None, 0, saving.has_written)
-    callback.message(
-        f"Accuracy of the network on the {len(best.images)} {best.name} images: {100 * best.accuracy:.1f} %"
-    )
-    return TrainResult(final, best.accuracy, best.name, len(best.images), saving.has_written)
+    accuracy = best.evaluation.accuracy
+    callback.message(f"Accuracy of the network on the {len(best.images)} {best.name} images: {100 * accuracy:.1f} %")
+    return TrainResult(final, accuracy, best.name, len(best.images), saving.has_written)
 
 
 def _divergence(run: TrainingState) -> SettingsError:

@@ -18,7 +18,7 @@ _NEARLY_EQUAL = 1e-3  # probabilities of one model, on different execution provi
 class EarlierResults:
     """The predictions in a file of results; what a killed process left of a last row is cut off.
 
-    Iterate over it once, to the end: a prediction per row, with the label and its probability. Then `check_model`.
+    Iterate over it once, to the end: a prediction per row, with the labels and probabilities. Then `check_model`.
 
     Args:
         file: Opened for reading and writing.
@@ -122,7 +122,11 @@ class EarlierResults:
             raise ValueError("a row with neither a label nor an error, or with both")
         if label is None:
             return Prediction(path, None, None, error=error)
-        probability = row["probability"]
-        if label not in self._class_names or isinstance(probability, bool) or not 0 <= float(probability) <= 1:
-            raise ValueError(f"a label that isn't this model's, or no probability: {label}, {probability}")
-        return Prediction(path, label, float(probability))
+        top = []
+        for column in (column for column in self._columns if column.startswith("probability")):
+            rank = column.removeprefix("probability")
+            label, probability = row[f"label{rank}"] if rank else label, row[column]
+            if label not in self._class_names or isinstance(probability, bool) or not 0 <= float(probability) <= 1:
+                raise ValueError(f"a label that isn't this model's, or no probability: {label}, {probability}")
+            top.append((label, float(probability)))
+        return Prediction(path, *top[0], tuple(top))

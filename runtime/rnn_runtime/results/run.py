@@ -185,14 +185,14 @@ def _check_settings(output: str | Path | None, format: Format, min_probability: 
 
 
 def write_summary(path: str | Path, summary: RunSummary, evaluation: FolderEvaluation | None = None) -> None:
-    """Write a summary as JSON, with the counts of an evaluation.
+    """Write a summary as JSON, with all figures of an evaluation.
 
     Raises:
         OSError: the file can't be written.
     """
     values = summary.to_dict()
     if evaluation:
-        values |= {"evaluated": evaluation.total, "correct": evaluation.correct, "not_evaluated": evaluation.unknown}
+        values |= {"not_evaluated": evaluation.unknown} | evaluation.figures.to_dict()
     with atomic_write(path) as file:
         json.dump(values, file, indent=2)
         file.write("\n")

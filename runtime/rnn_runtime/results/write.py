@@ -1,21 +1,16 @@
-"""Results as rows of CSV, TSV, JSON Lines, Parquet or a table, and an evaluation as tables."""
+"""Results as rows of CSV, TSV, JSON Lines, Parquet or a table."""
 
 import csv
 import itertools
 import json
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Literal
+from typing import IO, Literal
 
 from rnn_runtime.classifier import Prediction
 from rnn_runtime.errors import MissingPackageError, SettingsError
-from rnn_runtime.results.evaluation import FolderEvaluation
 from rnn_runtime.text import print_table, printable
-
-if TYPE_CHECKING:  # rich is imported where a table is printed: CSV and JSON Lines don't wait for it
-    from rich.table import Column
 
 Format = Literal["table", "csv", "tsv", "jsonl", "parquet"]
 FORMATS: tuple[Format, ...] = ("table", "csv", "tsv", "jsonl", "parquet")
@@ -180,29 +175,6 @@ def _utf8(value: _Value) -> _Value:
     return value
 
 
-def print_evaluation(evaluation: FolderEvaluation, file: IO[str]) -> None:
-    """Print accuracy, precision and recall of each class, and the confusion matrix."""
-    from rich.table import Table
-
-    images = "image" if evaluation.total == 1 else "images"
-    if not evaluation.total:
-        file.write("Accuracy: no image that could be read lies in a folder that names a class\n")
-        return
-    file.write(
-        f"Accuracy: {100 * evaluation.accuracy:.2f} % ({evaluation.correct} of {evaluation.total} {images} right)\n"
-    )
-    names = [printable(name) for name in evaluation.class_names]
-    scores = Table(*_uncut("class", "precision", "recall", "images"), title="Per class", title_justify="left")
-    support = evaluation.confusion.sum(axis=1)
-    for name, precision, recall, count in zip(names, evaluation.precision, evaluation.recall, support, strict=True):
-        scores.add_row(name, _percent(precision), _percent(recall), str(count))
-    print_table(scores, file)
-    matrix = Table(*_uncut("true", *names), title="Confusion matrix (columns: predicted)", title_justify="left")
-    for name, counts in zip(names, evaluation.confusion, strict=True):
-        matrix.add_row(name, *(str(count) if count else "." for count in counts))
-    print_table(matrix, file)
-
-
 class _UnixLines:
     """Ends rows with a line feed only, whatever csv ends them with.
 
@@ -262,16 +234,6 @@ def _short(value: _Value) -> str:
     return "" if value is None else f"{value:.4f}" if isinstance(value, float) else value
 
 
-def _uncut(*names: str) -> list["Column"]:
-    from rich.table import Column
-
-    return [Column(name, no_wrap=True) for name in names]
-
-
 def _rounded(row: list[_Value]) -> list[_Value]:
     """Probabilities to six digits: float32 has no more."""
     return [f"{value:.6f}" if isinstance(value, float) else value for value in row]
-
-
-def _percent(share: float) -> str:
-    return "-" if math.isnan(share) else f"{100 * share:.1f} %"

@@ -1,19 +1,14 @@
-"""Accuracy, precision, recall and confusion matrix from folders' names."""
+"""Predictions held against the classes that folders name."""
 
-import io
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, confusion_matrix, precision_score, recall_score
 
 from rnn_runtime.classifier import Prediction
 from rnn_runtime.errors import InputError
 from rnn_runtime.images.class_folders import FolderLabels
 from rnn_runtime.results.evaluation import FolderEvaluation
-from rnn_runtime.results.write import print_evaluation
 
 NAMES = ("cat", "dog", "T-shirt/top")
 
@@ -22,19 +17,23 @@ def prediction(truth: str, label: str) -> Prediction:
     return Prediction(f"images/{truth.replace('/', '_')}/a.png", label, 0.9, ((label, 0.9),))
 
 
-@settings(max_examples=settings().max_examples // 4)  # scikit-learn takes 10 ms each
-@given(st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(NAMES)), min_size=1))
-def test_figures_are_those_of_scikit_learn(pairs: list[tuple[str, str]]) -> None:
+def test_predictions_count_as_the_class_that_their_folder_names() -> None:
     evaluation = FolderEvaluation(NAMES)
-    for pair in pairs:
-        evaluation.add(prediction(*pair))
 
-    true, predicted = zip(*pairs, strict=True)
-    options = {"labels": NAMES, "average": None, "zero_division": np.nan}
-    assert np.array_equal(evaluation.confusion, confusion_matrix(true, predicted, labels=NAMES))
-    assert evaluation.accuracy == pytest.approx(accuracy_score(true, predicted))
-    assert np.allclose(evaluation.precision, precision_score(true, predicted, **options), equal_nan=True)
-    assert np.allclose(evaluation.recall, recall_score(true, predicted, **options), equal_nan=True)
+    true_labels = [evaluation.add(prediction(*pair)) for pair in (("cat", "cat"), ("cat", "dog"), ("dog", "dog"))]
+
+    assert true_labels == ["cat", "cat", "dog"]
+    assert evaluation.figures.confusion.tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 0]]
+    assert sum(evaluation.figures.calibration.confidences) == pytest.approx(2.7)
+
+
+def test_all_classes_of_a_prediction_count_for_top_k_accuracy() -> None:
+    evaluation = FolderEvaluation(NAMES)
+    for true, ranking in (("cat", ("dog", "cat")), ("dog", ("dog", "cat")), ("T-shirt/top", ("dog", "cat"))):
+        top = tuple((label, 0.5) for label in ranking)
+        evaluation.add(Prediction(f"{true.replace('/', '_')}/a.png", *top[0], top))
+
+    assert evaluation.figures.top_k_accuracies == {2: pytest.approx(2 / 3)}
 
 
 def test_unreadable_files_do_not_count() -> None:
@@ -42,8 +41,8 @@ def test_unreadable_files_do_not_count() -> None:
 
     assert evaluation.add(Prediction("cat/a.png", None, None, error="no image")) == "cat"
 
-    assert evaluation.total == 0
-    assert np.isnan(evaluation.accuracy)
+    assert evaluation.figures.total == 0
+    assert np.isnan(evaluation.figures.accuracy)
 
 
 def test_folders_that_name_no_class_are_counted_apart() -> None:
@@ -51,7 +50,7 @@ def test_folders_that_name_no_class_are_counted_apart() -> None:
     for truth in ("mouse", "cat", "rat"):
         evaluation.add(prediction(truth, "cat"))
 
-    assert (evaluation.total, evaluation.unknown, evaluation.first_unknown) == (1, 2, "images/mouse/a.png")
+    assert (evaluation.figures.total, evaluation.unknown, evaluation.first_unknown) == (1, 2, "images/mouse/a.png")
     assert FolderLabels(NAMES).label_of("images/mouse/a.png") is None
 
 
@@ -69,19 +68,3 @@ def test_relative_names_count_as_their_folder(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path / "dog")
 
     assert FolderLabels(NAMES).label_of("a.png") == "dog"
-
-
-def test_printed_evaluation_shows_every_figure() -> None:
-    evaluation = FolderEvaluation(NAMES)
-    for pair in (("cat", "cat"), ("cat", "dog"), ("dog", "dog"), ("dog", "dog")):
-        evaluation.add(prediction(*pair))
-    file = io.StringIO()
-
-    print_evaluation(evaluation, file)
-
-    lines = [" ".join(line.replace("│", " ").split()) for line in file.getvalue().splitlines()]
-    assert lines[0] == "Accuracy: 75.00 % (3 of 4 images right)"
-    assert "cat 100.0 % 50.0 % 2" in lines
-    assert "dog 66.7 % 100.0 % 2" in lines
-    assert "T-shirt/top - - 0" in lines
-    assert "cat 1 1 ." in lines

@@ -212,7 +212,7 @@ def test_a_resumed_run_evaluates_all_its_images(
     tmp_path: Path, run: Run, digits_model: Path, digits_images: Path
 ) -> None:
     shutil.copy(digits_model, tmp_path / "model.onnx")
-    options = ("--output", "out.csv", "--labels-from-folders", "--recursive")
+    options = ("--output", "out.csv", "--labels-from-folders", "--recursive", "--top-k", 3)
     whole = run("rnn-infer", *options, digits_images)
     lines = (tmp_path / "out.csv").read_text().splitlines(keepends=True)
     (tmp_path / "out.csv").unlink()
@@ -221,7 +221,7 @@ def test_a_resumed_run_evaluates_all_its_images(
     resumed = run("rnn-infer", *options, "--resume", "--summary", "summary.json", digits_images)
 
     assert resumed.stdout == whole.stdout
-    assert "Accuracy: " in resumed.stdout
+    assert "Top-3 accuracy: " in resumed.stdout
     assert json.loads((tmp_path / "summary.json").read_text())["evaluated"] == 360
 
 
