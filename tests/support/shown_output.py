@@ -60,7 +60,7 @@ def _loosely(line: str) -> str:
     """A line without what another run may print otherwise: numbers, hashes, the widths of columns."""
     line = re.sub(r"\b(?=[0-9a-f]*\d)[0-9a-f]{12,64}\b", "0", line)  # SHA-256, whole or its beginning
     line = re.sub(r"\d[\d,]*(\.\d+)?(e[+-]\d+)?", "0", line)
-    line = re.sub(r"(?<=│) +\.(?= +│)", " 0", line)  # how a confusion matrix shows 0
+    line = re.sub(r"(?<= )\.(?= |$)", "0", line)  # how a confusion matrix shows 0
     line = re.sub(r"([─━])\1+", r"\1", line)
     return re.sub(r"\s+", " ", line).strip()
 
