@@ -278,7 +278,7 @@ def test_one_classifier_serves_16_threads(classifier: Classifier, images: NDArra
 
 
 def test_checkpoint_in_place_of_a_model_is_told(digits_checkpoint: Path) -> None:
-    with pytest.raises(ModelError, match=r"a checkpoint, it seems, and not a model; export it first"):
+    with pytest.raises(ModelError, match=r"a checkpoint, not a model\. Export it first"):
         Classifier(digits_checkpoint)
 
 

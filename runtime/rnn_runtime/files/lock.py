@@ -1,4 +1,4 @@
-"""Files that one process at a time has open: a lock ends with the process that holds it, however it ends."""
+"""Files that only one process at a time may open. A lock ends with its process, however that ends."""
 
 import contextlib
 import errno
@@ -6,23 +6,23 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
-_HELD = (errno.EWOULDBLOCK, errno.EACCES)  # the second on network file systems
+_HELD = (errno.EWOULDBLOCK, errno.EACCES)  # EACCES on network file systems
 
 
 def open_locked(path: str | Path) -> BinaryIO:
-    """Open a file to read and append to, and hold its lock until it is closed. It is made if it doesn't exist.
+    """Open a file for reading and appending, and hold its lock until it is closed. A missing file is created.
 
-    Where a file system, such as some network shares, knows no locks, the file is opened without one.
+    On file systems without locks, such as some network shares, the file is opened without one.
 
     Raises:
-        BlockingIOError: it is locked already, by another process or by this one.
-        OSError: it can't be opened.
+        BlockingIOError: the file is already locked, by another process or by this one.
+        OSError: the file can't be opened.
     """
     while True:
         file = Path(path).open("a+b")  # noqa: SIM115  # left open for the caller
         try:
             _lock(file)
-            # Meanwhile, whoever held it may have renamed or removed it. Then this is no longer the file of that name.
+            # The last holder may have renamed or removed the file meanwhile. Then the path names another file, or none.
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
                     return file

@@ -1,4 +1,4 @@
-"""What a model is: its description, the metadata that travels in `model.onnx`, and that file with its SHA-256.
+"""A model's description, its metadata in `model.onnx`, and that file with its SHA-256.
 
-All three packages use it. It opens no session: that is `rnn_runtime.engine`.
+All three packages use it. Sessions are opened in `rnn_runtime.engine`.
 """

@@ -1,4 +1,4 @@
-"""How far two runs of one model are apart, and how far they may be."""
+"""The difference between two runs of a model, and its tolerances."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -15,7 +15,7 @@ RTOL = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How far logits are from those of a reference.
+    """The difference of logits from those of a reference.
 
     `within_tolerance` is numpy's rule for each pair: `|actual - reference| <= atol + rtol * |reference|`.
     """
@@ -34,7 +34,7 @@ class Difference:
         atol: float = ATOL,
         rtol: float = RTOL,
     ) -> "Difference":
-        """Compare logits of shape `(batch, classes)`, in float64; a value that isn't finite is beyond tolerance.
+        """Compare logits of shape `(batch, classes)` in float64. A value that isn't finite is beyond tolerance.
 
         Raises:
             SettingsError: a tolerance is negative or not a finite number.
@@ -42,9 +42,9 @@ class Difference:
         check_argument("atol", atol, LogitTolerance)
         check_argument("rtol", rtol, LogitTolerance)
         left, right = actual.astype(np.float64), reference.astype(np.float64)
-        with np.errstate(invalid="ignore"):  # infinite less infinite is not a number, which is found below
+        with np.errstate(invalid="ignore"):  # infinity minus infinity is NaN, which is found below
             absolute = np.abs(left - right)
-        # Relative to the image's largest logit: a single logit may be next to 0, where the quotient says nothing.
+        # Relative to the image's largest logit: for a logit near 0, the quotient would mean nothing.
         scale = np.maximum(np.abs(right).max(axis=1, keepdims=True), np.finfo(np.float32).tiny)
         return cls(
             max_absolute=float(absolute.max()),

@@ -13,12 +13,12 @@ from typing import Annotated, Any, Literal, Self, get_args, get_origin, get_type
 from rnn_runtime.errors import SettingsError
 
 _KINDS = {int: "a whole number", bool: "true or false", str: "text", Path: "a path"}
-_FIELDS: dict[type, dict[str, tuple[str, Any]]] = {}  # of each class, once it was asked for
+_FIELDS: dict[type, dict[str, tuple[str, Any]]] = {}  # by class, filled on first use
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """What a number may be, as in `Annotated[int, Range(1, 64)]`."""
+    """The range of a number, as in `Annotated[int, Range(1, 64)]`."""
 
     least: float = -inf
     most: float = inf
@@ -44,7 +44,7 @@ class PlainFields:
     __slots__ = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values only, for a checkpoint or JSON. `from_dict` takes it back."""
+        """Convert to plain values, for a checkpoint or JSON. `from_dict` reverses it."""
         plain = {key: getattr(self, name) for key, (name, _) in _fields_of(type(self)).items()}
         for key, value in plain.items():
             if isinstance(value, PlainFields):
@@ -55,7 +55,7 @@ class PlainFields:
 
     @classmethod
     def from_dict(cls, plain: object) -> Self:
-        """Rebuild what `to_dict` was called on.
+        """Rebuild an instance from the values of `to_dict`.
 
         Raises:
             SettingsError: a field is missing, unknown, of a wrong type or out of range.
@@ -106,7 +106,7 @@ def check_argument(name: str, value: Any, hint: Any) -> None:
 
 
 def _fields_of(cls: Any) -> dict[str, tuple[str, Any]]:
-    """Of each field, by its key in files, name and annotation."""
+    """The name and annotation of each field, by its key in files."""
     if cls not in _FIELDS:
         hints = get_type_hints(cls, include_extras=True)
         _FIELDS[cls] = {field.metadata.get("key", field.name): (field.name, hints[field.name]) for field in fields(cls)}

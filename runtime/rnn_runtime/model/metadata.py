@@ -1,6 +1,6 @@
-"""What a model file says of itself, as onnx `metadata_props`: docs/reference/model-file.md lists the keys.
+"""The metadata of a model file, stored as onnx `metadata_props`. docs/reference/model-file.md lists the keys.
 
-The SHA-256 among them is of the file as bytes: `rnn_runtime.model.file` puts it there and compares it.
+The SHA-256 among them is that of the file's bytes: `rnn_runtime.model.file` stores and compares it.
 """
 
 import base64
@@ -26,7 +26,7 @@ _MAX_GOLDEN = 1024  # samples
 
 @dataclass(frozen=True, slots=True)
 class GoldenSamples:
-    """Inputs and the logits that PyTorch gave for them.
+    """Images and PyTorch's logits for them.
 
     `images` is uint8 `(samples, height, width, channels)`, `logits` float32 `(samples, classes)`.
     """
@@ -37,7 +37,7 @@ class GoldenSamples:
 
 @dataclass(frozen=True, slots=True)
 class ModelMetadata:
-    """Everything a model file carries beside its graph.
+    """Everything that a model file contains besides its graph.
 
     `metrics` are the training's (`test_accuracy`, `test_calibration_error` ...), `export` says how the file was made
     (graph form, opset, versions), `parity` is the report that `rnn-export` printed, with `atol` and `rtol`, the
@@ -54,7 +54,7 @@ class ModelMetadata:
     temperature: float | None = None
 
     def to_props(self) -> dict[str, str]:
-        """The texts to store; `from_props` takes them back."""
+        """Convert to the texts to store. `from_props` reverses it."""
         arrays = io.BytesIO()
         np.savez_compressed(arrays, images=self.golden.images, logits=self.golden.logits)
         return {

@@ -1,6 +1,6 @@
-"""What a model is: its cell and sizes, the image it takes and the classes it tells apart.
+"""The description of a model: its cell and sizes, its input images and its classes.
 
-The three stages share this description: training makes it, the checkpoint and the model file carry it.
+Training creates it; the checkpoint and the model file contain it.
 """
 
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ Nonlinearity = Literal["tanh", "relu"]
 
 CELLS: tuple[Cell, ...] = ("rnn", "gru", "lstm")
 NONLINEARITIES: tuple[Nonlinearity, ...] = ("tanh", "relu")
-MAX_IMAGE_SIDE = 4096  # pixels; a row is a time step, and nobody trains a recurrent net over more
+MAX_IMAGE_SIDE = 4096  # pixels; a row is a time step, and recurrent nets aren't trained over more
 MAX_HIDDEN_SIZE = 65536
 MAX_LAYERS = 64
 MAX_CLASSES = 100_000
@@ -27,7 +27,7 @@ Share = Annotated[float, Range(0, below=1)]
 
 @dataclass(frozen=True, slots=True)
 class ImageSpec(PlainFields):
-    """The image that a model takes: rows are time steps, a row's pixels and channels its features.
+    """The images that a model takes. Rows are time steps; a row's pixels and channels are its features.
 
     Raises:
         SettingsError: a side isn't within 1 to `MAX_IMAGE_SIDE`, or channels is neither 1 (gray) nor 3 (RGB).
@@ -53,10 +53,10 @@ class ImageSpec(PlainFields):
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec(PlainFields):
-    """Everything that fixes a model but its weights.
+    """Everything that defines a model, except its weights.
 
-    `mean` and `std` normalize pixels that were scaled to 0..1, one value a channel.
-    `nonlinearity` is that of the vanilla RNN; GRU and LSTM have their own and ignore it.
+    `mean` and `std` normalize pixels that were scaled to 0..1, with one value per channel. `nonlinearity` is that of
+    the vanilla RNN; GRU and LSTM have their own and ignore it.
 
     Raises:
         SettingsError: a field has a wrong type, is out of range or doesn't fit another.
@@ -82,7 +82,7 @@ class ModelSpec(PlainFields):
             raise SettingsError(f"a model needs 2 to {MAX_CLASSES} classes, not {len(names)}")
         if len(set(names)) != len(names):
             twice = next(name for name in names if names.count(name) > 1)
-            raise SettingsError(f"class names must differ, but {twice!r} stands twice")
+            raise SettingsError(f"class names must differ, but {twice!r} occurs twice")
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != channels:
                 raise SettingsError(f"{name} must have a value for each of {channels} channels, not {len(values)}")
@@ -99,6 +99,6 @@ class ModelSpec(PlainFields):
 
     @property
     def cell_name(self) -> str:
-        """For people: `RNN (tanh)`, `GRU`, `bidirectional LSTM`."""
+        """The cell for people: `RNN (tanh)`, `GRU`, `bidirectional LSTM`."""
         name = f"RNN ({self.nonlinearity})" if self.cell == "rnn" else self.cell.upper()
         return f"bidirectional {name}" if self.bidirectional else name

@@ -75,7 +75,7 @@ def test_any_value_in_any_field_is_taken_or_a_settings_error(field: str, value: 
         ({"dropout": float("nan")}, "`dropout` must be a number from 0"),
         ({"class_names": ("a",)}, "2 to 100000 classes, not 1"),
         ({"class_names": ("a", "")}, "non-empty texts"),
-        ({"class_names": ("a", "b", "a")}, "'a' stands twice"),
+        ({"class_names": ("a", "b", "a")}, "'a' occurs twice"),
         ({"mean": (0.0, 0.0)}, "mean must have a value for each of 1 channels"),
         ({"mean": (float("inf"),)}, r"`mean`\[0\] must be a finite number"),
         ({"std": (0.0,)}, r"`std`\[0\] must be a number above 0"),
