@@ -220,10 +220,16 @@ class _Run:
 
     def read_earlier(self, file: BinaryIO, name: str) -> Set[str]:
         """Count the results of an earlier run, and give the paths that have one."""
-        earlier = EarlierResults(file, self.format, self.columns.names, self.classifier.class_names, name)
-        paths = {prediction.path for prediction, _ in self._count(self.watch(iter(earlier)), earlier=True)}
+        arguments = (file, self.format, self.columns, self.classifier.class_names, name)
+        earlier = EarlierResults(*arguments)
+        paths = {prediction.path for prediction, _ in self._count(self.watch(iter(earlier)))}
         earlier.check_model(self.classifier)
         self.summary.earlier = self.summary.images
+        if self.placer:
+            file.seek(0)  # read again, now that they are known to be this model's
+            for prediction in EarlierResults(*arguments):
+                if os.path.exists(prediction.path):  # it may be gone by now
+                    self._place(prediction)
         return paths
 
     def classify(
@@ -237,7 +243,8 @@ class _Run:
         predictions = self.classifier.iter_predictions(missing, top_k=self.columns.top_k, batch_size=self.batch_size)
         # Closed here, not when it happens to be collected: that may be in one of the threads that it waits for.
         with closing(predictions):
-            results = self._count(self.watch(predictions))
+            # Placed before its row is written: a run that is killed in between and resumed finds the image there.
+            results = self._count(self._place_each(self.watch(predictions)))
             if self.format == "parquet":
                 write_parquet(results, file, self.columns)
             else:
@@ -245,27 +252,28 @@ class _Run:
         file.flush()
         self.summary.seconds = time.perf_counter() - start
 
-    def _count(
-        self, predictions: Iterable[Prediction], *, earlier: bool = False
-    ) -> Iterator[tuple[Prediction, str | None]]:
-        summary = self.summary
+    def _count(self, predictions: Iterable[Prediction]) -> Iterator[tuple[Prediction, str | None]]:
         for prediction in predictions:
-            summary.add(prediction)
-            below = self.columns.is_below(prediction)
-            if summary.below_min_probability is not None:
-                summary.below_min_probability += below
-            # Before its row is written: a run that is killed in between finds the image there when it is continued.
-            # An image with an earlier result may be gone by now.
-            labeled = prediction.label is not None and not below
-            if self.placer and labeled and not (earlier and not os.path.exists(prediction.path)):
-                self.placer.place(prediction.path, str(prediction.label))
-                summary.placed = (summary.placed or 0) + 1
+            self.summary.add(prediction)
+            if self.summary.below_min_probability is not None:
+                self.summary.below_min_probability += self.columns.is_below(prediction)
             yield prediction, self.evaluation.add(prediction) if self.evaluation else None
+
+    def _place_each(self, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
+        for prediction in predictions:
+            self._place(prediction)
+            yield prediction
+
+    def _place(self, prediction: Prediction) -> None:
+        if self.placer and prediction.label is not None and not self.columns.is_below(prediction):
+            self.placer.place(prediction.path, prediction.label)
+            self.summary.placed = (self.summary.placed or 0) + 1
 
 
 def _append_results(run: _Run, paths: Iterable[str], output: str | Path, resume: bool) -> None:
     name = part_of(output) if os.path.exists(part_of(output)) else str(output)
-    with growing_file(output, resume=resume) as binary:
+    made_with = {"checkpoint": run.classifier.metadata.checkpoint_sha256[:12]}
+    with growing_file(output, resume=resume, made_with=made_with) as binary:
         earlier = run.read_earlier(binary, name) if resume else frozenset()
         empty = binary.seek(0, os.SEEK_END) == 0  # else it has a header, if nothing more
         try:

@@ -1,6 +1,7 @@
 """Images copied or linked into a folder per predicted class."""
 
 import os
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -181,6 +182,18 @@ def test_inputs_inside_the_folder_are_refused(run: Run, folder: Path, inputs: st
         f"Error: {inputs}: inside sorted, where images are put, so it isn't classified. Choose another folder\n"
     )
     assert not (folder / "a.csv").exists()
+
+
+def test_results_of_another_model_place_nothing(run: Run, folder: Path) -> None:
+    run("rnn-infer", "-r", "--output", "a.csv", "images")
+    text = (folder / "a.csv").read_text()
+    (folder / "a.csv").write_text(re.sub(r"0\.\d{6}", "0.001", text))
+
+    result = run("rnn-infer", "-r", "--output", "a.csv", "--resume", "--link-to", "sorted", "images")
+
+    assert result.returncode == 2
+    assert "written by another model" in result.stderr
+    assert not (folder / "sorted").exists()
 
 
 def test_a_resumed_run_also_places_images_with_earlier_results(run: Run, folder: Path) -> None:

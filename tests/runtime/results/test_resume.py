@@ -26,7 +26,7 @@ from rnn_runtime.results.run import classify_files
 from tests.support.commands import Run
 from tests.support.encoded_images import encode
 from tests.support.processes import started
-from tests.support.results import read_results
+from tests.support.results import csv_rows, read_results
 from tests.support.tampered_models import change_metadata
 
 MANY = 20_000
@@ -263,6 +263,90 @@ def test_a_model_with_other_class_order_does_not_go_on(folder: Path, run: Run, d
 
     assert result.returncode == 2
     assert "out.csv: written by another model" in result.stderr
+
+
+OTHER = "ab" * 32  # the checkpoint of a model that gives the same probabilities
+
+
+@pytest.fixture
+def unfinished(folder: Path, digits_model: Path) -> Path:
+    """`folder` with the unfinished results of some images, and other.onnx, a model of another checkpoint."""
+    with started("rnn-infer", *ONE_BY_ONE, folder=folder, pause_at="open:images/005.png") as process:
+        process.wait_for_pause()
+        process.send_signal(signal.SIGINT)
+        process.go_on()
+        process.communicate()
+    change_metadata(digits_model, folder / "other.onnx", checkpoint_sha256=OTHER)
+    return folder
+
+
+def test_unfinished_results_of_another_checkpoint_are_refused(unfinished: Path, run: Run, digits_model: Path) -> None:
+    before = (unfinished / "out.csv.part").read_bytes()
+    checkpoint = Classifier(digits_model, provider="cpu").metadata.checkpoint_sha256[:12]
+
+    other = run("rnn-infer", "--model", "other.onnx", "--output", "out.csv", "--resume", "images")
+
+    assert other.returncode == 2
+    assert other.stderr == (
+        f"Error: {(unfinished / 'out.csv.part').resolve()}: made with checkpoint {checkpoint}, not with {OTHER[:12]}. "
+        "Continue it with the same checkpoint, or delete the file\n"
+    )
+    assert (unfinished / "out.csv.part").read_bytes() == before
+    assert run("rnn-infer", "--output", "out.csv", "--resume", "images").returncode == 1
+    assert len(read_results(unfinished / "out.csv")) == 41
+    assert not list(unfinished.glob("out.csv.*"))
+
+
+@pytest.mark.parametrize("content", [None, "", "[1]", "{"])
+def test_without_a_record_of_the_run_results_are_continued(unfinished: Path, run: Run, content: str | None) -> None:
+    record = unfinished / "out.csv.part.json"
+    record.unlink() if content is None else record.write_text(content)
+
+    run("rnn-infer", "--output", "out.csv", "--resume", "images")
+
+    assert len(read_results(unfinished / "out.csv")) == 41
+    assert not record.exists()
+
+
+@pytest.mark.parametrize("style", ["csv", "jsonl"])
+def test_a_column_of_checkpoints_tells_another_model(folder: Path, run: Run, digits_model: Path, style: str) -> None:
+    change_metadata(digits_model, folder / "other.onnx", checkpoint_sha256=OTHER)
+    arguments = ("--output", f"out.{style}", "--checkpoint-column", "images")
+    run("rnn-infer", *arguments)
+
+    result = run("rnn-infer", "--model", "other.onnx", "--resume", *arguments)
+
+    assert result.returncode == 2
+    assert f"and this model has {OTHER[:12]}. Use the same model as before" in result.stderr
+
+
+@pytest.mark.usefixtures("folder")
+def test_results_are_not_continued_with_another_minimum_probability(run: Run) -> None:
+    probabilities = sorted(float(row["probability"] or 0) for row in csv_rows(run("rnn-infer", "images").stdout))
+    middle, higher = probabilities[10] + 1e-5, probabilities[20] + 1e-5
+    run("rnn-infer", "--output", "out.csv", "--min-probability", middle, "images")
+
+    same = run("rnn-infer", "--output", "out.csv", "--min-probability", middle, "--resume", "images")
+    other = run("rnn-infer", "--output", "out.csv", "--min-probability", higher, "--resume", "images")
+
+    assert "41 images (41 from before)" in same.stderr
+    assert other.returncode == 2
+    assert "out.csv: written with another --min-probability than" in other.stderr
+
+
+def test_the_least_certain_results_tell_models_apart(folder: Path, run: Run) -> None:
+    for i in range(5):
+        shutil.copytree(folder / "images", folder / "more" / str(i))
+    run("rnn-infer", "-r", "--output", "out.csv", "more")
+    rows = [row.split(",") for row in (folder / "out.csv").read_text().splitlines()]
+    for row in rows[1 + 64 :]:
+        row[2] = row[2] and f"{float(row[2]) - 0.02:.6f}"
+    (folder / "out.csv").write_text("".join(",".join(row) + "\n" for row in rows))
+
+    result = run("rnn-infer", "-r", "--output", "out.csv", "--resume", "more")
+
+    assert result.returncode == 2
+    assert "out.csv: written by another model, or the images have changed" in result.stderr
 
 
 def test_a_file_that_got_its_name_meanwhile_is_not_written_to(tmp_path: Path) -> None:
