@@ -4,12 +4,15 @@ import os
 import shutil
 import subprocess
 import venv
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from tests.support.pages import ROOT, blocks
 from tests.support.results import csv_rows
+
+SOURCES = ("train", "export", "runtime")
 
 
 def run(*line: object, cwd: Path) -> str:
@@ -40,6 +43,16 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, digits_model: Path, dig
         run(*shell, step, cwd=elsewhere)
     assert len(csv_rows((elsewhere / "results.csv").read_text())) == 360
     return elsewhere / "venv" / "bin"
+
+
+@pytest.mark.slow
+def test_wheel_holds_every_file_of_the_packages(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {name for name in archive.namelist() if ".dist-info/" not in name}
+
+    files = {path.relative_to(ROOT / source) for source in SOURCES for path in (ROOT / source).rglob("rnn_*/**/*.*")}
+    assert packed == {str(path) for path in files if path.suffix != ".pyc"}
+    assert "rnn_train/report_page.html" in packed
 
 
 @pytest.mark.slow

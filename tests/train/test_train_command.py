@@ -18,7 +18,7 @@ from tests.support.commands import Run, RunProcess
 from tests.support.idx_files import idx_bytes, write_idx_folder
 from tests.support.image_folders import write_classes
 
-REPORTS = {"metrics.csv", "curves.png", "confusion_matrix.png", "examples.png"}
+REPORTS = {"metrics.csv", "curves.png", "confusion_matrix.png", "examples.png", "report.html"}
 QUICK = ("--epochs", "1", "--hidden-size", "8", "--no-plots")
 
 

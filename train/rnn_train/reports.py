@@ -13,8 +13,10 @@ from rnn_runtime.files.atomic import atomic_write
 from rnn_train.data import LabeledImages
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+REPORT = "report.html"
 PLOTS = ("curves.png", "confusion_matrix.png", "examples.png")
 _LARGEST_LABELLED_MATRIX = 30  # classes; above that the names and counts of a confusion matrix overlap
 _LONGEST_NAME = 20  # letters
@@ -53,7 +55,7 @@ def write_reports(
         predicted: The class that it predicted for each.
         plots: Whether to draw at all.
     """
-    for name in PLOTS:  # of an earlier run, or they would seem to be this one's
+    for name in (*PLOTS, REPORT):  # of an earlier run, or they would seem to be this one's
         (folder / name).unlink(missing_ok=True)
     if not plots:
         return
@@ -62,6 +64,21 @@ def write_reports(
         names = [_printable(name) for name in class_names]
         _save(_draw_confusion_matrix(held_out.labels, predicted, names), folder / "confusion_matrix.png")
         _save(_draw_examples(held_out, predicted, names), folder / "examples.png")
+
+
+def plot_curve(axes: "Axes", history: Sequence[Mapping[str, Any]], quantity: str) -> None:
+    """Plot the `loss` or `accuracy` of each epoch, in training and where there is one in validation."""
+    from matplotlib.ticker import MaxNLocator
+
+    epochs = [row["epoch"] for row in history]
+    for split in ("train", "validation"):
+        if f"{split}_{quantity}" in history[0]:
+            axes.plot(epochs, [row[f"{split}_{quantity}"] for row in history], marker=".", label=split)
+    axes.set(xlabel="epoch", ylabel=quantity, title=quantity.capitalize())
+    axes.set_xlim(0.5, epochs[-1] + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    axes.legend()
 
 
 def _save(figure: "Figure", path: Path) -> None:
@@ -80,19 +97,10 @@ def _printable(name: str) -> str:
 
 def _draw_curves(history: Sequence[Mapping[str, Any]]) -> "Figure":
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(10, 4), layout="constrained")
-    epochs = [row["epoch"] for row in history]
     for axes, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        for split in ("train", "validation"):
-            if f"{split}_{quantity}" in history[0]:
-                axes.plot(epochs, [row[f"{split}_{quantity}"] for row in history], marker=".", label=split)
-        axes.set(xlabel="epoch", ylabel=quantity, title=quantity.capitalize())
-        axes.set_xlim(0.5, epochs[-1] + 0.5)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.3)
-        axes.legend()
+        plot_curve(axes, history, quantity)
     return figure
 
 

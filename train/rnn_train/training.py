@@ -23,6 +23,7 @@ from rnn_train.data import DataSource, LabeledImages
 from rnn_train.evaluation import evaluate, predict_splits
 from rnn_train.model import predict_logits
 from rnn_train.output_folder import check_output_space, reserve
+from rnn_train.report_page import write_report
 from rnn_train.reports import write_metrics, write_reports
 from rnn_train.settings import TrainSettings
 from rnn_train.training_state import LARGEST_VALUE, Device, EpochState, TrainingState
@@ -59,7 +60,7 @@ def train(
     callback: TrainingCallback | None = None,
     plots: bool = True,
 ) -> TrainResult:
-    """Train a classifier. Each epoch ends with a checkpoint and a row of `metrics.csv`, the run with plots.
+    """Train a classifier. Each epoch ends with a checkpoint and a row of `metrics.csv`, the run with a report.
 
     With validation images, training ends with calibration, unless `settings.calibrate` is False: it fits
     `Checkpoint.temperature`, which the export applies.
@@ -69,13 +70,13 @@ def train(
     Args:
         source: The data to train on.
         settings: The model and how to train it.
-        output: The checkpoint to write. `metrics.csv` and the plots are written beside it.
+        output: The checkpoint to write. `metrics.csv`, `report.html` and the plots are written beside it.
         resume: Continue the run in `output` if that file exists, so that the same call starts a run and continues it.
             Only `epochs`, `patience` and the place of the data may differ from that run's.
         device: `auto` is CUDA where torch has it.
         checkpoint_every: Also write a checkpoint every this many steps; None for after each epoch only.
         callback: Called at every step, epoch and message; None for none.
-        plots: Whether to draw curves, confusion matrix and examples as PNG files.
+        plots: Whether to write `report.html`, and curves, confusion matrix and examples as PNG files.
 
     Raises:
         DataError: the data is missing, damaged or not as expected.
@@ -391,6 +392,8 @@ def _finish(run: TrainingState, saving: _Saving, callback: TrainingCallback, plo
         best.predicted if best else None,
         plots=plots,
     )
+    if plots:
+        write_report(saving.output, final, run.data, results)
     if run.data.validation:
         if run.stopped_early:
             callback.message(
