@@ -344,7 +344,7 @@ def _classify(
     if summary is not None:
         write_summary(summary, result, evaluation)
     if evaluation:
-        _print_evaluation(evaluation, err=output is None and format != "table")
+        _print_evaluation(evaluation, options["min_probability"], err=output is None and format != "table")
     failed = result.unreadable or (evaluation and evaluation.unknown)
     if failed or not quiet:
         say(str(result))
@@ -377,12 +377,14 @@ def _progress(output: Path | None, format: "Format") -> "contextlib.AbstractCont
     return ImageBar()
 
 
-def _print_evaluation(evaluation: "FolderEvaluation", *, err: bool) -> None:
+def _print_evaluation(evaluation: "FolderEvaluation", min_probability: float | None, *, err: bool) -> None:
     from rnn_runtime.metrics.describe import print_evaluation
 
     with _report(err=err) as file:
         if evaluation.figures.total:
             print_evaluation(evaluation.figures, file)
+            if min_probability is not None:
+                file.write(evaluation.describe_labeled(min_probability) + "\n")
         else:
             file.write("Accuracy: no image that could be read lies in a folder that names a class\n")
     if evaluation.unknown:

@@ -193,6 +193,8 @@ def write_summary(path: str | Path, summary: RunSummary, evaluation: FolderEvalu
     values = summary.to_dict()
     if evaluation:
         values |= {"not_evaluated": evaluation.unknown} | evaluation.figures.to_dict()
+        if summary.below_min_probability is not None:
+            values |= {"labeled": evaluation.labeled, "labeled_correct": evaluation.labeled_correct}
     with atomic_write(path) as file:
         json.dump(values, file, indent=2)
         file.write("\n")
@@ -255,9 +257,10 @@ class _Run:
     def _count(self, predictions: Iterable[Prediction]) -> Iterator[tuple[Prediction, str | None]]:
         for prediction in predictions:
             self.summary.add(prediction)
+            below = self.columns.is_below(prediction)
             if self.summary.below_min_probability is not None:
-                self.summary.below_min_probability += self.columns.is_below(prediction)
-            yield prediction, self.evaluation.add(prediction) if self.evaluation else None
+                self.summary.below_min_probability += below
+            yield prediction, self.evaluation.add(prediction, labeled=not below) if self.evaluation else None
 
     def _place_each(self, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
         for prediction in predictions:

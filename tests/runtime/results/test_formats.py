@@ -154,6 +154,28 @@ def test_below_the_minimum_probability_the_label_is_empty(run: Run, folder: Path
     assert json.loads((folder / "summary.json").read_text())["below_min_probability"] == below
 
 
+@pytest.mark.parametrize("rank", [0, 2, 4])
+def test_an_evaluation_shows_coverage_and_accuracy_of_labels(
+    run: Run, folder: Path, digits_images: Path, rank: int
+) -> None:
+    shutil.copytree(digits_images, folder / "true")
+    arguments = ("-r", "--labels-from-folders", "--output", "a.csv", "true")
+    whole = run("rnn-infer", *arguments)
+    rows = rows_of(folder / "a.csv")
+    limit = sorted(float(row["probability"]) for row in rows)[rank * (len(rows) - 1) // 4] + (rank == 4)
+    limit = min(limit, 1.0)
+
+    result = run("rnn-infer", *arguments, "--min-probability", limit, "--summary", "summary.json")
+
+    labeled = [row for row in rows_of(folder / "a.csv") if row["label"]]
+    right = sum(row["label"] == row["true_label"] for row in labeled)
+    share = f"{len(labeled)} of {len(rows)} images ({100 * len(labeled) / len(rows):.2f} %)"
+    accuracy = f", accuracy of these: {100 * right / len(labeled):.2f} %" if labeled else ""
+    assert result.stdout == f"{whole.stdout}With a label (probability at least {limit:g}): {share}{accuracy}\n"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["labeled"], summary["labeled_correct"]) == (len(labeled), right)
+
+
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl"])
 def test_results_with_a_minimum_probability_can_be_continued(run: Run, folder: Path, name: str) -> None:
     arguments = ("--output", name, "--min-probability", "0.9999", "images")
