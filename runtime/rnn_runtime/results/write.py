@@ -94,7 +94,7 @@ def choose_format(output: str | Path | None, *, terminal: bool) -> Format:
     ending = Path(output).suffix.lower()
     if ending not in _ENDINGS:
         raise SettingsError(
-            f"{output}: {ending or 'a name without an ending'} is no format of results. Name the file "
+            f"{output}: {ending or 'a name without an ending'} doesn't say which format the results get. Choose "
             f"{', '.join(list(_ENDINGS)[:-1])} or {list(_ENDINGS)[-1]}, or set `format`"
         )
     return _ENDINGS[ending]
@@ -191,29 +191,39 @@ class _UnixLines:
 
 def _write_table(rows: Iterable[list[_Value]], columns: Columns, file: IO[str]) -> None:
     """A table as wide as the terminal, or 80 characters: a long path is shortened in its middle."""
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
 
-    shown = [_shown(dict(zip(columns.names, row, strict=True)), columns) for row in rows]
+    width = Console(file=file).width
+    named = [dict(zip(columns.names, row, strict=True)) for row in rows]
     names = list(_shown(dict.fromkeys(columns.names), columns))
-    if not any(row["error"] for row in shown):
+    if not any(row["error"] for row in named):
         names.remove("error")
-    widths = {name: max(map(len, (name, *(row[name] for row in shown)))) for name in names}
-    others = sum(width for name, width in widths.items() if name not in ("path", "error")) + 3 * len(names) + 1
-    error = min(widths.get("error", 0), _SHORTEST_PATH)
-    room = max(Console(file=file).width - others - error, _SHORTEST_PATH)
+    for digits in (4, 2):  # with fewer where they wouldn't fit
+        shown = [_shown(row, columns, digits) for row in named]
+        widths = {name: max(map(cell_len, (name, *(row[name] for row in shown)))) for name in names}
+        others = sum(width for name, width in widths.items() if name not in ("path", "error")) + 3 * len(names) + 1
+        error = min(widths.get("error", 0), _SHORTEST_PATH)
+        room = width - others - error
+        if room >= min(widths["path"], _SHORTEST_PATH):
+            break
     table = Table()
     for name in names:
         # a long error continues in the next line; a number or label is never cut
         table.add_column(name, overflow="fold", no_wrap=name != "error")
     for row in shown:
-        table.add_row(shorten(row.pop("path"), room), *(row[name] for name in names[1:]))
+        table.add_row(shorten(row.pop("path"), max(room, _SHORTEST_PATH)), *(row[name] for name in names[1:]))
     print_table(table, file)
 
 
-def _shown(row: dict[str, _Value], columns: Columns) -> dict[str, str]:
+def _shown(row: dict[str, _Value], columns: Columns, digits: int = 4) -> dict[str, str]:
     """The cells of a row: with several classes, each has its probability beside it, or they wouldn't fit."""
-    cells = {name: printable(_short(value)) for name, value in row.items() if name != "checkpoint"}
+    cells = {
+        name: printable(f"{value:.{digits}f}" if isinstance(value, float) else value or "")
+        for name, value in row.items()
+        if name != "checkpoint"
+    }
     if columns.top_k > 1:
         first = "label" if columns.min_probability is None else "guess"
         for rank in range(1, columns.top_k + 1):
@@ -223,15 +233,14 @@ def _shown(row: dict[str, _Value], columns: Columns) -> dict[str, str]:
 
 
 def shorten(text: str, width: int) -> str:
-    """A text of at most `width` characters: of a longer one, its middle is left out."""
-    if len(text) <= width:
+    """A text of at most `width` columns of a terminal: of a longer one, its middle is left out."""
+    from rich.cells import cell_len, set_cell_size
+
+    if cell_len(text) <= width:
         return text
     end = (width - 1) * 2 // 3  # the name of a file says more than where its path begins
-    return f"{text[: width - 1 - end]}…{text[len(text) - end :]}"
-
-
-def _short(value: _Value) -> str:
-    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else value
+    # Letters of some scripts take two columns: where half of one would fit, there is a space instead.
+    return f"{set_cell_size(text, width - 1 - end).rstrip()}…{set_cell_size(text[::-1], end)[::-1].lstrip()}"
 
 
 def _rounded(row: list[_Value]) -> list[_Value]:

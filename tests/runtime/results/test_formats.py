@@ -67,8 +67,9 @@ def test_another_ending_needs_a_format(run: Run, folder: Path, name: str) -> Non
     written = run("rnn-infer", "--output", name, "--format", "csv", "images")
 
     assert refused.returncode == 2
-    assert "is no format of results. Name the file .csv, .tsv, .jsonl, .ndjson or .parquet, or set --format" in (
-        refused.stderr
+    assert (
+        "doesn't say which format the results get. Choose .csv, .tsv, .jsonl, .ndjson or .parquet, or set --format"
+        in (refused.stderr)
     )
     assert len(refused.stderr.splitlines()) == 1
     assert written.returncode == 1

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
 from rnn_runtime.classifier import Prediction
 from rnn_runtime.results.write import Columns, Format, write_results
@@ -81,6 +82,24 @@ def test_a_table_shortens_long_paths_in_the_middle_and_fits_80_columns() -> None
     assert "/a.png" in text
     for label, _ in top:
         assert f"{label} 0.3000" in text
+
+
+def test_probabilities_have_fewer_digits_where_a_table_would_be_too_wide() -> None:
+    top = tuple(("T-shirt/top", 0.3333) for _ in range(3))
+
+    text = written("table", Prediction("folder/" * 40 + "a.png", *top[0], top), columns=Columns(top_k=3))
+
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.count("T-shirt/top 0.33 ") == 3
+
+
+@given(st.text(st.sampled_from("猫写真éa"), min_size=60, max_size=120))
+def test_a_table_counts_the_columns_of_wide_letters(name: str) -> None:
+    text = written("table", Prediction(name, "cat", 0.5, (("cat", 0.5),)))
+
+    assert len(set(map(cell_len, text.splitlines()))) == 1
+    assert max(map(cell_len, text.splitlines())) <= 80
+    assert text.count("…") == (cell_len(name) > 52)
 
 
 def test_a_table_has_an_error_column_only_where_there_are_errors() -> None:
