@@ -360,7 +360,8 @@ def test_replacing_a_checkpoint_and_its_reports_is_told(run: Run, tmp_path: Path
 
     assert "model.pt exists: the first checkpoint replaces it" in result.stderr
     # without held out images there is nothing to draw these from, and those of before would mislead
-    assert names(tmp_path) & REPORTS == {"metrics.csv", "curves.png"}
+    assert names(tmp_path) & REPORTS == {"metrics.csv", "curves.png", "report.html"}
+    assert "No images were held out" in (tmp_path / "report.html").read_text()
 
 
 def test_resuming_what_is_done_says_so(run: Run, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,10 +18,13 @@ from rnn_runtime.images.decode import to_image
 from rnn_runtime.metrics.evaluation import Evaluation
 from rnn_runtime.text import printable
 from rnn_train.checkpoint import Checkpoint, file_sha256
-from rnn_train.data import Data
+from rnn_train.data import Data, DataSource
 from rnn_train.evaluation import Results, SplitResults
 from rnn_train.report_figures import draw_curve, draw_reliability
 from rnn_train.reports import REPORT
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 _MISTAKES = 24
 _THUMBNAIL = 160  # pixels; the longer side of a picture in the page
@@ -46,6 +49,33 @@ def write_report(output: Path, checkpoint: Checkpoint, data: Data, results: Resu
     Raises:
         OSError: the report can't be written.
     """
+    from markupsafe import Markup
+
+    split = results.splits[0] if results.splits else None
+    history, kept_epoch = checkpoint.metrics["epochs"], checkpoint.metrics["kept_epoch"]
+    page = _load_template().render(
+        version=rnn_runtime.__version__,
+        output=output.name,
+        sha256=file_sha256(output),
+        checkpoint=checkpoint,
+        spec=checkpoint.spec,
+        parameters=sum(weight.numel() for weight in checkpoint.weights.values()),
+        settings=checkpoint.source.to_dict() | checkpoint.settings.to_dict(),
+        history=history,
+        kept_epoch=kept_epoch,
+        curves=[Markup(draw_curve(history, quantity, kept_epoch)) for quantity in ("loss", "accuracy")],
+        data=data,
+        results=results,
+        calibration=[Markup(figure) for figure in _calibration_figures(split)],
+        held_out=_HeldOut.of(split, data) if split else None,
+        commands=_commands(output, split, checkpoint.source),
+        python=_python(output, split),
+    )
+    with atomic_write(output.parent / REPORT, encoding="utf-8") as file:
+        file.write(page)
+
+
+def _load_template() -> "Template":
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
@@ -57,35 +87,22 @@ def write_report(output: Path, checkpoint: Checkpoint, data: Data, results: Resu
         autoescape=True, undefined=StrictUndefined, finalize=finalize, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"percent": _percent, "plain": _plain}
-    template = environment.from_string(resources.files("rnn_train").joinpath("report_page.html").read_text("utf-8"))
-    page = template.render(
-        version=rnn_runtime.__version__,
-        output=output.name,
-        sha256=file_sha256(output),
-        checkpoint=checkpoint,
-        spec=checkpoint.spec,
-        parameters=sum(weight.numel() for weight in checkpoint.weights.values()),
-        settings=checkpoint.source.to_dict() | checkpoint.settings.to_dict(),
-        history=checkpoint.metrics["epochs"],
-        kept_epoch=checkpoint.metrics["kept_epoch"],
-        curves=[
-            Markup(draw_curve(checkpoint.metrics["epochs"], quantity, checkpoint.metrics["kept_epoch"]))
-            for quantity in ("loss", "accuracy")
-        ],
-        data=data,
-        results=results,
-        calibration=[Markup(figure) for figure in _calibration_figures(results)],
-        held_out=_HeldOut.of(results.splits[0], data) if results.splits else None,
-        commands=_commands(output, results, held_out_of_training=checkpoint.source.val_split > 0),
-        python=_python(output, results),
-    )
-    with atomic_write(output.parent / REPORT, encoding="utf-8") as file:
-        file.write(page)
+    return environment.from_string(resources.files("rnn_train").joinpath("report_page.html").read_text("utf-8"))
 
 
 @dataclass(frozen=True, slots=True)
 class _Mistake:
-    """A wrong prediction; `picture` is a data URI of a PNG file, `path` is None for an image from no file."""
+    """A wrong prediction.
+
+    Attributes:
+        picture: A data URI of a PNG file.
+        is_small: Whether it is shown larger than it is.
+        true: Its class.
+        predicted: The class that was predicted.
+        probability: Of that class.
+        path: Its file; None for an image from no file.
+        name: The file's name below the folder of all images.
+    """
 
     picture: str
     is_small: bool
@@ -93,6 +110,7 @@ class _Mistake:
     predicted: str
     probability: float
     path: str | None
+    name: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +168,7 @@ class _HeldOut:
 
 
 def _most_confident_mistakes(split: SplitResults, class_names: tuple[str, ...]) -> Iterator[_Mistake]:
+    paths, folder = split.images.paths, _image_folder(split)
     wrong = np.flatnonzero(split.predicted != split.images.labels)
     confidence = split.probabilities[wrong, split.predicted[wrong]]
     for i in wrong[np.argsort(-confidence, kind="stable")[:_MISTAKES]]:
@@ -164,49 +183,53 @@ def _most_confident_mistakes(split: SplitResults, class_names: tuple[str, ...]) 
             true=class_names[split.images.labels[i]],
             predicted=class_names[split.predicted[i]],
             probability=float(split.probabilities[i].max()),
-            path=split.images.paths[i] if split.images.paths else None,
+            path=paths[i] if paths else None,
+            name=os.path.relpath(paths[i], folder) if folder else None,
         )
 
 
-def _calibration_figures(results: Results) -> Iterator[str]:
-    for split in results.splits[:1]:
-        after = split.evaluation.calibration
-        if split.uncalibrated is None:
-            yield draw_reliability(after, f"not calibrated: error {_percent(after.error)}")
-        else:
-            yield draw_reliability(split.uncalibrated, f"before: error {_percent(split.uncalibrated.error)}")
-            yield draw_reliability(after, f"after: error {_percent(after.error)}")
+def _calibration_figures(split: SplitResults | None) -> Iterator[str]:
+    if split is None:
+        return
+    after = split.evaluation.calibration
+    if split.uncalibrated is None:
+        yield draw_reliability(after, f"not calibrated: error {_percent(after.error)}")
+    else:
+        yield draw_reliability(split.uncalibrated, f"before: error {_percent(split.uncalibrated.error)}")
+        yield draw_reliability(after, f"after: error {_percent(after.error)}")
 
 
-def _commands(output: Path, results: Results, *, held_out_of_training: bool) -> list[tuple[str, str]]:
+def _commands(output: Path, split: SplitResults | None, source: DataSource) -> list[tuple[str, str]]:
     """What to do next: a comment and a line for the shell each, with the names that this run used."""
     checkpoint, model = _shell_quote(output), _shell_quote(output.with_suffix(".onnx"))
-    folder = _image_folder(results)
+    folder = _image_folder(split)
     images = _shell_quote(folder or "images/")
     lines = [
         ("Export to ONNX, and compare with PyTorch", f"rnn-export {checkpoint} {model}"),
         ("Check the model on the machine that will run it", f"rnn-infer --model {model} --self-check"),
         ("Classify images", f"rnn-infer --model {model} --recursive --format table {images}"),
     ]
-    if folder is not None and not (held_out_of_training and results.splits[0].name == "validation"):
+    if (
+        split and folder and not (split.name == "validation" and source.val_split)
+    ):  # else training images are there, too
         evaluate = f"rnn-infer --model {model} --recursive --labels-from-folders --format table {images}"
         lines.append(("Evaluate the model on images in a folder per class", evaluate))
     return lines
 
 
-def _python(output: Path, results: Results) -> str:
-    paths = results.splits[0].images.paths if results.splits else ()
+def _python(output: Path, split: SplitResults | None) -> str:
+    image = split.images.paths[0] if split and split.images.paths else "image.png"
     return (
         "from rnn_runtime import Classifier\n\n"
         f"classifier = Classifier({str(output.with_suffix('.onnx'))!r})\n"
-        f"prediction = classifier.predict({paths[0] if paths else 'image.png'!r})\n"
+        f"prediction = classifier.predict({image!r})\n"
         "print(prediction.label, prediction.probability)\n"
     )
 
 
-def _image_folder(results: Results) -> Path | None:
-    """The folder that holds the images which the model was judged by, if they are files."""
-    paths = results.splits[0].images.paths if results.splits else ()
+def _image_folder(split: SplitResults | None) -> Path | None:
+    """The folder that holds a split's images, if they are files."""
+    paths = split.images.paths if split else ()
     return Path(os.path.commonpath([os.path.dirname(path) for path in paths])) if paths else None
 
 
