@@ -49,6 +49,9 @@ if TYPE_CHECKING:
     from rnn_runtime.engine.cuda import CudaOptions
     from rnn_runtime.images.find import find_images
     from rnn_runtime.images.image_like import ImageLike
+    from rnn_runtime.metrics.evaluation import Evaluation
+    from rnn_runtime.results.evaluation import FolderEvaluation
+    from rnn_runtime.results.place import ImagePlacer
     from rnn_runtime.results.run import RunSummary, classify_files
 
 __version__ = "0.1.0"  # read by pyproject.toml
@@ -58,8 +61,11 @@ __all__ = [
     "Classifier",
     "CudaOptions",
     "DataError",
+    "Evaluation",
+    "FolderEvaluation",
     "ImageError",
     "ImageLike",
+    "ImagePlacer",
     "InputError",
     "MissingPackageError",
     "ModelError",
@@ -78,7 +84,10 @@ __all__ = [
 _LAZY = {
     "Classifier": "classifier",
     "CudaOptions": "engine.cuda",
+    "Evaluation": "metrics.evaluation",
+    "FolderEvaluation": "results.evaluation",
     "ImageLike": "images.image_like",
+    "ImagePlacer": "results.place",
     "Prediction": "classifier",
     "RunSummary": "results.run",
     "classify_files": "results.run",

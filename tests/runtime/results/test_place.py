@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from rnn_runtime.errors import InputError, OutputError
 from rnn_runtime.images.class_folders import FolderLabels
 from rnn_runtime.results.place import ImagePlacer
 from tests.support.commands import Run
+from tests.support.processes import started
 
 CLASSES = ("cat", "dog")
 
@@ -182,6 +184,27 @@ def test_inputs_inside_the_folder_are_refused(run: Run, folder: Path, inputs: st
         f"Error: {inputs}: inside sorted, where images are put, so it isn't classified. Choose another folder\n"
     )
     assert not (folder / "a.csv").exists()
+
+
+def test_a_run_that_is_interrupted_while_it_copies_leaves_whole_images_and_can_be_resumed(
+    run: Run, folder: Path
+) -> None:
+    arguments = ("rnn-infer", "-p", "cpu", "-r", "-b", "1", "--copy-to", "sorted", "--output", "a.csv")
+    with started(*arguments, "images", folder=folder, pause_at="os.link:1.png") as process:
+        process.wait_for_pause()
+        process.send_signal(signal.SIGINT)
+        process.go_on()
+        process.communicate(timeout=60)
+    between = placed(folder / "sorted")
+
+    result = run(*arguments, "--resume", "images")
+
+    images = sorted(path.read_bytes() for path in (folder / "images").rglob("*.png"))
+    assert process.returncode == 130
+    assert 0 < len(between) < 6
+    assert set(between.values()) <= set(images)
+    assert result.returncode == 0
+    assert sorted(placed(folder / "sorted").values()) == images
 
 
 def test_results_of_another_model_place_nothing(run: Run, folder: Path) -> None:
