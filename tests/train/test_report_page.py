@@ -281,6 +281,7 @@ def test_calibration_is_drawn_before_and_after(tmp_path: Path, calibrate: bool, 
     for figure, title in zip(figures, diagrams, strict=True):
         assert f"{title}: error " in figure.text
     assert ("--no-calibrate" in text) == (not calibrate)
+    assert ("for the same images" in text) == calibrate
 
 
 @pytest.mark.parametrize("name", ["-model.pt", "a b's.pt", "$(touch x).pt", "caf\udce9\n.pt", "\\101'.pt"])

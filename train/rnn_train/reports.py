@@ -83,13 +83,13 @@ def plot_curve(axes: "Axes", history: Sequence[Mapping[str, Any]], quantity: str
 
 def _save(figure: "Figure", path: Path) -> None:
     with atomic_write(path, "wb") as file, warnings.catch_warnings():
-        # of letters that the font lacks: they show as boxes
+        # Letters that the font lacks are drawn as boxes.
         warnings.simplefilter("ignore", UserWarning)
         figure.savefig(file, format="png", dpi=110)
 
 
 def _printable(name: str) -> str:
-    """A folder's name may be long, and bytes that are no text."""
+    """A class name that fits and can be drawn: a folder's name may be long, and bytes that aren't UTF-8."""
     name = name.encode("utf-8", "replace").decode()
     half = _LONGEST_NAME // 2  # what tells names apart is often at their end
     return name if len(name) <= _LONGEST_NAME else f"{name[:half]}…{name[-half:]}"
@@ -127,7 +127,7 @@ def _draw_confusion_matrix(
 
 
 def _draw_examples(held_out: LabeledImages, predicted: NDArray[np.int64], class_names: Sequence[str]) -> "Figure":
-    """The first images, and in the lower half, marked, the first that the model got wrong."""
+    """The first images that the model got right, then the first that it got wrong, marked."""
     from matplotlib.figure import Figure
 
     rows, columns = min(_GRID[0], -(-len(predicted) // _GRID[1])), _GRID[1]
@@ -141,8 +141,8 @@ def _draw_examples(held_out: LabeledImages, predicted: NDArray[np.int64], class_
         is_wrong = predicted[i] != held_out.labels[i]
         image = held_out.images[i]
         axes.imshow(image if image.shape[2] == 3 else image[:, :, 0], cmap="gray", vmin=0, vmax=255)
-        told, truth = class_names[predicted[i]], class_names[held_out.labels[i]]
-        text = f"✗ {told}\nis {truth}" if is_wrong else told
+        name, true_name = class_names[predicted[i]], class_names[held_out.labels[i]]
+        text = f"✗ {name}\nis {true_name}" if is_wrong else name
         axes.set_title(text, fontsize=8, color="crimson" if is_wrong else "black", parse_math=False)
     figure.suptitle("The first images that were right, then the first that were wrong, with their true class")
     return figure
