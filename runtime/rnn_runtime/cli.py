@@ -386,7 +386,7 @@ def _print_evaluation(evaluation: "FolderEvaluation", min_probability: float | N
             if min_probability is not None:
                 file.write(evaluation.describe_labeled(min_probability) + "\n")
         else:
-            file.write("Accuracy: no image that could be read lies in a folder that names a class\n")
+            file.write("Accuracy: none, since no readable image is in a folder that has the name of a class\n")
     if evaluation.unknown:
         say(
             printable(

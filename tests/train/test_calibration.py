@@ -84,7 +84,7 @@ def test_too_few_images_give_no_temperature() -> None:
     assert fit_temperature(logits, labels).temperature is not None
     calibration = fit_temperature(logits[1:], labels[1:])
     assert calibration.temperature is None
-    assert calibration.reason == "it takes 50 validation images, and there are 49"
+    assert calibration.reason == "at least 50 validation images are needed, and there are 49"
 
 
 def test_a_run_with_validation_images_is_calibrated_on_the_weights_that_it_keeps(tmp_path: Path) -> None:
@@ -147,7 +147,10 @@ def test_a_run_that_can_not_be_calibrated_says_why(tmp_path: Path) -> None:
     result = train_quietly(tmp_path / "model.pt", source, SMALL, callback=recorder)
 
     assert result.checkpoint.temperature is None
-    assert "Probabilities are not calibrated: it takes 50 validation images, and there are 20" in recorder.messages
+    assert (
+        "Probabilities are not calibrated: at least 50 validation images are needed, and there are 20"
+        in recorder.messages
+    )
 
 
 def test_an_unfinished_run_has_no_temperature_and_gets_one_at_its_end(tmp_path: Path) -> None:

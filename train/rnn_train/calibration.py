@@ -39,7 +39,7 @@ def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> 
     from scipy.special import log_softmax
 
     if len(labels) < LEAST_IMAGES:
-        return Calibration(None, f"it takes {LEAST_IMAGES} validation images, and there are {len(labels)}")
+        return Calibration(None, f"at least {LEAST_IMAGES} validation images are needed, and there are {len(labels)}")
     exact = logits.astype(np.float64)
     rows = np.arange(len(labels))
 

@@ -17,6 +17,7 @@ from rnn_runtime.errors import DataError, OutputError, SettingsError
 from rnn_runtime.interruption import RunInterruptedError, StopRequest, describe_interrupt
 from rnn_runtime.model.fields import Range, check_argument
 from rnn_train.augment import augment
+from rnn_train.calibration import LEAST_IMAGES
 from rnn_train.callbacks import TrainingCallback
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.data import DataSource, LabeledImages
@@ -286,7 +287,7 @@ def _describe_use(run: TrainingState) -> list[str]:
     if run.data.validation is None:
         return []
     use = "The validation images choose the epoch that is kept"
-    if run.settings.calibrate:
+    if run.settings.calibrate and len(run.data.validation) >= LEAST_IMAGES:
         use += " and calibrate its probabilities"
     return [f"{use}; the test images are used once, for the final accuracy" if run.data.test else use]
 
