@@ -16,4 +16,6 @@ def on_page_markdown(markdown: str, **_: object) -> str:
 def _help_text(name: str) -> str:
     (script,) = entry_points(group="console_scripts", name=name)
     command: click.Command = script.load()
-    return command.get_help(click.Context(command, info_name=name, terminal_width=_WIDTH))
+    # With the command's own settings: click keeps the help option that it makes here.
+    context = click.Context(command, info_name=name, terminal_width=_WIDTH, **command.context_settings)
+    return command.get_help(context)
