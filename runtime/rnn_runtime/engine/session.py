@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from rnn_runtime.engine.calls import create_session, error_text
 from rnn_runtime.engine.cuda import CPU, CUDA_DEFAULTS, CudaError, CudaOptions, start_cuda
-from rnn_runtime.engine.installation import cuda_major, import_onnxruntime
+from rnn_runtime.engine.installation import cuda_major, import_onnxruntime, installed_packages
 from rnn_runtime.engine.nvidia_driver import find_driver
 from rnn_runtime.errors import ModelError, ProviderError, SettingsError
 
@@ -78,7 +78,9 @@ def open_session(
         except Exception as error:
             raise _unreadable(error) from None
     session = _open_on_cpu(ort, model, intra_op_threads)
-    notice = problem if problem and (cuda_major(ort) or find_driver()) else None
+    notice = (
+        problem if problem and (cuda_major(ort) or "onnxruntime-gpu" in installed_packages() or find_driver()) else None
+    )
     return OpenSession(session, "cpu", problem, remedy, notice)
 
 
