@@ -24,7 +24,8 @@ def print_table(table: "Table", file: IO[str]) -> None:
     """Print a rich table: as wide as the terminal; elsewhere as wide as needed, so that no cell is cut."""
     from rich.console import Console
 
-    console = Console(file=file, markup=False, highlight=False, emoji=False)
+    # In a notebook, rich would display the table instead of printing it to the file.
+    console = Console(file=file, markup=False, highlight=False, emoji=False, force_jupyter=False)
     needed = console.measure(table, options=console.options.update(max_width=10_000))
     console.width = max(console.width, needed.minimum if console.is_terminal else needed.maximum)
     with console.capture() as text:  # not printed by rich, which ends the process if the reader has gone

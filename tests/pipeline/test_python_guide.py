@@ -52,5 +52,6 @@ def test_examples_for_a_notebook_show_a_bar_and_a_plot(folder: Path) -> None:
     assert "75/75" in bars[0]["text/html"]
     printed = "".join(output.text for output in training if output.output_type == "stream" and output.name == "stdout")
     assert printed.count("Epoch [") == 5
+    assert "precision" in printed
     assert "Accuracy of the network on the 360 test images" in printed
     assert "image/png" in [kind for output in plotting for kind in output.data]
