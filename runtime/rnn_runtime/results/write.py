@@ -139,8 +139,12 @@ def require_pyarrow() -> None:
     """
     try:
         import pyarrow.parquet  # noqa: F401
-    except ImportError:
+    except ModuleNotFoundError:
         raise MissingPackageError("pyarrow is not installed. Install it with: pip install pyarrow") from None
+    except ImportError as error:  # such as one that needs a newer NumPy
+        raise MissingPackageError(
+            f"pyarrow can't be imported: {error}. Repair it with: pip install --upgrade pyarrow numpy"
+        ) from None
 
 
 def write_parquet(results: Iterable[tuple[Prediction, str | None]], file: IO[bytes], columns: Columns) -> None:

@@ -125,15 +125,28 @@ def test_parquet_is_not_for_standard_output_or_resuming(run: Run, folder: Path) 
     assert not (folder / "a.parquet").exists()
 
 
-def test_parquet_without_pyarrow_is_exit_code_3(run_process: RunProcess, folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("failure", "problem"),
+    [
+        ("raise ModuleNotFoundError", "pyarrow is not installed. Install it with: pip install pyarrow"),
+        (
+            "raise ImportError('pyarrow requires NumPy 2.0 or newer')",
+            "pyarrow can't be imported: pyarrow requires NumPy 2.0 or newer. "
+            "Repair it with: pip install --upgrade pyarrow numpy",
+        ),
+    ],
+)
+def test_parquet_without_a_usable_pyarrow_is_exit_code_3(
+    run_process: RunProcess, folder: Path, failure: str, problem: str
+) -> None:
     # An import that fails stands in for a package that isn't installed.
     (folder / "modules").mkdir()
-    (folder / "modules" / "pyarrow.py").write_text("raise ImportError\n")
+    (folder / "modules" / "pyarrow.py").write_text(f"{failure}\n")
 
     result = run_process("rnn-infer", "--output", "a.parquet", "images", env=modules_from(folder / "modules"))
 
     assert result.returncode == 3
-    assert result.stderr == "Error: pyarrow is not installed. Install it with: pip install pyarrow\n"
+    assert result.stderr == f"Error: {problem}\n"
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet"])
