@@ -8,7 +8,7 @@ import click
 
 import rnn_runtime
 from rnn_runtime.command.command import Command
-from rnn_runtime.command.options import option_group
+from rnn_runtime.command.options import CHECKPOINT_SUFFIXES, MODEL_SUFFIXES, option_group
 from rnn_runtime.command.streams import say
 from rnn_runtime.files.atomic import check_output
 
@@ -21,7 +21,6 @@ _MOST_LABELS_SHOWN = 10
 
 
 _graph, _parity, _output = map(option_group, ("Graph", "Parity", "Output"))
-_CHECKPOINT_SUFFIXES = (".pt", ".pth")
 # Options of other tools, and what they are called here.
 _OTHER_NAMES = {
     "--output": "the second argument: rnn-export model.pt model.onnx",
@@ -37,13 +36,13 @@ _OTHER_NAMES = {
 
 def _check(ctx: click.Context) -> None:
     checkpoint, output = ctx.params["checkpoint"], ctx.params["output"]
-    if checkpoint.suffix == ".onnx" and output.suffix in _CHECKPOINT_SUFFIXES:
+    if checkpoint.suffix in MODEL_SUFFIXES and output.suffix in CHECKPOINT_SUFFIXES:
         raise click.UsageError(f"CHECKPOINT comes first. Did you mean: rnn-export {output} {checkpoint}?")
-    if checkpoint.suffix == ".onnx":
+    if checkpoint.suffix in MODEL_SUFFIXES:
         raise click.UsageError(f"{checkpoint} is an exported model. Name the checkpoint that rnn-train wrote")
     if str(output) == "-":
         raise click.UsageError("OUTPUT must be the name of a file, such as model.onnx")
-    if output.suffix in _CHECKPOINT_SUFFIXES:
+    if output.suffix in CHECKPOINT_SUFFIXES:
         raise click.UsageError(f"{output} is named like a checkpoint. Choose a name for the model, such as model.onnx")
     check_output(output, [checkpoint])
 

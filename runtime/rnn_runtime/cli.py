@@ -11,7 +11,14 @@ import click
 
 import rnn_runtime
 from rnn_runtime.command.command import Command, as_options
-from rnn_runtime.command.options import Rule, check_rules, is_given, option_group
+from rnn_runtime.command.options import (
+    CHECKPOINT_SUFFIXES,
+    MODEL_SUFFIXES,
+    Rule,
+    check_rules,
+    is_given,
+    option_group,
+)
 from rnn_runtime.command.streams import say
 from rnn_runtime.files.atomic import check_output
 from rnn_runtime.text import printable
@@ -27,7 +34,6 @@ _input, _model, _output, _cuda, _instead = map(
     option_group, ("Input", "Model and provider", "Output", "CUDA", "Instead of classifying")
 )
 
-_CHECKPOINTS, _MODELS = (".pt", ".pth"), (".onnx",)
 _COLOR_LOOKS = 3  # of a run's images; each takes the time to decode it once more
 _MODES = ("paths", "self_check", "benchmark", "doctor")
 _RESULTS = ("min_probability", "checkpoint_column", "copy_to", "link_to")
@@ -55,12 +61,12 @@ _RULES = (
     ),
     Rule(
         ("output",),
-        lambda given: given["output"].suffix not in (*_CHECKPOINTS, *_MODELS),
+        lambda given: given["output"].suffix not in (*CHECKPOINT_SUFFIXES, *MODEL_SUFFIXES),
         "is named like a checkpoint or model. Choose a name for results, such as results.csv",
     ),
     Rule(
         ("summary",),
-        lambda given: given["summary"].suffix not in (*_CHECKPOINTS, *_MODELS),
+        lambda given: given["summary"].suffix not in (*CHECKPOINT_SUFFIXES, *MODEL_SUFFIXES),
         "is named like a checkpoint or model. Choose a name for JSON, such as summary.json",
     ),
     Rule(("resume",), lambda given: bool(given["output"]), "continues the results in a file. Add --output"),
@@ -112,9 +118,9 @@ def _check(ctx: click.Context) -> None:
             "Name an image, a folder, a pattern, or - for standard input. Or --self-check, --benchmark or --doctor."
         )
     for path in ctx.params["paths"]:
-        if path.endswith(_MODELS) and not Path(path).is_dir():
+        if path.endswith(MODEL_SUFFIXES) and not Path(path).is_dir():
             raise click.UsageError(f"{path} is a model, not an image. Did you mean --model {path}?")
-        if path.endswith(_CHECKPOINTS) and not Path(path).is_dir():
+        if path.endswith(CHECKPOINT_SUFFIXES) and not Path(path).is_dir():
             raise click.UsageError(
                 f"{path} is a checkpoint, not an image. Export it with: rnn-export {path} model.onnx, and then use "
                 "--model model.onnx"

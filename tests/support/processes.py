@@ -1,11 +1,14 @@
 """Commands as processes that a test stops, kills, or runs out of disk."""
 
 import contextlib
+import fcntl
 import os
 import pty
 import resource
 import select
+import struct
 import subprocess
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -88,14 +91,27 @@ def started(
 
 def at_a_terminal(command: str, *arguments: object, folder: Path, **streams: Any) -> str:
     """What a terminal of 80 columns shows that is a command's stdout and stderr, but for those that are given."""
+    exit_code, shown = on_a_terminal([installed(command), *map(str, arguments)], folder, **streams)
+    assert exit_code == 0
+    return shown
+
+
+def on_a_terminal(line: list[str], folder: Path, **options: Any) -> tuple[int, str]:
+    """Run a program on a terminal of 80 columns: its exit code, and what the terminal gets.
+
+    Args:
+        line: The program and its arguments.
+        folder: Where it runs.
+        options: Passed to `Popen`, such as a stream that is not to be the terminal.
+    """
     leader, follower = pty.openpty()
-    streams = {"stdin": subprocess.DEVNULL, "stdout": follower, "stderr": follower} | streams
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    options = {"stdin": subprocess.DEVNULL, "stdout": follower, "stderr": follower} | options
     shown = b""
-    with subprocess.Popen([installed(command), *map(str, arguments)], cwd=folder, **streams) as process:
+    with subprocess.Popen(line, cwd=folder, **options) as process:
         os.close(follower)
         with contextlib.suppress(OSError):  # the terminal's other end is closed
             while piece := os.read(leader, 65536):
                 shown += piece
     os.close(leader)
-    assert process.returncode == 0
-    return shown.decode()
+    return process.returncode, shown.decode()

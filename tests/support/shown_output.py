@@ -1,16 +1,13 @@
 """Commands that a page shows with their output: what they print at a terminal, compared loosely."""
 
-import fcntl
 import os
-import pty
 import re
-import struct
-import subprocess
 import sys
-import termios
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
+
+from tests.support.processes import on_a_terminal
 
 _COMMAND = re.compile(r"^\$ ((?:[^\\\n]|\\[\s\S])*)\n?", re.M)
 _CONTROL = re.compile(r"\x1b\[(?P<count>\d*)(?P<what>[A-Za-z])|\x1b\[\?\d+[hl]|(?P<text>[^\x1b\r\n]+)|(?P<move>[\r\n])")
@@ -25,22 +22,11 @@ def shown_commands(block: str) -> Iterator[tuple[str, str]]:
 
 def run_at_a_terminal(command: str, folder: Path) -> str:
     """What a terminal of 80 columns shows when bash has run a command that ends with exit code 0."""
-    leader, follower = pty.openpty()
-    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     commands = Path(sys.executable).parent
     env = os.environ | {"PATH": f"{commands}:{os.environ['PATH']}", "TERM": "xterm", "NO_COLOR": "1"}
-    line = ["bash", "-o", "pipefail", "-c", command]
-    shown = b""
-    with subprocess.Popen(line, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=follower, stderr=follower) as run:
-        os.close(follower)
-        try:
-            while piece := os.read(leader, 65536):
-                shown += piece
-        except OSError:  # the terminal's other end is closed
-            pass
-    os.close(leader)
-    text = _screen(shown.decode())
-    assert run.returncode == 0, f"$ {command}\n{text}"
+    exit_code, shown = on_a_terminal(["bash", "-o", "pipefail", "-c", command], folder, env=env)
+    text = _screen(shown)
+    assert exit_code == 0, f"$ {command}\n{text}"
     return text
 
 

@@ -102,6 +102,18 @@ def test_a_new_run_replaces_the_curves_of_another(tmp_path: Path, source: DataSo
     assert [step for step, _ in read_curves(tmp_path / "board")["loss/train"]] == [20]
 
 
+def test_events_are_read_in_the_order_of_runs_that_start_within_a_second(tmp_path: Path) -> None:
+    files: list[str] = []
+    for _ in range(3):
+        with TensorBoardCallback(tmp_path) as callback:
+            callback.start(epochs=1, steps_per_epoch=1, steps_done=0)
+        files += sorted({path.name for path in tmp_path.iterdir()} - set(files))
+
+    # but for the second, these names are in no order
+    assert len({name.split(".")[3] for name in files}) == 3
+    assert files == sorted(files)
+
+
 def test_the_board_changes_nothing_about_the_run(tmp_path: Path, source: DataSource) -> None:
     plain = train_quietly(tmp_path / "model.pt", source, SETTINGS)
     with TensorBoardCallback(tmp_path / "board") as callback:

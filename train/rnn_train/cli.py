@@ -11,7 +11,14 @@ import click
 
 import rnn_runtime
 from rnn_runtime.command.command import Command, as_options
-from rnn_runtime.command.options import Decorator, format_value, is_given, option_group
+from rnn_runtime.command.options import (
+    CHECKPOINT_SUFFIXES,
+    MODEL_SUFFIXES,
+    Decorator,
+    format_value,
+    is_given,
+    option_group,
+)
 from rnn_runtime.command.streams import say
 from rnn_runtime.model.spec import CELLS, NONLINEARITIES
 from rnn_train.settings import CLASS_WEIGHTS, DATASETS, PRESETS, SCHEDULES, TrainSettings, preset_settings
@@ -79,10 +86,10 @@ _OTHER_NAMES = {
 
 def _check(ctx: click.Context) -> None:
     for word in ctx.args:  # no arguments are declared, so that these can get a hint
-        option = "--dataset" if word in DATASETS else "--resume" if word.endswith((".pt", ".pth")) else "--data"
+        option = "--dataset" if word in DATASETS else "--resume" if word.endswith(CHECKPOINT_SUFFIXES) else "--data"
         raise click.UsageError(f"Got unexpected extra argument ({word}). Did you mean {option} {word}?")
     output = ctx.params["output"]
-    if output is not None and (str(output) == "-" or output.suffix in (".onnx", ".csv", ".png", ".html")):
+    if output is not None and (str(output) == "-" or output.suffix in (*MODEL_SUFFIXES, ".csv", ".png", ".html")):
         raise click.UsageError(f"--output is the checkpoint to write, not {output}. Choose a name such as model.pt")
 
 
@@ -245,18 +252,19 @@ def main(
     from rnn_train.callbacks import CallbackList, ConsoleCallback, TrainingCallback
     from rnn_train.tensorboard import TensorBoardCallback
 
-    output = output or (resume if resume and str(resume) != "auto" else Path("model.pt"))
+    checkpoint = None if str(resume) == "auto" else resume
+    output = output or checkpoint or Path("model.pt")
     with ExitStack() as stack:
         callback = TrainingCallback() if quiet else stack.enter_context(ConsoleCallback(as_options))
         if tensorboard:
             callback = CallbackList(stack.enter_context(TensorBoardCallback(tensorboard)), callback)
-        if resume and str(resume) != "auto":
+        if checkpoint:
             result = training.resume(
-                resume,
-                None if output == resume else output,
+                checkpoint,
+                None if output == checkpoint else output,
                 epochs=options["epochs"],
                 patience=options["patience"],
-                source=_moved_source(resume, ctx, options),
+                source=_moved_source(checkpoint, ctx, options),
                 expected=_expected(ctx, preset, options),
                 device=device,
                 checkpoint_every=checkpoint_every,

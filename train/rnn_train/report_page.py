@@ -169,9 +169,9 @@ class _HeldOut:
 
 def _most_confident_mistakes(split: SplitResults, class_names: tuple[str, ...]) -> Iterator[_Mistake]:
     paths, folder = split.images.paths, _image_folder(split)
-    wrong = np.flatnonzero(split.predicted != split.images.labels)
-    confidence = split.probabilities[wrong, split.predicted[wrong]]
-    for i in wrong[np.argsort(-confidence, kind="stable")[:_MISTAKES]]:
+    predicted, confidence = split.predicted, split.probabilities.max(axis=1)
+    wrong = np.flatnonzero(predicted != split.images.labels)
+    for i in wrong[np.argsort(-confidence[wrong], kind="stable")[:_MISTAKES]]:
         image = to_image(split.images.images[i])
         is_small = max(image.size) < _THUMBNAIL
         image.thumbnail((_THUMBNAIL, _THUMBNAIL))  # leaves small ones as they are
@@ -181,8 +181,8 @@ def _most_confident_mistakes(split: SplitResults, class_names: tuple[str, ...]) 
             picture="data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii"),
             is_small=is_small,
             true=class_names[split.images.labels[i]],
-            predicted=class_names[split.predicted[i]],
-            probability=float(split.probabilities[i].max()),
+            predicted=class_names[predicted[i]],
+            probability=float(confidence[i]),
             path=paths[i] if paths else None,
             name=os.path.relpath(paths[i], folder) if folder else None,
         )

@@ -1,14 +1,15 @@
 """A training run's curves for TensorBoard."""
 
 import threading
+import time
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from rnn_runtime.command.packages import require_packages
 from rnn_runtime.command.streams import say
-from rnn_runtime.errors import MissingPackageError, OutputError
+from rnn_runtime.errors import OutputError
 from rnn_train.callbacks import TrainingCallback
 
 if TYPE_CHECKING:
@@ -34,8 +35,7 @@ class TensorBoardCallback(TrainingCallback):
     """
 
     def __init__(self, folder: str | Path) -> None:
-        if find_spec("tensorboard") is None:
-            raise MissingPackageError("tensorboard is not installed. Install it with: pip install tensorboard")
+        require_packages(["tensorboard"])
         self._folder = folder
         self._writer: SummaryWriter | None = None
         self._steps_per_epoch = 0
@@ -56,6 +56,7 @@ class TensorBoardCallback(TrainingCallback):
         from torch.utils.tensorboard import SummaryWriter
 
         self._steps_per_epoch = steps_per_epoch
+        _wait_for_a_later_name(Path(self._folder))
         try:
             self._writer = SummaryWriter(self._folder, purge_step=steps_done + 1)
         except OSError as error:
@@ -98,6 +99,16 @@ class TensorBoardCallback(TrainingCallback):
     def _report_thread_error(self, failed: threading.ExceptHookArgs) -> None:
         if not (issubclass(failed.exc_type, OSError) and type(failed.thread).__module__.startswith("tensorboard.")):
             self._thread_hook(failed)
+
+
+def _wait_for_a_later_name(folder: Path) -> None:
+    """Wait while the folder has events of this very second.
+
+    TensorBoard reads files in the order of their names. A name begins with the second in which its file was opened, and
+    what follows (host, process, count) is in no order.
+    """
+    while any(folder.glob(f"events.out.tfevents.{int(time.time()):010d}.*")):
+        time.sleep(0.05)
 
 
 # TensorBoard groups curves by what comes before the slash.

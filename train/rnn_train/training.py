@@ -144,11 +144,12 @@ def resume(
     check_argument("checkpoint", checkpoint, Path)
     check_argument("output", output, Path | None)
     check_argument("source", source, DataSource | None)
-    with reserve(Path(output or checkpoint)):
+    target = Path(output or checkpoint)
+    with reserve(target):
         saved = Checkpoint.load(checkpoint)
         check_unchanged(saved, checkpoint, expected or {})
         run, notes = _restore(saved, checkpoint, epochs, patience, source, device)
-        saving = _Saving(run, Path(output or checkpoint), checkpoint_every, held=None if output else saved)
+        saving = _Saving(run, target, checkpoint_every, held=None if output else saved)
         return _run(run, saving, callback or TrainingCallback(), plots, notes)
 
 

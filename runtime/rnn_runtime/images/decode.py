@@ -59,7 +59,7 @@ def decode_image(data: bytes, spec: ImageSpec) -> NDArray[np.uint8]:
     pixels = decode_small_png(data)
     if pixels is None:
         # At least twice the size, so that each final pixel is an average of at least four.
-        image = _decode(data, "L" if spec.channels == 1 else "RGB", 2 * max(spec.height, spec.width))
+        image = _decode(data, _mode_of(spec), 2 * max(spec.height, spec.width))
     elif pixels.shape == spec.shape:
         return pixels
     else:
@@ -83,11 +83,10 @@ def convert_image(image: Image.Image, spec: ImageSpec) -> NDArray[np.uint8]:
     if 0 in image.size:
         raise ImageError("the image has no pixels")
     check_size(*image.size)
-    mode = "L" if spec.channels == 1 else "RGB"
     try:
         image.load()
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-        return _fit(_to_mode(ImageOps.exif_transpose(image) if turned else image, mode), spec)
+        return _fit(_to_mode(ImageOps.exif_transpose(image) if turned else image, _mode_of(spec)), spec)
     except (ImageError, MemoryError):
         raise
     except Exception:
@@ -220,8 +219,13 @@ def _to_mode(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
+def _mode_of(spec: ImageSpec) -> str:
+    """Pillow's mode of the model's input."""
+    return "L" if spec.channels == 1 else "RGB"
+
+
 def _fit(image: Image.Image, spec: ImageSpec) -> NDArray[np.uint8]:
-    mode = "L" if spec.channels == 1 else "RGB"
+    mode = _mode_of(spec)
     if image.mode != mode:
         image = image.convert(mode)
     if image.size != (spec.width, spec.height):
