@@ -25,7 +25,7 @@ BATCH_SIZES = (1, 2, 3, 5, 7, 16, 31, 64, 100, 256, 257)
 @pytest.mark.parametrize(
     ("cell", "num_layers", "bidirectional", "channels"),
     [
-        # in colour and in three layers, nothing is new: slow
+        # in color and in three layers, nothing is new: slow
         pytest.param(*case, marks=() if case[1] < 3 and case[3] == 1 else pytest.mark.slow)
         for case in product(CELLS, (1, 2, 3), (False, True), (1, 3))
     ],

@@ -45,10 +45,10 @@ def test_defaults_learn_real_images_and_serve_what_they_learned(run: Run, tmp_pa
 
 
 @pytest.mark.slow
-def test_own_colour_photos_of_many_sizes_go_all_the_way(run: Run, tmp_path: Path) -> None:
+def test_own_color_photos_of_many_sizes_go_all_the_way(run: Run, tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
-    colours = {"blue": (0, 0, 200), "green": (0, 200, 0), "red": (200, 0, 0)}
-    for name, rgb in colours.items():
+    colors = {"blue": (0, 0, 200), "green": (0, 200, 0), "red": (200, 0, 0)}
+    for name, rgb in colors.items():
         for i in range(20):
             height, width = generator.integers(20, 60, 2)
             photo = np.clip(np.array(rgb) + generator.normal(0, 30, (height, width, 3)), 0, 255).astype(np.uint8)

@@ -28,9 +28,9 @@ def save(image: Image.Image, style: str, **options: object) -> bytes:
     return file.getvalue()
 
 
-def png(width: int, height: int, *chunks: tuple[bytes, bytes], bits: int = 8, colour: int = 0) -> bytes:
+def png(width: int, height: int, *chunks: tuple[bytes, bytes], bits: int = 8, color: int = 0) -> bytes:
     """A PNG made of parts; without an IDAT among them, its pixels are missing."""
-    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0)
     parts = [(b"IHDR", header), *chunks, (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*part) for part in parts)
 
@@ -55,7 +55,7 @@ def tiled_tiff(side: int, compression: int) -> bytes:
 
 
 def rle_bmp(width: int, height: int, pixels: bytes) -> bytes:
-    """A BMP of 256 colours, run-length encoded."""
+    """A BMP of 256 colors, run-length encoded."""
     start = 14 + 40 + 1024
     header = b"BM" + struct.pack("<IHHI", start + len(pixels), 0, 0, start)
     return (
@@ -110,14 +110,14 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str | None]] = {
     "wide.png": (lambda: png(MAX_PIXELS, 1, (b"IDAT", _PACKED)), TOO_LONG),
     "tall.png": (lambda: png(1, MAX_PIXELS, (b"IDAT", _PACKED)), TOO_LONG),
     "half-empty.png": (lambda: png(SIDE, SIDE, (b"IDAT", _PACKED)), DAMAGED),
-    "half-empty-rgb.png": (lambda: png(SIDE, SIDE, (b"IDAT", _PACKED), colour=2), DAMAGED),
+    "half-empty-rgb.png": (lambda: png(SIDE, SIDE, (b"IDAT", _PACKED), color=2), DAMAGED),
     "text.png": (lambda: png(8, 8, (b"zTXt", b"a\0\0" + _PACKED), (b"IDAT", _PACKED)), NOT_AN_IMAGE),
     "texts.png": (
         lambda: png(8, 8, *[(b"zTXt", b"a%d\0\0" % i + _MEGABYTE) for i in range(300)]),
         NOT_AN_IMAGE,
     ),
     "international-text.png": (lambda: png(8, 8, (b"iTXt", b"a\0\1\0\0\0" + _PACKED)), NOT_AN_IMAGE),
-    "colour-profile.png": (
+    "color-profile.png": (
         lambda: png(8, 8, (b"iCCP", b"a\0\0" + _PACKED + bytes(40_000)), (b"IDAT", _PACKED)),
         NOT_AN_IMAGE,
     ),

@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as reference
 
-from rnn_train.augment import COLOUR_CHANGE, augment, crop_and_turn, recolour
+from rnn_train.augment import COLOUR_CHANGE, augment, crop_and_turn, recolor
 from rnn_train.settings import TrainSettings
 
 
@@ -84,7 +84,7 @@ def test_each_image_of_a_batch_is_moved_within_its_own_place() -> None:
 
     changed = augment(images, TrainSettings(shift=1, flip=True))
 
-    # an image of one colour, moved by a pixel, keeps its centre
+    # an image of one color, moved by a pixel, keeps its centre
     assert torch.equal(changed[:, 1, 1, 0], images[:, 1, 1, 0])
 
 
@@ -146,12 +146,12 @@ def test_cropping_is_that_of_torchvision(top: int, left: int) -> None:
 @pytest.mark.parametrize("factor", [1 - COLOUR_CHANGE, 1.0, 1 + COLOUR_CHANGE])
 @pytest.mark.parametrize("place", [0, 1, 2])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_colours_change_as_in_torchvision(channels: int, place: int, factor: float) -> None:
+def test_colors_change_as_in_torchvision(channels: int, place: int, factor: float) -> None:
     images = photo(channels=channels).round()
     factors = [torch.ones(1), torch.ones(1), torch.ones(1)]
     factors[place] = torch.tensor([factor])
 
-    changed = recolour(images, *factors)
+    changed = recolor(images, *factors)
 
     adjust = (reference.adjust_brightness, reference.adjust_contrast, reference.adjust_saturation)[place]
     expected = adjust(images.to(torch.uint8), factor).float()  # which rounds down, on the way and at the end

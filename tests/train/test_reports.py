@@ -118,6 +118,6 @@ def test_validation_is_drawn_as_a_second_curve(tmp_path: Path) -> None:
     write_reports(tmp_path, history, ("a", "b"), None, None)
     two = read_rgb(tmp_path / "curves.png")
 
-    orange = np.array([255, 127, 14])  # matplotlib's second colour
+    orange = np.array([255, 127, 14])  # matplotlib's second color
     assert not (one == orange).all(axis=2).any()
     assert (two == orange).all(axis=2).any()

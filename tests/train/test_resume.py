@@ -455,6 +455,7 @@ def test_resume_with_unchanged_options_is_accepted_and_epochs_may_change(tmp_pat
     result = run("rnn-train", "--resume", "model.pt", *START, "--epochs", "3")
 
     assert result.returncode == 0
+    assert "model.pt: continuing after 2 of 3 epochs\n" in result.stderr
     assert Checkpoint.load(tmp_path / "model.pt").settings.epochs == 3
 
 

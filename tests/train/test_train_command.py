@@ -308,6 +308,7 @@ def test_a_folder_of_validation_images_chooses_the_epoch(run: Run, tmp_path: Pat
     assert result.stderr.splitlines() == [
         "photos: 8 training, 8 validation, 8 test images of 6x5, gray, 2 classes: ant, bee",
         "The validation images choose the epoch that is kept; the test images are used once, for the final accuracy",
+        "A batch of 100 holds all 8 training images, so each epoch is one step",
         "Wrote model.pt",
     ]
     assert "Kept epoch 1 of 1 (validation accuracy " in result.stdout

@@ -280,7 +280,7 @@ def test_normalization_is_that_of_the_training_images(tmp_path: Path) -> None:
     assert result.checkpoint.spec.std == pytest.approx(pixels.std(axis=0))
 
 
-def test_images_of_one_colour_can_be_normalized(tmp_path: Path) -> None:
+def test_images_of_one_color_can_be_normalized(tmp_path: Path) -> None:
     write_idx_folder(tmp_path / "data", classes=2, side=4)
     header = (tmp_path / "data" / "train-images-idx3-ubyte").read_bytes()[:16]
     (tmp_path / "data" / "train-images-idx3-ubyte").write_bytes(header + b"\x80" * 40 * 16)

@@ -48,7 +48,7 @@ def _shift(images: Tensor, most: int) -> Tensor:
 
 
 def _augment_photos(images: Tensor) -> Tensor:
-    """Crop, turn and recolour each image, as `RandomResizedCrop`, `RandomRotation` and `ColorJitter` do.
+    """Crop, turn and recolor each image, as `RandomResizedCrop`, `RandomRotation` and `ColorJitter` do.
 
     These draw one set of parameters per call, and a call per image takes as long as the training itself
     (docs/explanation/measurements.md). Here all images' parameters are drawn and applied in operations on the batch.
@@ -57,8 +57,8 @@ def _augment_photos(images: Tensor) -> Tensor:
     batch = len(photos)
     turned = crop_and_turn(photos, *_draw_crops(batch), _draw(batch, -LARGEST_ANGLE, LARGEST_ANGLE))
     brightness, contrast, saturation = (_draw(batch, 1 - COLOUR_CHANGE, 1 + COLOUR_CHANGE) for _ in range(3))
-    recoloured = recolour(turned, brightness, contrast, saturation)
-    return recoloured.round().to(torch.uint8).permute(0, 2, 3, 1)
+    recolored = recolor(turned, brightness, contrast, saturation)
+    return recolored.round().to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def crop_and_turn(photos: Tensor, sizes: Tensor, centers: Tensor, angles: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ def crop_and_turn(photos: Tensor, sizes: Tensor, centers: Tensor, angles: Tensor
     return grid_sample(photos, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
-def recolour(photos: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor) -> Tensor:
+def recolor(photos: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor) -> Tensor:
     """Change brightness, then contrast, then saturation, as torchvision's `adjust_brightness` and the like define them.
 
     Args:

@@ -191,18 +191,20 @@ def _restore(
             f"{checkpoint}: {run.epoch} epochs{more} are done already, more than `epochs={settings.epochs}`"
         )
     notes = []
-    if run.stopped_early:
+    if not run.is_done:
+        notes.append(f"{checkpoint}: continuing after {run.describe_position()}")
+    elif run.stopped_early:
         notes.append(
             f"{checkpoint}: stopped early after epoch {run.epoch}. To train longer, set `patience` to more than "
             f"{settings.patience}, or to 0 for all {settings.epochs} epochs"
         )
-    elif run.is_done:
+    else:
         notes.append(
             f"{checkpoint}: this run is complete, with {run.epoch} of {settings.epochs} epochs. To train longer, set "
             "`epochs`"
         )
     threads = saved.resume_state["threads"]
-    if run.device.type == "cpu" and threads != torch.get_num_threads() and not notes:
+    if run.device.type == "cpu" and threads != torch.get_num_threads() and not run.is_done:
         notes.append(
             f"{checkpoint}: trained with {threads} threads; torch uses {torch.get_num_threads()} here, so results will "
             f"differ by rounding from an uninterrupted run. For identical ones, set OMP_NUM_THREADS={threads}"
@@ -270,7 +272,8 @@ def _run(
     run: TrainingState, saving: _Saving, callback: TrainingCallback, plots: bool, notes: Sequence[str]
 ) -> TrainResult:
     check_output_space(saving.output, run.checkpoint_size)
-    for text in (f"{run.source.name}: {run.data.describe()}", *run.data.notes, *_describe_use(run), *notes):
+    about_data = [f"{run.source.name}: {run.data.describe()}", *run.data.notes]
+    for text in (*about_data, *_describe_use(run), *_describe_batches(run), *notes):
         callback.note(text)
     if run.history:
         saving.save_metrics()
@@ -291,6 +294,13 @@ def _describe_use(run: TrainingState) -> list[str]:
     if run.settings.calibrate and len(run.data.validation) >= LEAST_IMAGES:
         use += " and calibrate its probabilities"
     return [f"{use}; the test images are used once, for the final accuracy" if run.data.test else use]
+
+
+def _describe_batches(run: TrainingState) -> list[str]:
+    size, images = run.settings.batch_size, len(run.data.train)
+    if size <= images:
+        return []
+    return [f"A batch of {size:,} holds all {images:,} training images, so each epoch is one step"]
 
 
 def _train(run: TrainingState, saving: _Saving, callback: TrainingCallback, stop: StopRequest) -> None:

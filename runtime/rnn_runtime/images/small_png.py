@@ -20,8 +20,8 @@ def decode_small_png(data: bytes) -> NDArray[np.uint8] | None:
     """
     if not 26 <= len(data) <= _SMALL_PNG or not data.startswith(b"\x89PNG\r\n\x1a\n"):
         return None
-    width, height, bits, colour = struct.unpack_from(">IIBB", data, 16)
-    mode = {(8, 0): "mono", (8, 2): "rgb"}.get((bits, colour))
+    width, height, bits, color = struct.unpack_from(">IIBB", data, 16)
+    mode = {(8, 0): "mono", (8, 2): "rgb"}.get((bits, color))
     if mode is None or width * height > _MOST_PACKED * len(data) or any(name in data for name in _ORIENTING):
         return None
     try:

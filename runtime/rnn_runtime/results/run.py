@@ -18,6 +18,7 @@ from rnn_runtime.errors import OutputError, SettingsError
 from rnn_runtime.files.atomic import atomic_write, check_output
 from rnn_runtime.files.part_file import growing_file, part_of
 from rnn_runtime.interruption import RunInterruptedError, describe_interrupt
+from rnn_runtime.model.fields import check_argument
 from rnn_runtime.results.earlier import EarlierResults
 from rnn_runtime.results.evaluation import FolderEvaluation
 from rnn_runtime.results.place import ImagePlacer
@@ -144,6 +145,7 @@ def classify_files(
         OutputError: the file can't be written; the text says what is kept.
         RunInterruptedError: Ctrl-C or SIGTERM; the text says what is kept.
     """
+    check_argument("output", output, Path | None)
     if output is not None:
         check_output(Path(output), [classifier.path])
     format = format or choose_format(output, terminal=False)

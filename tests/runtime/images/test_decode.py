@@ -27,7 +27,7 @@ def save(image: Image.Image, suffix: str, **options: Any) -> bytes:
 
 
 @pytest.mark.parametrize("suffix", LOSSLESS)
-def test_lossless_formats_keep_every_colour(suffix: str) -> None:
+def test_lossless_formats_keep_every_color(suffix: str) -> None:
     pixels = pattern(8, 6, 3)
 
     assert np.array_equal(decode_image(encode(pixels, suffix), RGB), pixels)
@@ -41,7 +41,7 @@ def test_lossless_formats_keep_every_gray(suffix: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".gif"])
-def test_lossy_formats_keep_pure_colours_nearly(suffix: str) -> None:
+def test_lossy_formats_keep_pure_colors_nearly(suffix: str) -> None:
     pixels = np.full((8, 6, 3), (255, 0, 0), np.uint8)
 
     decoded = decode_image(encode(pixels, suffix), RGB)
@@ -49,7 +49,7 @@ def test_lossy_formats_keep_pure_colours_nearly(suffix: str) -> None:
     assert np.abs(decoded.astype(int) - pixels).max() <= 8
 
 
-def test_colour_becomes_gray_by_luminance() -> None:
+def test_color_becomes_gray_by_luminance() -> None:
     green = np.full((8, 6, 3), (0, 255, 0), np.uint8)
 
     gray = decode_image(encode(green), GRAY)
@@ -96,7 +96,7 @@ def test_exif_rotation_is_applied() -> None:
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tif", ".webp"])
 @pytest.mark.parametrize("shape", [(3, 5, 1), (7, 2, 3)])
 def test_header_tells_size_and_channels(shape: tuple[int, int, int], suffix: str) -> None:
-    expected = (*shape[:2], 3) if suffix == ".webp" else shape  # WebP knows colour only
+    expected = (*shape[:2], 3) if suffix == ".webp" else shape  # WebP knows color only
 
     assert image_shape(encode(pattern(*shape), suffix)) == expected
 

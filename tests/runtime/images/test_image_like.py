@@ -104,7 +104,7 @@ def test_orientation_is_applied_once(orientation: int, format: str, spec: ImageS
     expected = decode_image(data, spec)
 
     assert np.array_equal(pixels_of(Image.open(io.BytesIO(data)), spec), expected)
-    if format != "JPEG" or spec.channels == 3:  # to gray, JPEG files are decoded without their colours
+    if format != "JPEG" or spec.channels == 3:  # to gray, JPEG files are decoded without their colors
         assert np.array_equal(pixels_of(loaded(data), spec), expected)
 
 

@@ -206,3 +206,8 @@ def test_results_with_a_minimum_probability_can_be_continued(run: Run, folder: P
 def test_a_minimum_probability_is_from_0_to_1(folder: Path) -> None:
     with pytest.raises(SettingsError, match="`min_probability` must be from 0 to 1, not 50"):
         classify_files(Classifier(folder / "model.onnx", provider="cpu"), [], folder / "a.csv", min_probability=50)
+
+
+def test_an_output_is_a_path(folder: Path) -> None:
+    with pytest.raises(SettingsError, match="`output` must be a path, not 5"):
+        classify_files(Classifier(folder / "model.onnx", provider="cpu"), [], 5)  # type: ignore[arg-type]

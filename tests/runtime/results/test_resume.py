@@ -250,7 +250,7 @@ def test_what_is_not_this_runs_results_is_not_gone_on_with(folder: Path, run: Ru
     assert len(result.stderr.splitlines()[-1:]) == 1
     assert problem in result.stderr.splitlines()[-1]
     assert (folder / "out.csv").read_text() == content
-    assert not (folder / "out.csv.part").exists()  # once it is mended, it is gone on with
+    assert not (folder / "out.csv.part").exists()  # so that the mended file is continued
 
 
 def test_a_model_with_other_class_order_does_not_go_on(folder: Path, run: Run, digits_model: Path) -> None:

@@ -142,9 +142,9 @@ def test_image_size_brings_all_to_one_size(tmp_path: Path) -> None:
     assert data.train.images.shape == (5, 9, 7, 1)
 
 
-def test_one_image_in_colour_makes_three_channels(tmp_path: Path) -> None:
+def test_one_image_in_color_makes_three_channels(tmp_path: Path) -> None:
     write_classes(tmp_path)
-    write_photo(tmp_path / "bee" / "colour.png", channels=3)
+    write_photo(tmp_path / "bee" / "color.png", channels=3)
 
     data = load(tmp_path)
 
@@ -157,7 +157,7 @@ def test_one_image_in_colour_makes_three_channels(tmp_path: Path) -> None:
 @pytest.mark.parametrize("image_size", [None, (4, 4)])
 def test_channels_can_be_chosen(tmp_path: Path, channels: int, image_size: tuple[int, int] | None) -> None:
     write_classes(tmp_path)
-    write_photo(tmp_path / "bee" / "colour.png", channels=3)
+    write_photo(tmp_path / "bee" / "color.png", channels=3)
 
     assert load(tmp_path, channels=channels, image_size=image_size).image_spec.channels == channels
 

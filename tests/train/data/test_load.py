@@ -144,7 +144,7 @@ def test_the_names_that_some_mirrors_give_idx_files_are_found(tmp_path: Path) ->
     assert len(load_data(DataSource(data=str(tmp_path))).train) == 12
 
 
-def test_idx_files_may_hold_colour(tmp_path: Path) -> None:
+def test_idx_files_may_hold_color(tmp_path: Path) -> None:
     write_idx_folder(tmp_path, train=12, test=8)
     for prefix, count in (("train", 12), ("t10k", 8)):
         (tmp_path / f"{prefix}-images-idx3-ubyte").write_bytes(idx_bytes(np.full((count, 4, 5, 3), 9, np.uint8)))

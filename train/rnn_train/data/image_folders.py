@@ -72,7 +72,7 @@ def load_images(
     Args:
         paths: The files.
         image_size: `(height, width)` to resize them to; None if they all have the same size.
-        channels: 1 or 3; None for 3 if any image is in colour, else 1.
+        channels: 1 or 3; None for 3 if any image is in color, else 1.
         skip_unreadable: Leave out files that can't be decoded, instead of raising.
 
     Returns:
@@ -112,7 +112,7 @@ class _Images:
         self._count, self._size, self._channels = count, size, channels
         self._added = self._kept = 0
         self._first: tuple[str, tuple[int, int, int]] | None = None  # the first file with a header, and its shape
-        self._in_colour = False
+        self._in_color = False
         self._array: NDArray[np.uint8] | None = None
 
     def read(self, path: str) -> _Found:
@@ -149,17 +149,17 @@ class _Images:
                 f"images differ in size, {height}x{width} in {self._first[0]} and {other[0]}x{other[1]} in {path}. "
                 "Resize them with `image_size`"
             )
-        self._in_colour |= found.shape[2] == 3
+        self._in_color |= found.shape[2] == 3
         if isinstance(found.pixels, ImageError):
             self.errors[row] = str(found.pixels)
         elif found.pixels is not None:
             self._keep(found.pixels)
 
     def _keep(self, pixels: NDArray[np.uint8]) -> None:
-        shape = (self._count, *pixels.shape[:2], 3 if self._in_colour else 1)
+        shape = (self._count, *pixels.shape[:2], 3 if self._in_color else 1)
         if self._array is None:
             self._array = np.empty(shape, np.uint8)
-        elif self._array.shape != shape:  # the first in colour, after gray ones
+        elif self._array.shape != shape:  # the first in color, after gray ones
             self._array = self._widen(self._array)
         self._array[self._kept] = pixels
         self._kept += 1
@@ -181,13 +181,13 @@ class _Images:
             shape = (*self._size, self._channels)
         else:
             first, (height, width, _) = self._first
-            shape = (height, width, 3 if self._in_colour else 1)
+            shape = (height, width, 3 if self._in_color else 1)
             try:
                 ImageSpec(*shape)
             except SettingsError as error:
                 raise DataError(f"{first}: {error}. Resize all images with `image_size`") from None
         if self._array is None:
             return np.empty((0, *shape), np.uint8)
-        if self._array.shape[3] != shape[2]:  # only images that can't be decoded are in colour
+        if self._array.shape[3] != shape[2]:  # only images that can't be decoded are in color
             self._array = self._widen(self._array)
         return self._array[: self._kept]

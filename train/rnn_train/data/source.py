@@ -20,7 +20,7 @@ class DataSource(PlainFields):
         data_root: Where torchvision keeps its downloads.
         class_names: Names for the classes of IDX files; by default their numbers.
         image_size: `(height, width)` to resize to; by default the images' own.
-        channels: 1 or 3, for folders of images; by default 3 if any image is in colour.
+        channels: 1 or 3, for folders of images; by default 3 if any image is in color.
         val_split: Share of the training images to hold out for validation, stratified by class.
         split_seed: Seed of that choice.
         skip_unreadable: Leave out image files that can't be decoded, instead of stopping.
