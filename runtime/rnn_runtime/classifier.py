@@ -1,7 +1,10 @@
 """The classifier: a model file, its onnxruntime session, images in and predictions out."""
 
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, overload
 
@@ -9,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rnn_runtime.engine.cuda import CUDA_DEFAULTS, CudaOptions
-from rnn_runtime.engine.device_buffers import DeviceBuffers
+from rnn_runtime.engine.cuda_runner import CudaRunner
 from rnn_runtime.engine.session import Provider, open_session, other_provider
 from rnn_runtime.engine.threads import CpuThreads
 from rnn_runtime.errors import InputError, ModelError, ProviderError
@@ -82,7 +85,6 @@ class Classifier:
         path (str): The model file.
         metadata (ModelMetadata): What the file says about the model: sizes, metrics, parity, golden samples.
         threads (int): The number of CPU threads.
-        notice (str | None): Why `auto` runs on the CPU, else None.
 
     Raises:
         ModelError: The file is missing, damaged or not written by `rnn-export`.
@@ -102,23 +104,31 @@ class Classifier:
         check_argument("model", model, Path)
         check_argument("threads", threads, _Threads | None)
         check_argument("cuda", cuda, CudaOptions)
-        self.path, self._cuda = str(model), cuda
+        self.path = str(model)
         self.threads = int(threads or usable_cores())
         try:
             content = read_model(self.path)
             opened = open_session(content, provider, cuda=cuda)
-            self._session, self._provider, self.notice = opened.session, opened.provider, opened.notice
+            self._session, self._provider, self._cuda = opened.session, opened.provider, opened.cuda
+            self._notice = opened.notice
             self.metadata = ModelMetadata.from_props(self._session.get_modelmeta().custom_metadata_map)
             self._shape = self.metadata.spec.image_spec.shape
             self._check_interface()
             self._runner = self._make_runner(content)
+            if provider == "cuda" and self._cuda.graph:
+                self._check_graph(self._runner)
         except (ModelError, ProviderError) as error:
             raise type(error)(f"{self.path}: {error}") from None
 
-    def _make_runner(self, content: bytes) -> DeviceBuffers | CpuThreads:
+    def _make_runner(self, content: bytes) -> CudaRunner | CpuThreads:
         if self._provider == "cuda":
-            classes, cuda = len(self.class_names), self._cuda
-            return DeviceBuffers(self._session, classes, "cuda", device_id=cuda.device_id, cuda_graph=cuda.graph)
+            return CudaRunner(
+                self._session,
+                self._shape,
+                len(self.class_names),
+                device_id=self._cuda.device_id,
+                graph=self._cuda.graph,
+            )
         threaded = None
         if self.metadata.spec.cell == "lstm" and self.threads > 1:
             # For small batches of an LSTM, onnxruntime's own threads are faster than chunks
@@ -128,13 +138,17 @@ class Classifier:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # In another process, the model is opened again, on the provider that runs here or not at all.
-        cuda = self._cuda if self._provider == "cuda" else CUDA_DEFAULTS
-        return _open, (self.path, self._provider, self.threads, cuda)
+        return _open, (self.path, self._provider, self.threads, self._cuda)
 
     @property
     def provider(self) -> Literal["cuda", "cpu"]:
         """The execution provider that runs the model."""
         return self._provider
+
+    @property
+    def notice(self) -> str | None:
+        """What was left out of what was asked for, and why: CUDA or CUDA graphs with `auto`, or a later capture."""
+        return self._runner.notice if isinstance(self._runner, CudaRunner) and self._runner.notice else self._notice
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -244,12 +258,33 @@ class Classifier:
     def _stream(
         self, images: Iterator[str | TakenImage], top_k: int, batch_size: int
     ) -> Generator[Prediction, None, None]:
-        for batch in decode_images(images, self.metadata.spec.image_spec, batch_size=batch_size, threads=self.threads):
-            yield from self._predict_batch(batch, top_k)
+        spec, runner = self.metadata.spec.image_spec, self._runner
+        if isinstance(runner, CpuThreads):
+            for batch in decode_images(images, spec, batch_size=batch_size, threads=self.threads):
+                yield from self._predict_batch(batch, top_k)
+            return
+        # Results are taken one batch late, so that the device always has something to do.
+        allocate = partial(runner.allocate, batch_size=batch_size)
+        under_way: deque[tuple[ImageBatch, Future[NDArray[np.float32]] | None]] = deque()
+        for batch in decode_images(images, spec, batch_size=batch_size, threads=self.threads, allocate=allocate):
+            run = runner.start("probabilities", batch.images, batch_size) if batch.readable else None
+            under_way.append((batch, run))
+            if len(under_way) > 1:
+                yield from self._take_results(*under_way.popleft(), top_k)
+        for batch, run in under_way:
+            yield from self._take_results(batch, run, top_k)
+
+    def _take_results(
+        self, batch: ImageBatch, run: "Future[NDArray[np.float32]] | None", top_k: int
+    ) -> list[Prediction]:
+        probabilities = run.result() if run else np.empty((0, len(self.class_names)), np.float32)
+        return self._to_predictions(batch, probabilities, top_k)
 
     def _predict_batch(self, batch: ImageBatch, top_k: int) -> list[Prediction]:
+        return self._to_predictions(batch, self._run("probabilities", batch.images), top_k)
+
+    def _to_predictions(self, batch: ImageBatch, probabilities: NDArray[np.float32], top_k: int) -> list[Prediction]:
         errors, good = dict(batch.errors), batch.readable
-        probabilities = self._run("probabilities", batch.images)
         likeliest = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
         values = np.take_along_axis(probabilities, likeliest, axis=1)
         for i in np.flatnonzero(~np.isfinite(probabilities).all(axis=1)):
@@ -259,6 +294,15 @@ class Classifier:
             Prediction(path, None, None, error=errors[row]) if row in errors else self._prediction(path, *top[row])
             for row, path in enumerate(batch.names)
         ]
+
+    def _check_graph(self, runner: CudaRunner | CpuThreads) -> None:
+        """Capture a graph for one image, to find out if that works."""
+        self._run("logits", np.zeros((1, *self._shape), np.uint8))
+        if isinstance(runner, CudaRunner) and runner.notice:
+            raise ProviderError(
+                f"its CUDA graph can't be captured: {runner.notice}. Run without CUDA graphs, or export it with: "
+                "rnn-export --target cuda"
+            )
 
     def _prediction(self, path: str, classes: list[int], probabilities: list[float]) -> Prediction:
         top = tuple(zip((self.class_names[i] for i in classes), probabilities, strict=True))

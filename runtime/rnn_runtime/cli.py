@@ -259,8 +259,9 @@ def main(
         _diagnose(model, provider, cuda)
         return
     classifier = Classifier(model, provider, threads=threads, cuda=cuda)
-    if classifier.notice and not quiet:
-        say(f"Running on the CPU: {classifier.notice}")
+    notice = classifier.notice
+    if notice and not quiet:
+        say(notice)
     # Standard output is for the images' results alone. Other reports then go to stderr.
     err = bool(paths) and options["output"] is None
     if self_check:
@@ -270,6 +271,8 @@ def main(
         _measure(classifier, options["format"], sizes, err=err)
     if paths:
         _classify(classifier, paths, quiet=quiet, **options)
+    if classifier.notice != notice and not quiet:  # a later capture of a CUDA graph failed
+        say(str(classifier.notice))
 
 
 def _diagnose(model: Path, provider: "Provider", cuda: "CudaOptions") -> None:

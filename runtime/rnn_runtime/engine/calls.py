@@ -12,19 +12,30 @@ from rnn_runtime.errors import ProviderError
 if TYPE_CHECKING:
     import onnxruntime
 
+CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 _SILENT = 4  # onnxruntime's severity "fatal"; our own errors say what matters
 NO_GRAPH = "-1"
 
 
 def create_session(
-    ort: ModuleType, model: bytes, providers: list[str | tuple[str, dict[str, str]]], intra_op_threads: int = 1
+    ort: ModuleType, model: bytes, provider: str | tuple[str, dict[str, str]], intra_op_threads: int = 1
 ) -> "onnxruntime.InferenceSession":
-    """Create a session that logs nothing. Raises whatever onnxruntime raises."""
+    """Create a session that logs nothing, and runs no node on another provider than this one.
+
+    onnxruntime adds the CPU to every session, and places nodes there for which the provider has no kernel. The option
+    `session.disable_cpu_ep_fallback` makes that an error. It conflicts with naming the CPU as a second provider
+    (github.com/microsoft/onnxruntime/pull/16016).
+
+    Raises:
+        Exception: whatever onnxruntime raises.
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = intra_op_threads
     options.log_severity_level = _SILENT
+    if provider != CPU:
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     # onnxruntime's own fallback prints to stdout that it uses the CPU, at the start and in each run.
-    return ort.InferenceSession(model, options, providers=providers, enable_fallback=0)
+    return ort.InferenceSession(model, options, providers=[provider], enable_fallback=0)
 
 
 def run_options(graph: str = NO_GRAPH) -> "onnxruntime.RunOptions":

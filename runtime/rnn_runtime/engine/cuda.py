@@ -1,26 +1,22 @@
-"""CUDA: the options of a run, and what is missing where CUDA can't start."""
+"""CUDA: the options of a run, and a session whose nodes all run there."""
 
-import ctypes
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
-from rnn_runtime.engine.calls import create_session, error_text, run_options
-from rnn_runtime.engine.installation import UNINSTALL, cuda_major, installed_packages, preload_cuda
-from rnn_runtime.engine.nvidia_driver import LIBRARY, Driver, find_driver
+from rnn_runtime.engine.calls import CUDA, create_session, error_text, run_options
+from rnn_runtime.engine.captures import CAPTURES
+from rnn_runtime.engine.preflight import CHECK_GPU, INSTALL_LIBRARIES, CudaError, check_cuda
 from rnn_runtime.model.fields import PlainFields, Range, check_fields
 
 if TYPE_CHECKING:
     import onnxruntime
 
-CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
-
-_CHECK_GPU = "Check the GPU and its driver with: nvidia-smi"
-_INSTALL_CUDA = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
-_INSTALL_LIBRARIES = f"Install CUDA's libraries with: {_INSTALL_CUDA}"
+# Remedies that every cell has: the target cuda has no loops and no quantized operators.
+_EXPORT_FOR_CUDA = "Export it with: rnn-export --target cuda"
+_WITHOUT_GRAPH = "Run without CUDA graphs, or export it with: rnn-export --target cuda"
 _INPUT_TYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
 
 
@@ -34,7 +30,7 @@ class CudaOptions(PlainFields):
             and the input and output of a batch, need memory besides.
         tf32: Round the factors of float32 products to 10 bits of mantissa: faster, but further from PyTorch's logits.
         graph: Capture the first run of each batch size as a CUDA graph, and replay it in later runs: less time between
-            kernels. Needs a model without loops, as `rnn-export --graph unrolled` or `operator` writes it.
+            kernels. Needs a model without loops, as `rnn-export --target cuda` writes it.
 
     Raises:
         SettingsError: a value has a wrong type or is out of range.
@@ -55,92 +51,81 @@ class CudaOptions(PlainFields):
             "use_tf32": str(int(self.tf32)),
             "enable_cuda_graph": str(int(self.graph)),
         }
-        return options if self.memory_limit is None else options | {"gpu_mem_limit": str(self.memory_limit)}
+        if self.memory_limit is None:
+            return options
+        # By default the arena doubles, and so would reach the limit with half of it unused.
+        return options | {"gpu_mem_limit": str(self.memory_limit), "arena_extend_strategy": "kSameAsRequested"}
 
 
 CUDA_DEFAULTS = CudaOptions()
 
 
-class CudaError(Exception):
-    """CUDA doesn't start. `problem` says why, `remedy` what to do."""
+class CaptureError(CudaError):
+    """A model runs on CUDA, but can't be captured in a CUDA graph."""
 
-    def __init__(self, problem: str, remedy: str) -> None:
-        super().__init__(problem)
-        packages = installed_packages()
-        if len(packages) > 1:
-            # One has replaced files of the other, so this may be the cause of whatever is missing.
-            names = " and ".join(f"{name} {version}" for name, version in packages.items())
-            problem = f"{names} are installed over one another ({problem})"
-            remedy = f"Install one of them only: {UNINSTALL} && {_INSTALL_CUDA}"
-        self.problem, self.remedy = problem, remedy
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"this model can't be captured in a CUDA graph: {reason}", _WITHOUT_GRAPH)
 
 
-def start_cuda(ort: ModuleType, model: bytes, cuda: CudaOptions) -> "onnxruntime.InferenceSession":
+@dataclass(frozen=True, slots=True)
+class CudaSession:
+    """A session on CUDA.
+
+    Attributes:
+        session: All of its nodes run on CUDA. A first run has succeeded.
+        options: How it runs, which may be without the CUDA graph that was asked for.
+        notice: Why it runs without one; None if nothing was left out.
+    """
+
+    session: "onnxruntime.InferenceSession"
+    options: CudaOptions
+    notice: str | None = None
+
+
+def start_cuda(ort: ModuleType, model: bytes, cuda: CudaOptions, *, graph_required: bool) -> CudaSession:
     """Open a model on CUDA, and run it once.
 
     Args:
         ort: The module onnxruntime.
-        model: The content of an ONNX file with one input.
+        model: The content of an ONNX file with one input, which opens on the CPU.
         cuda: How to run on CUDA.
+        graph_required: Whether a model that can't be captured in a CUDA graph is an error, if `cuda` asks for graphs.
 
     Raises:
         CudaError: CUDA can't run here, or can't run this model.
-        Exception: whatever onnxruntime raises for a model that it can't open at all.
     """
-    _check_cuda(ort, cuda.device_id)
+    check_cuda(ort, cuda.device_id)
     try:
-        session = create_session(ort, model, [(CUDA, cuda.to_provider_options()), CPU])
-    except Exception as error:  # onnxruntime's exceptions share no base class below this one
-        create_session(ort, model, [CPU])  # raises if the model is at fault
-        reason = error_text(error)
-        if "graph capture feature" in reason:
-            raise CudaError(
-                f"this model can't be captured in a CUDA graph: {reason}",
-                "Run without CUDA graphs, or export the model with: rnn-export --graph unrolled",
-            ) from None
-        raise CudaError(reason, _CHECK_GPU) from None
-    # Where CUDA doesn't start, onnxruntime uses the CPU and doesn't tell the caller.
-    if session.get_providers()[0] != CUDA:
-        raise CudaError("onnxruntime found no usable CUDA device", _CHECK_GPU)
-    _run_once(session)
-    return session
+        session = _open(ort, model, cuda)
+    except CaptureError as error:
+        if graph_required:
+            raise
+        cuda = replace(cuda, graph=False)
+        return CudaSession(_open(ort, model, cuda), cuda, error.problem)
+    return CudaSession(session, cuda)
 
 
-def _check_cuda(ort: ModuleType, device_id: int) -> None:
-    """Raise an error for the first thing that is missing. onnxruntime names it in its log only."""
-    # These are compiled in, but may not run here (github.com/microsoft/onnxruntime/issues/23372).
-    if CUDA not in ort.get_available_providers():
-        raise CudaError(
-            "the installed onnxruntime is built for the CPU only",
-            f"Replace it with: pip uninstall --yes onnxruntime && {_INSTALL_CUDA}",
-        )
-    driver = find_driver()
-    if driver is None:
-        raise CudaError(f"no NVIDIA driver was found ({LIBRARY})", "Install the driver and check it with: nvidia-smi")
-    _check_driver(driver, cuda_major(ort), device_id)
-    preload_cuda(ort)
-    folder = Path(str(ort.__file__)).parent / "capi"
-    if (folder / "libonnxruntime_providers_cuda.so").exists():
-        # The provider needs symbols of onnxruntime's shared library, so that is loaded first.
+def _open(ort: ModuleType, model: bytes, cuda: CudaOptions) -> "onnxruntime.InferenceSession":
+    # Allocating memory would spoil a capture that is going on.
+    with CAPTURES.shared():
         try:
-            ctypes.CDLL(str(folder / "libonnxruntime_providers_shared.so"), mode=ctypes.RTLD_GLOBAL)
-            ctypes.CDLL(str(folder / "libonnxruntime_providers_cuda.so"))
-        except OSError as error:
-            raise CudaError(str(error), _INSTALL_LIBRARIES) from None
+            session = create_session(ort, model, (CUDA, cuda.to_provider_options()))
+        except Exception as error:  # onnxruntime's exceptions share no base class below this one
+            raise _explain(error_text(error)) from None
+        # Where CUDA doesn't start, onnxruntime uses the CPU and doesn't tell the caller.
+        if session.get_providers()[0] != CUDA:
+            raise CudaError("onnxruntime found no usable CUDA device", CHECK_GPU)
+        _run_once(session)
+        return session
 
 
-def _check_driver(driver: Driver, built_for: int | None, device_id: int) -> None:
-    version, devices = driver.cuda_version, driver.devices
-    if version and built_for and version[0] < built_for:
-        raise CudaError(
-            f"the NVIDIA driver supports CUDA up to {version[0]}.{version[1]}, and this onnxruntime needs {built_for}",
-            "Update the driver",
-        )
-    if driver.problem:
-        raise CudaError(f"the NVIDIA driver could not start: {driver.problem}", _CHECK_GPU)
-    if devices is not None and device_id >= len(devices):
-        found = ", ".join(f"{number} ({name})" for number, name in enumerate(devices)) or "none"
-        raise CudaError(f"there is no CUDA device {device_id}; found: {found}", "Choose one with `device_id`")
+def _explain(reason: str) -> CudaError:
+    """The error for a session that couldn't be created, from onnxruntime's text."""
+    if "graph capture feature" in reason:
+        return CaptureError(reason)
+    if "fallback to CPU EP has been explicitly disabled" in reason:
+        return CudaError("CUDA has no kernel for some of this model's nodes", _EXPORT_FOR_CUDA)
+    return CudaError(reason, CHECK_GPU)
 
 
 def _run_once(session: "onnxruntime.InferenceSession") -> None:
@@ -151,5 +136,5 @@ def _run_once(session: "onnxruntime.InferenceSession") -> None:
     except Exception as error:
         reason = error_text(error)
         # cuDNN is loaded by the first operator that needs it (github.com/microsoft/onnxruntime/pull/29252).
-        remedy = _INSTALL_LIBRARIES if "cuDNN" in reason else _CHECK_GPU
+        remedy = INSTALL_LIBRARIES if "cuDNN" in reason else CHECK_GPU
         raise CudaError(f"a first run failed: {reason}", remedy) from None

@@ -4,11 +4,13 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
-from rnn_runtime.engine.calls import create_session, error_text
-from rnn_runtime.engine.cuda import CPU, CUDA_DEFAULTS, CudaError, CudaOptions, start_cuda
+from rnn_runtime.engine.calls import CPU, create_session, error_text
+from rnn_runtime.engine.cuda import CUDA_DEFAULTS, CudaOptions, start_cuda
 from rnn_runtime.engine.installation import cuda_major, import_onnxruntime, installed_packages
 from rnn_runtime.engine.nvidia_driver import find_driver
+from rnn_runtime.engine.preflight import CudaError
 from rnn_runtime.errors import ModelError, ProviderError, SettingsError
+from rnn_runtime.model.metadata import exported_precision
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -22,15 +24,18 @@ class OpenSession:
     """A session and the provider that it runs on.
 
     Attributes:
-        session: The session.
+        session: The session. All of its nodes run on the provider.
         provider: Its provider.
+        cuda: How it runs on CUDA.
         problem: Why CUDA doesn't start, if `auto` chose the CPU.
         remedy: What to do about it.
-        notice: The problem, if a driver or a CUDA build of onnxruntime is installed. Elsewhere, the CPU is as expected.
+        notice: What `auto` left out of what was asked for, and why: CUDA, if a driver or a CUDA build of onnxruntime is
+            installed (elsewhere, the CPU is as expected), or CUDA graphs.
     """
 
     session: "onnxruntime.InferenceSession"
     provider: Literal["cuda", "cpu"]
+    cuda: CudaOptions = CUDA_DEFAULTS
     problem: str | None = None
     remedy: str | None = None
     notice: str | None = None
@@ -45,7 +50,8 @@ def open_session(
 
     Args:
         model: The content of an ONNX file whose one input is uint8 `(batch, height, width, channels)`.
-        provider: `cpu`; `cuda`, which runs on CUDA or raises; or `auto`, which is CUDA if it runs, else the CPU.
+        provider: `cpu`; `cuda`, which runs all nodes on CUDA or raises; or `auto`, which is CUDA if all nodes run
+            there, else the CPU. Where CUDA graphs can't be captured, `auto` runs on CUDA without them.
         intra_op_threads: CPU threads per operator; with 1, a run uses the calling thread only.
         cuda: How to run on CUDA.
 
@@ -65,28 +71,35 @@ def open_session(
             'options for CUDA do nothing on the CPU. Leave them out, or choose `provider="cuda"` or `provider="auto"`'
         )
     ort = import_onnxruntime()
-    problem = remedy = None
-    if provider != "cpu":
-        try:
-            return OpenSession(start_cuda(ort, model, cuda), "cuda")
-        except CudaError as error:
-            problem, remedy = error.problem, error.remedy
-            if provider == "cuda":
-                raise ProviderError(
-                    f'the CUDA provider could not start: {problem}. {remedy}, or run with `provider="cpu"`'
-                ) from None
-        except Exception as error:
-            raise _unreadable(error) from None
-    session = _open_on_cpu(ort, model, intra_op_threads)
-    notice = (
-        problem if problem and (cuda_major(ort) or "onnxruntime-gpu" in installed_packages() or find_driver()) else None
-    )
-    return OpenSession(session, "cpu", problem, remedy, notice)
+    on_cpu = _open_on_cpu(ort, model, intra_op_threads)
+    if provider == "cpu":
+        return OpenSession(on_cpu, "cpu")
+    try:
+        _check_precision(on_cpu)
+        started = start_cuda(ort, model, cuda, graph_required=provider == "cuda")
+    except CudaError as error:
+        if provider == "cuda":
+            raise ProviderError(
+                f'the CUDA provider could not start: {error.problem}. {error.remedy}, or run with `provider="cpu"`'
+            ) from None
+        expected = bool(cuda_major(ort) or "onnxruntime-gpu" in installed_packages() or find_driver())
+        notice = f"Running on the CPU: {error.problem}" if expected else None
+        return OpenSession(on_cpu, "cpu", CUDA_DEFAULTS, error.problem, error.remedy, notice)
+    notice = f"Running on CUDA without a graph: {started.notice}" if started.notice else None
+    return OpenSession(started.session, "cuda", started.options, notice=notice)
+
+
+def _check_precision(session: "onnxruntime.InferenceSession") -> None:
+    if exported_precision(session.get_modelmeta().custom_metadata_map) == "int8":
+        raise CudaError(
+            "this model is int8, and CUDA has no kernel for quantized LSTMs",
+            "Export it with: rnn-export --target cuda",
+        )
 
 
 def _open_on_cpu(ort: ModuleType, model: bytes, intra_op_threads: int = 1) -> "onnxruntime.InferenceSession":
     try:
-        return create_session(ort, model, [CPU], intra_op_threads)
+        return create_session(ort, model, CPU, intra_op_threads)
     except Exception as error:  # onnxruntime's exceptions share no base class below this one
         raise _unreadable(error) from None
 

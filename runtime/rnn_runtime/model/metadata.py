@@ -95,6 +95,15 @@ class ModelMetadata:
             raise ModelError(f"its metadata is damaged: {error}") from None
 
 
+def exported_precision(props: Mapping[str, str]) -> str | None:
+    """The precision that a model was exported with: `fp32`, `fp16` or `int8`. None if its metadata doesn't say."""
+    try:
+        precision = _json_object(props["export"]).get("precision")
+    except (KeyError, ValueError, RecursionError):
+        return None
+    return precision if isinstance(precision, str) else None
+
+
 def check_format_version(version: str) -> None:
     """Check that this program reads metadata of a version.
 

@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 
 from rnn_runtime import Classifier, CudaOptions
+from rnn_runtime.engine.calls import create_session
 from rnn_runtime.engine.session import open_session
 from rnn_runtime.errors import ModelError, ProviderError, SettingsError
 from tests.support.commands import Run, RunProcess, modules_from
@@ -125,6 +126,12 @@ def test_weights_outside_of_the_file_are_not_read(tmp_path: Path, digits_model: 
         Classifier(tmp_path / "model.onnx", provider="cpu")
 
 
+def test_no_node_goes_to_the_cpu_where_another_provider_was_asked_for(digits_model: Path) -> None:
+    # Azure's provider is in every build, and has no kernels: a session would run on the CPU, and say "Azure"
+    with pytest.raises(Exception, match="fallback to CPU EP has been explicitly disabled"):
+        create_session(onnxruntime, digits_model.read_bytes(), "AzureExecutionProvider")
+
+
 @pytest.mark.parametrize("options", [{"device_id": -1}, {"memory_limit": 0}, {"device_id": "1"}, {"tf32": 1}])
 def test_cuda_options_that_cannot_be_are_refused_by_name(options: dict[str, Any]) -> None:
     (name,) = options
@@ -143,6 +150,7 @@ def test_cuda_options_go_to_onnxruntime_under_its_names() -> None:
     assert options.to_provider_options() == {
         "device_id": "1",
         "gpu_mem_limit": "1073741824",
+        "arena_extend_strategy": "kSameAsRequested",
         "use_tf32": "1",
         "enable_cuda_graph": "1",
     }

@@ -1,0 +1,212 @@
+"""`rnn-infer --provider cuda` up to where a GPU is needed, with stand-ins for the driver and onnxruntime's build."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from rnn_export import export_onnx
+from rnn_runtime.model.spec import ImageSpec, ModelSpec
+from tests.support.checkpoints import random_checkpoint
+from tests.support.commands import Result, RunProcess, modules_from
+from tests.support.folders import MakeOnce
+
+STAND_IN = Path(__file__).parents[1] / "support" / "stand_in_cuda"
+
+
+@pytest.fixture
+def environment(stand_in_driver: Path) -> dict[str, str | None]:
+    return {**modules_from(STAND_IN), "LD_LIBRARY_PATH": str(stand_in_driver)}
+
+
+@pytest.fixture(scope="module")
+def models(make_once: MakeOnce) -> Path:
+    """`scan.onnx` with a loop, `int8.onnx` and `fp32.onnx` of an LSTM, all for digits."""
+
+    def fill(folder: Path) -> None:
+        image, names = ImageSpec(8, 8, 1), tuple("0123456789")
+        random_checkpoint(ModelSpec(image, names)).save(folder / "rnn.pt")
+        export_onnx(folder / "rnn.pt", folder / "scan.onnx", graph="scan")
+        random_checkpoint(ModelSpec(image, names, "lstm")).save(folder / "lstm.pt")
+        for precision in ("int8", "fp32"):
+            export_onnx(folder / "lstm.pt", folder / f"{precision}.onnx", precision=precision)
+
+    return make_once("stand_in_cuda_models", fill)
+
+
+def labels(result: Result) -> list[list[str]]:
+    """The path and label of each row; probabilities differ by rounding between batch sizes."""
+    return [row.split(",")[:2] for row in result.stdout.splitlines()]
+
+
+@pytest.mark.parametrize(
+    "options", [(), ("--cuda-graph",), ("--tf32", "--gpu-memory-limit", "100", "--device-id", "1")]
+)
+def test_cuda_gives_the_results_of_the_cpu(
+    run_process: RunProcess,
+    digits_model: Path,
+    digits_images: Path,
+    environment: Mapping[str, str | None],
+    options: tuple[str, ...],
+) -> None:
+    arguments = ("--model", digits_model, "--recursive", "--batch-size", "50", digits_images)
+    expected = run_process("rnn-infer", "--provider", "cpu", *arguments)
+
+    result = run_process("rnn-infer", "--provider", "cuda", *options, *arguments, env=environment)
+
+    assert (result.returncode, len(result.stderr.splitlines())) == (0, 1), result.stderr
+    assert result.stderr.rstrip().endswith("on cuda")
+    assert labels(result) == labels(expected)
+
+
+def test_options_reach_the_session(
+    run_process: RunProcess, tmp_path: Path, digits_model: Path, environment: Mapping[str, str | None]
+) -> None:
+    options = ("--tf32", "--gpu-memory-limit", "100", "--device-id", "1", "--cuda-graph")
+
+    result = run_process(
+        "rnn-infer",
+        *("--model", digits_model, "--provider", "cuda", *options, "--self-check"),
+        env={**environment, "SESSIONS": str(tmp_path / "sessions")},
+    )
+
+    assert result.returncode == 0, result.stderr
+    assert [json.loads(line) for line in (tmp_path / "sessions").read_text().splitlines()] == [
+        {
+            "device_id": "1",
+            "use_tf32": "1",
+            "enable_cuda_graph": "1",
+            "gpu_mem_limit": "104857600",
+            "arena_extend_strategy": "kSameAsRequested",
+        }
+    ]
+
+
+def test_int8_is_refused_on_cuda_before_anything_else(run_process: RunProcess, models: Path) -> None:
+    result = run_process("rnn-infer", "--model", models / "int8.onnx", "--provider", "cuda", "--self-check")
+
+    assert (result.returncode, result.stdout) == (3, "")
+    assert result.stderr == (
+        f"Error: {models}/int8.onnx: the CUDA provider could not start: this model is int8, and CUDA has no kernel for "
+        "quantized LSTMs. Export it with: rnn-export --target cuda, or run with --provider cpu\n"
+    )
+
+
+def test_auto_runs_int8_on_the_cpu_and_says_why(
+    run_process: RunProcess, models: Path, digits_images: Path, environment: Mapping[str, str | None]
+) -> None:
+    result = run_process("rnn-infer", "--model", models / "int8.onnx", digits_images / "3", env=environment)
+
+    notice, summary = result.stderr.splitlines()
+    assert notice == "Running on the CPU: this model is int8, and CUDA has no kernel for quantized LSTMs"
+    assert summary.endswith("on cpu")
+
+
+@pytest.mark.parametrize("provider", ["cuda", "auto"])
+def test_a_model_with_nodes_for_the_cpu_does_not_run_on_cuda(
+    run_process: RunProcess, models: Path, digits_images: Path, environment: Mapping[str, str | None], provider: str
+) -> None:
+    arguments = ("--model", models / "fp32.onnx", "--provider", provider, digits_images / "3")
+
+    result = run_process("rnn-infer", *arguments, env={**environment, "NO_KERNEL": "LSTM"})
+
+    problem = "CUDA has no kernel for some of this model's nodes"
+    if provider == "cuda":
+        assert (result.returncode, result.stdout) == (3, "")
+        assert result.stderr == (
+            f"Error: {models}/fp32.onnx: the CUDA provider could not start: {problem}. Export it with: rnn-export "
+            "--target cuda, or run with --provider cpu\n"
+        )
+    else:
+        notice, summary = result.stderr.splitlines()
+        assert (notice, result.returncode) == (f"Running on the CPU: {problem}", 0)
+        assert summary.endswith("on cpu")
+
+
+def test_auto_stays_on_cuda_where_a_graph_cannot_be_captured(
+    run_process: RunProcess, models: Path, digits_images: Path, environment: Mapping[str, str | None]
+) -> None:
+    arguments = ("--model", models / "scan.onnx", "--cuda-graph", digits_images / "3")
+
+    result = run_process("rnn-infer", *arguments, env=environment)
+
+    notice, summary = result.stderr.splitlines()
+    assert result.returncode == 0
+    assert notice.startswith("Running on CUDA without a graph: this model can't be captured in a CUDA graph: ")
+    assert summary.endswith("on cuda")
+
+
+def test_cuda_with_a_graph_that_cannot_be_captured_is_an_error_with_a_way_out(
+    run_process: RunProcess, models: Path, environment: Mapping[str, str | None]
+) -> None:
+    arguments = ("--model", models / "scan.onnx", "--provider", "cuda", "--cuda-graph", "--self-check")
+
+    result = run_process("rnn-infer", *arguments, env=environment)
+
+    assert (result.returncode, result.stdout, len(result.stderr.splitlines())) == (3, "", 1)
+    assert "can't be captured in a CUDA graph: This session cannot use the graph capture feature" in result.stderr
+    assert "Run without CUDA graphs, or export it with: rnn-export --target cuda, or run with --prov" in result.stderr
+
+
+def test_a_capture_that_fails_later_is_said_at_the_end(
+    run_process: RunProcess, digits_model: Path, digits_images: Path, environment: Mapping[str, str | None]
+) -> None:
+    arguments = ("--model", digits_model, "--recursive", "--batch-size", "50", digits_images)
+    expected = run_process("rnn-infer", "--provider", "cpu", *arguments)
+    failing = {**environment, "CAPTURE_FAILS": "50"}
+
+    result = run_process("rnn-infer", "--provider", "cuda", "--cuda-graph", *arguments, env=failing)
+
+    summary, notice = result.stderr.splitlines()
+    assert result.returncode == 0
+    assert summary.endswith("on cuda")
+    assert notice == (
+        "no more CUDA graphs are captured: CUDA failure 900: operation not permitted when stream is capturing"
+    )
+    assert labels(result) == labels(expected)
+
+
+@pytest.mark.parametrize("provider", ["cuda", "auto"])
+def test_a_first_capture_that_fails_is_an_error_only_for_cuda(
+    run_process: RunProcess, digits_model: Path, environment: Mapping[str, str | None], provider: str
+) -> None:
+    arguments = ("--model", digits_model, "--provider", provider, "--cuda-graph", "--self-check")
+
+    result = run_process("rnn-infer", *arguments, env={**environment, "CAPTURE_FAILS": "1"})
+
+    assert len(result.stderr.splitlines()) == 1
+    if provider == "cuda":
+        assert result.returncode == 3
+        assert "its CUDA graph can't be captured: no more CUDA graphs are captured: CUDA failure 900" in result.stderr
+    else:
+        assert result.returncode == 0
+        assert result.stderr.startswith("no more CUDA graphs are captured: CUDA failure 900")
+        assert "on cuda" in result.stdout
+
+
+def test_a_provider_of_its_own_package_is_registered(
+    run_process: RunProcess, tmp_path: Path, digits_model: Path, stand_in_driver: Path
+) -> None:
+    (tmp_path / "onnxruntime_ep_cuda").mkdir()
+    (tmp_path / "onnxruntime_ep_cuda" / "__init__.py").touch()
+    (tmp_path / "onnxruntime.py").write_text(
+        "import os, sys\n"
+        "sys.path.remove(os.path.dirname(__file__))\n"
+        "del sys.modules['onnxruntime']\n"
+        "import onnxruntime\n"
+        "sys.path.append(os.path.dirname(__file__))\n"
+        "def register(name, path):\n"
+        "    print('registered', name, os.path.relpath(path, os.path.dirname(__file__)))\n"
+        "    raise RuntimeError('API version 99 is not supported')\n"
+        "onnxruntime.register_execution_provider_library = register\n"
+    )
+    environment = {**modules_from(tmp_path), "LD_LIBRARY_PATH": str(stand_in_driver)}
+
+    result = run_process("rnn-infer", "--model", digits_model, "--provider", "cuda", "--self-check", env=environment)
+
+    assert result.returncode == 3
+    assert result.stdout == ("registered CUDAExecutionProvider onnxruntime_ep_cuda/libonnxruntime_providers_cuda.so\n")
+    assert len(result.stderr.splitlines()) == 1
+    assert "the package onnxruntime_ep_cuda doesn't fit onnxruntime 1." in result.stderr
+    assert "API version 99 is not supported" in result.stderr
