@@ -16,7 +16,7 @@ from rnn_export.parity import PROBABILITY_ATOL, ParityReport, measure_parity
 from rnn_runtime.classifier import Classifier
 from rnn_runtime.errors import CheckpointError, DataError, OutputError, ParityError
 from rnn_runtime.files.atomic import atomic_write, check_output
-from rnn_runtime.model.difference import ATOL, RTOL, LogitTolerance
+from rnn_runtime.model.difference import ATOL, HALF_ATOL, HALF_RTOL, RTOL, LogitTolerance
 from rnn_runtime.model.fields import check_argument
 from rnn_runtime.model.file import UNSEALED, seal_model
 from rnn_runtime.model.metadata import GoldenSamples, ModelMetadata
@@ -41,11 +41,11 @@ class Tolerance:
     least_equal_labels: float
 
 
-# In float32, differences are rounding, which changes a label only in a tie. Float16 has 11 bits of mantissa, float32
-# has 24. With 8-bit weights, logits are only a rough measure, so labels count.
+# In float32, differences are rounding, which changes a label only in a tie. With 8-bit weights, logits are only a rough
+# measure, so labels count.
 TOLERANCES: dict[Precision, Tolerance] = {
     "fp32": Tolerance(ATOL, RTOL, 0.0),
-    "fp16": Tolerance(5e-2, 1e-2, 0.999),
+    "fp16": Tolerance(HALF_ATOL, HALF_RTOL, 0.999),
     "int8": Tolerance(1.0, 0.1, 0.995),
 }
 GOLDEN_REAL = 8  # sample images of the checkpoint; a random, an all-0 and an all-255 image are added

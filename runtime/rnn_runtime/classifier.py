@@ -146,6 +146,11 @@ class Classifier:
         return self._provider
 
     @property
+    def cuda(self) -> CudaOptions:
+        """How it runs on CUDA: as was asked for, but for what `notice` says."""
+        return self._cuda
+
+    @property
     def notice(self) -> str | None:
         """What was left out of what was asked for, and why: CUDA or CUDA graphs with `auto`, or a later capture."""
         return self._runner.notice if isinstance(self._runner, CudaRunner) and self._runner.notice else self._notice

@@ -11,6 +11,9 @@ from rnn_runtime.model.fields import Range, check_argument
 LogitTolerance = Annotated[float, Range(0)]
 ATOL = 1e-5
 RTOL = 1e-4
+# Where factors have 11 bits of mantissa, as in float16 and TensorFloat-32; float32 has 24.
+HALF_ATOL = 5e-2
+HALF_RTOL = 1e-2
 
 
 @dataclass(frozen=True, slots=True)

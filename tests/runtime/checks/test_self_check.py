@@ -1,14 +1,18 @@
 """Golden samples, replayed."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from rnn_runtime import Classifier
-from rnn_runtime.checks.self_check import self_check
+from rnn_runtime.checks.self_check import cuda_tolerance, export_tolerance, self_check
 from rnn_runtime.errors import ParityError
 from rnn_runtime.model.difference import Difference
+from rnn_train.checkpoint import Checkpoint
 from tests.support.commands import Run
 from tests.support.tampered_models import change_weight
 
@@ -72,3 +76,53 @@ def test_values_that_are_not_finite_are_beyond_any_tolerance(value: float) -> No
     logits = np.array([[value, 0.0]])
 
     assert not Difference.between(logits, logits, atol=1e9, rtol=1e9).within_tolerance
+
+
+def sum_one_by_one(factors: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A matrix product whose sums add one term after another, the order with the largest errors."""
+    products = factors[:, :, None] * weights.T[None]
+    return np.add.accumulate(products, axis=1, dtype=np.float32)[:, -1]
+
+
+def logits_one_by_one(checkpoint: Checkpoint, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    weights = {name: tensor.numpy() for name, tensor in checkpoint.weights.items()}
+    steps = list((images[..., 0].astype(np.float32) / np.float32(255)).swapaxes(0, 1))
+    for layer in range(checkpoint.spec.num_layers):
+        hidden = np.zeros((len(images), checkpoint.spec.hidden_size), np.float32)
+        bias = weights[f"rnn.bias_ih_l{layer}"] + weights[f"rnn.bias_hh_l{layer}"]
+        for t, step in enumerate(steps):
+            inputs = sum_one_by_one(step, weights[f"rnn.weight_ih_l{layer}"])
+            recurrent = sum_one_by_one(hidden, weights[f"rnn.weight_hh_l{layer}"])
+            steps[t] = hidden = np.tanh(inputs + recurrent + bias)
+    logits: NDArray[np.float32] = sum_one_by_one(steps[-1], weights["linear.weight"]) + weights["linear.bias"]
+    return logits
+
+
+def test_the_tolerance_of_cuda_covers_sums_in_another_order_and_little_more(
+    digits_checkpoint: Path, digits_model: Path
+) -> None:
+    metadata, checkpoint = Classifier(digits_model, provider="cpu").metadata, Checkpoint.load(digits_checkpoint)
+    atol, rtol = cuda_tolerance(metadata)
+    golden = metadata.golden
+
+    found = logits_one_by_one(checkpoint, golden.images)
+
+    assert not np.array_equal(found, golden.logits)  # it is another order
+    assert Difference.between(found, golden.logits, atol=atol, rtol=rtol).within_tolerance
+    assert rtol == export_tolerance(metadata)[1]
+    assert export_tolerance(metadata)[0] < atol < 1e-3  # a weight that is off by 0.001 is still found out
+
+
+def test_the_tolerance_of_tf32_is_that_of_float16(digits_model: Path) -> None:
+    assert cuda_tolerance(Classifier(digits_model, provider="cpu").metadata, tf32=True) == (5e-2, 1e-2)
+
+
+@pytest.mark.parametrize(
+    "parity", [{}, {"rows": 3}, {"rows": [{}]}, {"rows": [{"pytorch_float64": {"max_absolute": "x"}}]}]
+)
+def test_metadata_without_a_comparison_gives_the_tolerance_of_the_export(
+    digits_model: Path, parity: dict[str, Any]
+) -> None:
+    metadata = replace(Classifier(digits_model, provider="cpu").metadata, parity=parity)
+
+    assert cuda_tolerance(metadata) == (1e-5, 1e-4)
