@@ -57,11 +57,17 @@ def _check(ctx: click.Context) -> None:
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("output", type=click.Path(dir_okay=False, path_type=Path))
 @_graph(
+    "--target",
+    type=click.Choice(["cpu", "cuda"]),
+    default="cpu",
+    help="Execution provider that the model is for. It runs on either, correctly.",
+)
+@_graph(
     "--graph",
-    type=click.Choice(["auto", "unrolled", "scan", "operator"]),
+    type=click.Choice(["auto", "unrolled", "wavefront", "scan", "operator"]),
     default="auto",
-    help="Form of the recurrent net: unrolled and scan (a loop) are for the cell rnn only; operator is ONNX's RNN, GRU "
-    "or LSTM. auto takes the fastest on CPUs.",
+    help="Form of the recurrent net: unrolled, wavefront (all layers at once) and scan (a loop) are for the cell rnn "
+    "only; operator is ONNX's RNN, GRU or LSTM. auto takes the fastest for --target.",
 )
 @_graph(
     "--precision",
@@ -86,6 +92,7 @@ def _check(ctx: click.Context) -> None:
 def main(
     checkpoint: Path,
     output: Path,
+    target: Any,
     graph: Any,
     precision: Any,
     atol: float | None,
@@ -103,7 +110,8 @@ def main(
     from rnn_export.export import export_onnx
 
     chosen = None if graph == "auto" else graph
-    report = export_onnx(checkpoint, output, graph=chosen, precision=precision, atol=atol, rtol=rtol)
+    options = {"target": target, "graph": chosen, "precision": precision}
+    report = export_onnx(checkpoint, output, **options, atol=atol, rtol=rtol)
     if not quiet:
         say(f"Wrote {output}")
         print_report(report)
@@ -125,6 +133,7 @@ def print_report(report: "ExportReport") -> None:
         ("classes", str(len(spec.class_names))),
         ("training", report.training),
         ("temperature", "none" if report.temperature is None else f"{report.temperature:.3f}"),
+        ("target", report.target),
         ("graph", f"{report.graph}, {report.nodes} nodes"),
         ("precision", report.precision),
         ("opset", str(report.opset)),

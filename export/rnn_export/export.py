@@ -11,7 +11,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from rnn_export.graph.onnx_model import OPSET, Graph, Precision, build_onnx_model, choose_graph, describe_graph
+from rnn_export.graph.onnx_model import OPSET, Graph, Precision, Target, build_onnx_model, choose_graph, describe_graph
 from rnn_export.parity import PROBABILITY_ATOL, ParityReport, measure_parity
 from rnn_runtime.classifier import Classifier
 from rnn_runtime.errors import CheckpointError, DataError, OutputError, ParityError
@@ -67,6 +67,7 @@ class ExportReport:
     spec: ModelSpec
     training: str
     temperature: float | None
+    target: Target
     graph: str
     precision: Precision
     opset: int
@@ -79,6 +80,7 @@ def export_onnx(
     checkpoint: str | Path,
     output: str | Path,
     *,
+    target: Target = "cpu",
     graph: Graph | None = None,
     precision: Precision = "fp32",
     atol: float | None = None,
@@ -92,7 +94,8 @@ def export_onnx(
     Args:
         checkpoint: A file that `rnn-train` wrote.
         output: The model file to write. An existing file is replaced.
-        graph: Form of the recurrent net, as for `build_onnx_model`; None for the fastest on CPUs.
+        target: The provider that the model is for, `cpu` or `cuda`. It runs on either.
+        graph: Form of the recurrent net, as for `build_onnx_model`; None for the fastest on the target.
         precision: Number format of the net, as for `build_onnx_model`. PyTorch always computes in float32.
         atol: Absolute tolerance of a logit; None for that of the precision in `TOLERANCES`.
         rtol: Tolerance relative to PyTorch's logit; None for that of the precision in `TOLERANCES`.
@@ -100,8 +103,8 @@ def export_onnx(
     Raises:
         CheckpointError: the checkpoint can't be read, or its weights aren't finite.
         InputError: the folder of `output` is missing, or `output` is the checkpoint, a folder or a device.
-        SettingsError: an argument has a wrong type or is out of range, `graph` or `precision` isn't for this cell, or a
-            weight is too large for float16.
+        SettingsError: an argument has a wrong type or is out of range, `graph` or `precision` isn't for this cell or
+            target, or a weight is too large for float16.
         ParityError: the exported model differs from PyTorch by more than the tolerance.
         OutputError: `output` can't be written.
     """
@@ -116,11 +119,10 @@ def export_onnx(
     for name, values in weights.items():
         if not np.isfinite(values).all():
             raise CheckpointError(f"{checkpoint}: the weight {name} has values that aren't finite. Train again")
-    graph = graph or choose_graph(saved.spec)
-    proto = build_onnx_model(saved.spec, weights, graph, precision, saved.temperature)
+    proto = build_onnx_model(saved.spec, weights, graph, precision, saved.temperature, target)
     onnx.checker.check_model(proto, full_check=True)
-    described = describe_graph(saved.spec, graph)
-    metadata = _make_metadata(saved, model, file_sha256(checkpoint), described, precision)
+    described = describe_graph(saved.spec, graph or choose_graph(saved.spec, target))
+    metadata = _make_metadata(saved, model, file_sha256(checkpoint), described, precision, target)
     usual = TOLERANCES[precision]
     tolerance = replace(usual, atol=usual.atol if atol is None else atol, rtol=usual.rtol if rtol is None else rtol)
 
@@ -138,6 +140,7 @@ def export_onnx(
         spec=saved.spec,
         training=_describe_training(saved),
         temperature=saved.temperature,
+        target=target,
         graph=described,
         precision=precision,
         opset=OPSET,
@@ -152,7 +155,9 @@ def _describe_training(saved: Checkpoint) -> str:
     return f"{done} epochs" if done >= planned else f"{done} of {planned} epochs (stopped)"
 
 
-def _make_metadata(saved: Checkpoint, model: ImageRNN, sha256: str, graph: str, precision: Precision) -> ModelMetadata:
+def _make_metadata(
+    saved: Checkpoint, model: ImageRNN, sha256: str, graph: str, precision: Precision, target: Target
+) -> ModelMetadata:
     shape = saved.spec.image_spec.shape
     golden = np.concatenate(
         [
@@ -166,6 +171,7 @@ def _make_metadata(saved: Checkpoint, model: ImageRNN, sha256: str, graph: str, 
     export = {
         "graph": graph,
         "precision": precision,
+        "target": target,
         "opset": OPSET,
         "versions": {"torch": torch.__version__, "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__},
     }

@@ -4,6 +4,7 @@ It is built with onnx's helpers and not by tracing, which gives neither the `Gem
 for the vanilla RNN nor readable names for those who open the file in a viewer.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ from rnn_export.graph.builder import GraphBuilder, Weights
 from rnn_export.graph.operators import add_rnn_operators
 from rnn_export.graph.scan import add_scanned_rnn
 from rnn_export.graph.unrolled import add_unrolled_rnn
+from rnn_export.graph.wavefront import add_wavefront_rnn
 from rnn_runtime.errors import SettingsError
 from rnn_runtime.model.spec import ModelSpec
 
@@ -22,27 +24,36 @@ from rnn_runtime.model.spec import ModelSpec
 OPSET = 17
 IR_VERSION = 8
 
-Graph = Literal["unrolled", "scan", "operator"]
-GRAPHS: tuple[Graph, ...] = ("unrolled", "scan", "operator")
+Graph = Literal["unrolled", "wavefront", "scan", "operator"]
+GRAPHS: tuple[Graph, ...] = ("unrolled", "wavefront", "scan", "operator")
+Target = Literal["cpu", "cuda"]
+TARGETS: tuple[Target, ...] = ("cpu", "cuda")
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 MAX_UNROLLED_ROWS = 128
 
 
-def choose_graph(spec: ModelSpec) -> Graph:
-    """The fastest form on CPUs (measured in docs/explanation/measurements.md).
+def choose_graph(spec: ModelSpec, target: Target = "cpu") -> Graph:
+    """The fastest form on a kind of processor.
 
-    onnxruntime's `RNN` kernel is slow in batches; its `GRU` and `LSTM` kernels are fast. Unrolled steps are slightly
-    faster than a `Scan`, but the graph and the time to open it grow with the number of rows.
+    On CPUs (measured in docs/explanation/measurements.md), onnxruntime's `RNN` kernel is slow in batches; its `GRU` and
+    `LSTM` kernels are fast. Unrolled steps are slightly faster than a `Scan`, but the graph and the time to open it
+    grow with the number of rows.
+
+    On CUDA (not measured yet), each node costs a launch, so the form with the fewest is taken, and none with a loop,
+    which CUDA graphs can't hold. cuDNN's `GRU` and `LSTM` are one call per layer.
     """
     if spec.cell != "rnn":
         return "operator"
+    if target == "cuda":
+        return "wavefront"
     return "unrolled" if spec.image_spec.height <= MAX_UNROLLED_ROWS else "scan"
 
 
 def describe_graph(spec: ModelSpec, graph: Graph) -> str:
     """Describe a form for people and metadata: `unrolled Gemm`, `Scan of Gemm`, `GRU operator`."""
-    return {"unrolled": "unrolled Gemm", "scan": "Scan of Gemm", "operator": f"{spec.cell.upper()} operator"}[graph]
+    names = {"unrolled": "unrolled Gemm", "wavefront": "wavefront of Gemm", "scan": "Scan of Gemm"}
+    return names.get(graph) or f"{spec.cell.upper()} operator"
 
 
 def build_onnx_model(
@@ -51,29 +62,38 @@ def build_onnx_model(
     graph: Graph | None = None,
     precision: Precision = "fp32",
     temperature: float | None = None,
+    target: Target = "cpu",
 ) -> onnx.ModelProto:
     """Build the ONNX model of a classifier, without metadata.
 
     Args:
         spec: The model's description.
         weights: float32 arrays with the names and shapes of `ImageRNN.state_dict()`.
-        graph: Form of the recurrent net: `unrolled` (a few nodes per row) or `scan` (a loop), both only for the vanilla
-            RNN, or `operator` (ONNX's `RNN`, `GRU` or `LSTM`); None for `choose_graph`.
+        graph: Form of the recurrent net: `unrolled` (a few nodes per row), `wavefront` (two nodes per row for all
+            layers) or `scan` (a loop), all only for the vanilla RNN, or `operator` (ONNX's `RNN`, `GRU` or `LSTM`);
+            None for `choose_graph`.
         precision: Number format of the net: `fp32`; `fp16`, for GPUs; or `int8`, for LSTMs on CPUs. Preprocessing and
             outputs are always float32.
         temperature: Divides the logits before softmax; None for softmax alone.
+        target: The provider that it is for, `cpu` or `cuda`. It runs on either.
 
     Returns:
         A model with input `images`, uint8 `(batch, height, width, channels)`, and outputs `logits` and
         `probabilities`, float32 `(batch, classes)`. `batch` is the one dynamic axis.
 
     Raises:
-        SettingsError: the graph or precision is unknown or isn't for this cell, or a weight is too large for float16.
+        SettingsError: the graph, precision or target is unknown or isn't for this cell, the target can't run the graph,
+            or a weight is too large for float16.
     """
-    graph = graph or choose_graph(spec)
-    for name, value, known in (("graph", graph, GRAPHS), ("precision", precision, PRECISIONS)):
-        if value not in known:
-            raise SettingsError(f"`{name}` must be one of {', '.join(known)}, not {value!r}")
+    known: dict[str, tuple[str, tuple[str, ...]]] = {
+        "graph": (graph or GRAPHS[0], GRAPHS),
+        "precision": (precision, PRECISIONS),
+        "target": (target, TARGETS),
+    }
+    for name, (value, values) in known.items():
+        if value not in values:
+            raise SettingsError(f"`{name}` must be one of {', '.join(values)}, not {value!r}")
+    graph = graph or choose_graph(spec, target)
     if spec.cell != "rnn" and graph != "operator":
         raise SettingsError(f'the graph {graph} is for the cell rnn only. For {spec.cell}, choose `graph="operator"`')
     if precision == "int8" and spec.cell != "lstm":
@@ -81,10 +101,11 @@ def build_onnx_model(
             f"int8 is for the cell lstm, not for {spec.cell}: GRUs gain too little, and vanilla RNNs get slower. "
             'Choose `precision="fp32"`'
         )
+    if target == "cuda":
+        _check_cuda(spec, graph, precision)
     builder = GraphBuilder(np.float16 if precision == "fp16" else np.float32)
     pixels = _add_preprocessing(builder, spec)
-    add_rnn = {"unrolled": add_unrolled_rnn, "scan": add_scanned_rnn, "operator": add_rnn_operators}[graph]
-    hidden = add_rnn(builder, spec, weights, pixels)
+    hidden = _ADD[graph](builder, spec, weights, pixels)
     builder.constant("linear.weight", weights["linear.weight"].T)
     builder.constant("linear.bias", weights["linear.bias"])
     if precision == "fp16":
@@ -114,6 +135,25 @@ def build_onnx_model(
 
         return quantize(model)
     return model
+
+
+_ADD: dict[Graph, Callable[[GraphBuilder, ModelSpec, Weights, str], str]] = {
+    "unrolled": add_unrolled_rnn,
+    "wavefront": add_wavefront_rnn,
+    "scan": add_scanned_rnn,
+    "operator": add_rnn_operators,
+}
+
+
+def _check_cuda(spec: ModelSpec, graph: Graph, precision: Precision) -> None:
+    """Refuse what onnxruntime's CUDA provider has no kernel for, or can't capture in a CUDA graph."""
+    if precision == "int8":
+        raise SettingsError('CUDA has no kernel for quantized LSTMs. Choose `precision="fp16"` or `target="cpu"`')
+    if graph == "scan":
+        raise SettingsError('loops are slow on CUDA, and no CUDA graph can hold them. Leave out `graph="scan"`')
+    if graph == "operator" and spec.cell == "rnn" and spec.nonlinearity != "tanh":
+        # RNNNeedFallbackToCPU in onnxruntime's cuda_execution_provider.cc
+        raise SettingsError('CUDA runs the operator RNN with tanh only. Leave out `graph="operator"`')
 
 
 def _add_preprocessing(builder: GraphBuilder, spec: ModelSpec) -> str:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from rnn_export.graph.builder import ACTIVATIONS, GraphBuilder, Weights, concatenate, directions_of, gemm_weights
 from rnn_runtime.model.spec import ModelSpec
@@ -13,11 +13,7 @@ def add_scanned_rnn(builder: GraphBuilder, spec: ModelSpec, weights: Weights, pi
 
     The body is one step of each direction, in the same two `Gemm` and activation as when unrolled.
     """
-    builder.node("Shape", ["images"], "rnn.batch", start=0, end=1)
-    builder.constant("rnn.hidden_size", [spec.hidden_size], np.int64)
-    builder.node("Concat", ["rnn.batch", "rnn.hidden_size"], "rnn.state_shape", axis=0)
-    zero = numpy_helper.from_array(np.zeros(1, builder.float))
-    builder.node("ConstantOfShape", ["rnn.state_shape"], "rnn.zero", value=zero)
+    _add_zero_state(builder, spec, pixels)
     sequence, features = pixels, spec.input_size
     for layer in range(spec.num_layers):
         last = layer == spec.num_layers - 1
@@ -40,6 +36,21 @@ def add_scanned_rnn(builder: GraphBuilder, spec: ModelSpec, weights: Weights, pi
         sequence = concatenate(builder, outputs, f"rnn.{layer}.both", axis=2)
         features = spec.hidden_size * spec.num_directions
     raise AssertionError("a net has at least one layer")
+
+
+def _add_zero_state(builder: GraphBuilder, spec: ModelSpec, pixels: str) -> None:
+    """The first state, `rnn.zero`, `(batch, hidden_size)`: the first pixel of each image, times zeros.
+
+    Computed from the shape of the batch, it would be computed on the CPU, even in a session on CUDA.
+    """
+    for name, value in (("start", 0), ("end", 1)):
+        builder.constant(f"rnn.first_{name}", [value, value], np.int64)
+    builder.constant("rnn.first_axes", [0, 2], np.int64)
+    builder.node("Slice", [pixels, "rnn.first_start", "rnn.first_end", "rnn.first_axes"], "rnn.first_pixels")
+    builder.constant("rnn.column_shape", [-1, 1], np.int64)
+    builder.node("Reshape", ["rnn.first_pixels", "rnn.column_shape"], "rnn.first_column")
+    builder.constant("rnn.zeros", np.zeros((1, spec.hidden_size)))
+    builder.node("Mul", ["rnn.first_column", "rnn.zeros"], "rnn.zero")
 
 
 def _scan_body(

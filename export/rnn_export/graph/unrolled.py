@@ -1,8 +1,7 @@
 """A vanilla RNN as a few nodes per row of the image."""
 
-import numpy as np
-
 from rnn_export.graph.builder import ACTIVATIONS, GraphBuilder, Weights, concatenate, directions_of, gemm_weights
+from rnn_export.graph.steps import group_steps, multiply_steps
 from rnn_runtime.model.spec import ModelSpec
 
 
@@ -11,20 +10,16 @@ def add_unrolled_rnn(builder: GraphBuilder, spec: ModelSpec, weights: Weights, p
 
     A step is `hidden = f(x W + b + previous R)`, in two `Gemm` and the activation `f`. The second `Gemm` takes the
     result of the first as its addend, which saves an addition. In the first layer, whose inputs are all known, the
-    first products of all steps are one `Gemm`.
+    products of neighbouring steps are one `Gemm`.
     """
-    # Split from a two-dimensional array, the steps need no squeezing.
-    builder.constant("pixels.rows_shape", [-1, spec.input_size], np.int64)
-    rows = builder.node("Reshape", [pixels, "pixels.rows_shape"], "pixels.rows")  # (height * batch, width * channels)
+    rows = group_steps(builder, pixels, spec.image_spec.height, spec.input_size, "pixels")
     steps: list[str] = []
     for layer in range(spec.num_layers):
         directions = []
         for name, suffix in directions_of(spec, layer):
             weight, recurrence, bias = gemm_weights(builder, weights, name, suffix)
             if layer == 0:
-                builder.node("Gemm", [rows, weight, bias], f"{name}.input")
-                names = [f"{name}.step_{t}.input" for t in range(spec.image_spec.height)]
-                inputs = builder.nodes_out("Split", [f"{name}.input"], names, axis=0)
+                inputs = multiply_steps(builder, rows, weight, bias, name)
             else:
                 inputs = [
                     builder.node("Gemm", [step, weight, bias], f"{name}.step_{t}.input") for t, step in enumerate(steps)
