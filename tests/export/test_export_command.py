@@ -185,7 +185,7 @@ def test_parity_without_data_uses_the_checkpoints_own_images(run: Run, tmp_path:
     ("options", "problem"),
     [
         ({"precision": "int4"}, "`precision` must be one of fp32, fp16, int8, not 'int4'"),
-        ({"graph": "auto"}, "`graph` must be one of unrolled, scan, operator, not 'auto'"),
+        ({"graph": "auto"}, "`graph` must be one of unrolled, wavefront, scan, operator, not 'auto'"),
         ({"atol": -1.0}, "`atol` must be a number from 0 up, not -1.0"),
         ({"rtol": float("nan")}, "`rtol` must be a number from 0 up, not nan"),
     ],

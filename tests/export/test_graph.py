@@ -8,11 +8,13 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.special import softmax
 
 from rnn_export import export_onnx
 from rnn_export.export import TOLERANCES
-from rnn_export.graph.onnx_model import GRAPHS, PRECISIONS, Graph, Precision
+from rnn_export.graph.onnx_model import GRAPHS, PRECISIONS, Graph, Precision, build_onnx_model
 from rnn_runtime import Classifier
 from rnn_runtime.checks.self_check import self_check
 from rnn_runtime.errors import SettingsError
@@ -102,6 +104,131 @@ def test_vanilla_rnn_in_another_form_computes_the_same(
     assert [node.op_type for node in graph.node].count(operator) == num_layers
     assert report.parity.max_absolute < 1e-6
     assert all(value.name.split(".")[0] in {"rnn", "batch", "images", "pixels"} for value in graph.value_info)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("num_layers", [1, 2, 3, 4])
+@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
+@pytest.mark.parametrize("rows", [1, 2, 3, 33])
+def test_wavefront_computes_the_same(
+    tmp_path: Path, rows: int, nonlinearity: Nonlinearity, num_layers: int, bidirectional: bool
+) -> None:
+    spec = ModelSpec(
+        ImageSpec(rows, 4, 3),
+        ("cat", "dog"),
+        "rnn",
+        nonlinearity,
+        hidden_size=6,
+        num_layers=num_layers,
+        bidirectional=bidirectional,
+        mean=(0.5,) * 3,
+        std=(0.2,) * 3,
+    )
+    random_checkpoint(spec).save(tmp_path / "model.pt")
+
+    report = export_onnx(tmp_path / "model.pt", tmp_path / "model.onnx", graph="wavefront")  # parity is part of it
+
+    assert (report.graph, report.target) == ("wavefront of Gemm", "cpu")
+    assert report.parity.max_absolute < 2e-6
+
+
+def build(spec: ModelSpec, graph: Graph) -> onnx.ModelProto:
+    weights = {name: tensor.numpy() for name, tensor in random_checkpoint(spec).weights.items()}
+    return build_onnx_model(spec, weights, graph)
+
+
+def test_wavefront_has_two_nodes_per_row_for_all_layers() -> None:
+    article = ModelSpec(ImageSpec(28, 28, 1), tuple("0123456789"))
+
+    counts = {graph: len(build(article, graph).graph.node) for graph in GRAPHS}
+
+    assert counts == {"unrolled": 147, "wavefront": 67, "scan": 11, "operator": 12}
+
+
+@given(
+    graph=st.sampled_from(["unrolled", "wavefront"]),
+    rows=st.integers(1, 200),
+    num_layers=st.integers(1, 3),
+    bidirectional=st.booleans(),
+)
+def test_graphs_hold_nothing_that_cuda_copies_from_the_host(
+    graph: Graph, rows: int, num_layers: int, bidirectional: bool
+) -> None:
+    image, names = ImageSpec(rows, 2, 1), ("cat", "dog")
+    model = build(ModelSpec(image, names, hidden_size=3, num_layers=num_layers, bidirectional=bidirectional), graph)
+
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
+    shapes = {
+        value.name: [side.dim_param or side.dim_value for side in value.type.tensor_type.shape.dim]
+        for value in inferred.value_info
+    }
+    for node in model.graph.node:
+        assert node.op_type not in {"Shape", "Loop", "Scan", "If"}
+        if node.op_type == "Split":  # into equal parts, since their sizes aren't given
+            assert (len(node.input), len(node.output) <= 32) == (1, True), node.name
+        if node.op_type == "Concat":
+            assert len(node.input) <= 32, node.name
+            axis = node.attribute[0].i
+            assert len({str(shapes[name][axis]) for name in node.input}) == 1, node.name
+
+
+@pytest.mark.parametrize("form", GRAPHS)
+def test_no_form_computes_with_shapes(form: Graph) -> None:
+    # onnxruntime computes shapes on the CPU, and refuses such a model where all nodes must run on CUDA
+    types = {node.op_type for node in build(ModelSpec(ImageSpec(9, 4, 1), ("cat", "dog")), form).graph.node}
+
+    assert not types & {"Shape", "Size", "ConstantOfShape", "NonZero", "Range"}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("mean", [0.0, 0.5])
+def test_the_first_state_of_a_scan_is_zero_whatever_the_image(
+    tmp_path: Path, precision: Precision, mean: float
+) -> None:
+    spec = ModelSpec(ImageSpec(3, 4, 1), ("cat", "dog"), hidden_size=6, mean=(mean,), std=(0.1,))
+    random_checkpoint(spec).save(tmp_path / "model.pt")
+    export_onnx(tmp_path / "model.pt", tmp_path / "model.onnx", graph="scan", precision=precision)
+    model = onnx.load(tmp_path / "model.onnx")
+    model.graph.output.append(onnx.ValueInfoProto(name="rnn.zero"))
+
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (zero,) = session.run(["rnn.zero"], {"images": np.random.default_rng(0).integers(0, 256, (5, 3, 4, 1), np.uint8)})
+
+    assert zero.shape == (5, 6)
+    assert not zero.any()
+
+
+@pytest.mark.parametrize(
+    ("cell", "rows", "form"),
+    [("rnn", 28, "wavefront of Gemm"), ("rnn", 129, "wavefront of Gemm"), ("gru", 9, "GRU operator")],
+)
+def test_the_target_chooses_the_form_and_is_kept(tmp_path: Path, cell: Cell, rows: int, form: str) -> None:
+    random_checkpoint(ModelSpec(ImageSpec(rows, 4, 1), ("cat", "dog"), cell, hidden_size=6)).save(tmp_path / "model.pt")
+
+    report = export_onnx(tmp_path / "model.pt", tmp_path / "model.onnx", target="cuda")
+
+    assert (report.graph, report.target) == (form, "cuda")
+    metadata = Classifier(tmp_path / "model.onnx", provider="cpu").metadata
+    assert (metadata.export["graph"], metadata.export["target"]) == (form, "cuda")
+
+
+@pytest.mark.parametrize(
+    ("cell", "options", "problem"),
+    [
+        ("lstm", {"precision": "int8"}, "no kernel for quantized LSTMs"),
+        ("rnn", {"graph": "scan"}, "loops are slow on CUDA"),
+        ("rnn", {"graph": "operator"}, "the operator RNN with tanh only"),
+        ("rnn", {"target": "tpu"}, "`target` must be one of cpu, cuda, not 'tpu'"),
+    ],
+)
+def test_what_cuda_cannot_run_is_refused(tmp_path: Path, cell: Cell, options: dict[str, str], problem: str) -> None:
+    spec = ModelSpec(ImageSpec(5, 4, 1), ("cat", "dog"), cell, "relu" if cell == "rnn" else "tanh", hidden_size=6)
+    random_checkpoint(spec).save(tmp_path / "model.pt")
+
+    with pytest.raises(SettingsError, match=problem):
+        export_onnx(tmp_path / "model.pt", tmp_path / "model.onnx", **{"target": "cuda", **options})  # type: ignore[arg-type]
+
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
 
 
 @pytest.mark.parametrize(("rows", "form"), [(128, "unrolled Gemm"), (129, "Scan of Gemm")])

@@ -69,7 +69,8 @@ OPTIONS: dict[str, dict[str, list[str]]] = {
     },
     "rnn-export": {
         "": [*FILES, *NEW, "model.pt", "model.pt"],
-        "--graph": ["auto", "unrolled", "scan", "operator"],
+        "--target": ["cpu", "cuda"],
+        "--graph": ["auto", "unrolled", "wavefront", "scan", "operator"],
         "--precision": ["fp32", "fp16", "int8"],
         "--quiet": NONE,
         "--atol": ["0", "1"],

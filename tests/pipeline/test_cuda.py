@@ -96,7 +96,7 @@ def test_nodes_without_a_kernel_are_an_error(tmp_path: Path) -> None:
         Classifier(path, provider="cuda")
 
 
-GRAPHS = [("rnn", "unrolled"), ("rnn", "operator"), ("gru", "operator"), ("lstm", "operator")]
+GRAPHS = [("rnn", "unrolled"), ("rnn", "wavefront"), ("rnn", "operator"), ("gru", "operator"), ("lstm", "operator")]
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
