@@ -3,7 +3,7 @@
 import contextlib
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -53,6 +53,13 @@ _RULES = (
         lambda given: bool(given["paths"] or given["benchmark"]),
         "is for classifying images and for --benchmark. Name images, or leave it out",
     ),
+    Rule(("compare",), lambda given: given["benchmark"], "compares timings. Add --benchmark"),
+    Rule(
+        ("provider", "tf32", "cuda_graph", "self_check"),
+        lambda given: not given["compare"],
+        "is tried by --compare in any case. Leave it out",
+    ),
+    Rule(("compare",), lambda given: not given["paths"], "classifies no images. Leave out one of both"),
     Rule(("threads",), lambda given: not given["doctor"], "does nothing with --doctor. Leave it out"),
     Rule(
         ("output",),
@@ -113,7 +120,7 @@ _OTHER_NAMES = {
 
 
 def _check(ctx: click.Context) -> None:
-    if not any(ctx.params[mode] for mode in _MODES):
+    if not any(ctx.params[mode] for mode in (*_MODES, "compare")):
         raise click.UsageError(
             "Name an image, a folder, a pattern, or - for standard input. Or --self-check, --benchmark or --doctor."
         )
@@ -218,6 +225,11 @@ def _check(ctx: click.Context) -> None:
 @_instead("--atol", type=click.FloatRange(0), default_text="that of the export", help="Tolerance of --self-check.")
 @_instead("--rtol", type=click.FloatRange(0), default_text="that of the export", help="Tolerance of --self-check.")
 @_instead("--benchmark", is_flag=True, help="Time the model on random images, at several batch sizes or --batch-size.")
+@_instead(
+    "--compare",
+    is_flag=True,
+    help="With --benchmark: time the CPU, CUDA, CUDA graphs and TF32 side by side, and print the command line to use.",
+)
 @_instead("--doctor", is_flag=True, help="Print versions, execution providers and what is missing, for bug reports.")
 @click.version_option(rnn_runtime.__version__, prog_name="rnn-infer")
 @click.pass_context
@@ -235,6 +247,7 @@ def main(
     threads: int | None,
     self_check: bool,
     benchmark: bool,
+    compare: bool,
     doctor: bool,
     atol: float | None,
     rtol: float | None,
@@ -257,6 +270,10 @@ def main(
     cuda = CudaOptions(device_id, memory_limit, tf32, cuda_graph)
     if doctor:
         _diagnose(model, provider, cuda)
+        return
+    if compare:
+        sizes = [options["batch_size"]] if is_given(ctx, "batch_size") else None
+        _compare(model, cuda, threads, options["format"], sizes)
         return
     classifier = Classifier(model, provider, threads=threads, cuda=cuda)
     notice = classifier.notice
@@ -304,6 +321,40 @@ def _measure(classifier: "Classifier", format: "Format | None", batch_sizes: lis
     with _report(err=err) as file:
         shown = format if format in ("table", "csv", "jsonl") else choose_format(None, terminal=terminal)
         write_speeds(speeds, file, shown)
+
+
+def _compare(
+    model: Path, cuda: "CudaOptions", threads: int | None, format: "Format | None", batch_sizes: list[int] | None
+) -> None:
+    from rnn_runtime.checks.compare import BATCH_SIZES, compare, describe_comparison, with_options, write_timings
+    from rnn_runtime.command.recommendation import command_line
+    from rnn_runtime.results.write import choose_format
+
+    comparison = compare(
+        model, variants=with_options(cuda), batch_sizes=batch_sizes or BATCH_SIZES, threads=threads, watch=_bar
+    )
+    shown = format if format in ("table", "csv", "jsonl") else choose_format(None, terminal=sys.stdout.isatty())
+    write_timings(comparison, sys.stdout, shown)
+    with _report(err=shown != "table") as file:
+        for line in describe_comparison(comparison):
+            file.write(as_options(line) + "\n")
+        smallest = comparison.smallest_batch
+        least = "one image" if smallest == 1 else f"batches of {smallest:,}"
+        for use, best in (("many images", comparison.best()), (least, comparison.best(smallest))):
+            variant = comparison.variant(best)
+            line = command_line(model, variant.provider, best.batch_size, cuda=variant.cuda, threads=threads)
+            file.write(
+                f"For {use} ({best.images_per_second:,.0f} images/s, {best.ms_per_run:.3f} ms per batch): {line}\n"
+            )
+
+
+def _bar(batch_sizes: Sequence[int]) -> Iterable[int]:
+    if not sys.stderr.isatty():
+        return batch_sizes
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(batch_sizes, "Comparing", console=Console(stderr=True), transient=True)
 
 
 def _classify(

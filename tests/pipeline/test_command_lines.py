@@ -196,7 +196,7 @@ def test_these_are_all_the_options(files: Path) -> None:
         text = run_in_process(command, "--help", folder=files).stdout
         named = re.findall(r"^  (?:-[a-z0], )?(--[a-z-]+[a-z0-9]*)", text, re.MULTILINE)
         # --benchmark takes seconds, --data-root and MNIST would download, --hidden-size and the like take any memory
-        left_out = {"--benchmark", "--data-root", "--hidden-size", "--num-layers", "--plots", "--help"}
+        left_out = {"--benchmark", "--compare", "--data-root", "--hidden-size", "--num-layers", "--plots", "--help"}
         assert set(named) - left_out == set(options) - {""}
 
 
