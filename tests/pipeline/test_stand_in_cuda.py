@@ -41,7 +41,12 @@ def labels(result: Result) -> list[list[str]]:
 
 
 @pytest.mark.parametrize(
-    "options", [(), ("--cuda-graph",), ("--tf32", "--gpu-memory-limit", "100", "--device-id", "1")]
+    "options",
+    [
+        ("--cuda-graph",),
+        ("--tf32", "--gpu-memory-limit", "100", "--device-id", "1"),
+        pytest.param((), marks=pytest.mark.slow),
+    ],
 )
 def test_cuda_gives_the_results_of_the_cpu(
     run_process: RunProcess,

@@ -170,7 +170,7 @@ def test_a_disk_that_is_full_is_found_before_training(run: Run, tmp_path: Path) 
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.pt"]
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.75])
+@pytest.mark.parametrize("share", [0.5, *(pytest.param(share, marks=pytest.mark.slow) for share in (0.1, 0.75))])
 def test_a_disk_that_fills_up_leaves_the_last_checkpoint(
     tmp_path: Path, uninterrupted: Checkpoint, share: float
 ) -> None:

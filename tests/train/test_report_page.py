@@ -168,6 +168,7 @@ def test_a_report_loads_and_runs_nothing(trained: tuple[Path, TrainResult]) -> N
     assert policy.attributes["content"].startswith("default-src 'none'")
 
 
+@pytest.mark.slow
 def test_a_resumed_run_replaces_the_report(tmp_path: Path) -> None:
     source, settings = DIGITS, TrainSettings(hidden_size=4, epochs=2)
     with pytest.raises(KeyboardInterrupt):
@@ -194,7 +195,7 @@ def test_without_plots_an_earlier_report_is_removed(tmp_path: Path) -> None:
     assert not (tmp_path / "report.html").exists()
 
 
-@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("name", [HOSTILE[0], *(pytest.param(name, marks=pytest.mark.slow) for name in HOSTILE[1:])])
 def test_names_of_classes_and_files_are_text_and_nothing_else(tmp_path: Path, name: str) -> None:
     names, paths = (name, "other"), (f"photos/{name}/a.png", f"photos/{name}/b.png")
     usual = read_page(write(tmp_path, ("some", "other"), split((0, 1), (1, 0), SPEC)))
@@ -284,7 +285,16 @@ def test_calibration_is_drawn_before_and_after(tmp_path: Path, calibrate: bool, 
     assert ("for the same images" in text) == calibrate
 
 
-@pytest.mark.parametrize("name", ["-model.pt", "a b's.pt", "$(touch x).pt", "caf\udce9\n.pt", "\\101'.pt"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a b's.pt",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("-m.pt", "$(touch x).pt", "caf\udce9\n.pt", "\\101'.pt")
+        ),
+    ],
+)
 def test_names_are_quoted_for_the_shell(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     page = read_page(write(Path(), ("cat", "dog"), split((0, 1), (1, 1), SPEC), name=name))

@@ -75,7 +75,10 @@ def test_without_images_to_evaluate_on_only_curves_are_drawn(tmp_path: Path) -> 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png"]
 
 
-@pytest.mark.parametrize(("classes", "channels"), [(2, 3), pytest.param(30, 1, marks=pytest.mark.slow), (40, 1)])
+@pytest.mark.parametrize(
+    ("classes", "channels"),
+    [(2, 3), pytest.param(30, 1, marks=pytest.mark.slow), pytest.param(40, 1, marks=pytest.mark.slow)],
+)
 def test_any_number_of_classes_can_be_drawn(tmp_path: Path, classes: int, channels: int) -> None:
     data = held_out(8, classes, channels)
 
@@ -90,8 +93,8 @@ def test_any_number_of_classes_can_be_drawn(tmp_path: Path, classes: int, channe
     "names",
     [
         pytest.param(("$", "$\\frac{$", "$1 to $5"), id="dollars that are no formula"),
-        pytest.param(("猫", "кошка", "🐈"), id="not Latin"),
-        pytest.param(("a" * 300, "b " * 100, "a\nb"), id="long"),
+        pytest.param(("猫", "кошка", "🐈"), id="not Latin", marks=pytest.mark.slow),
+        pytest.param(("a" * 300, "b " * 100, "a\nb"), id="long", marks=pytest.mark.slow),
         pytest.param(("caf\udce9", "_hidden", "%s"), id="a folder's name that is no UTF-8"),
     ],
 )

@@ -97,7 +97,15 @@ def test_a_run_that_is_stopped_twice_ends_as_one_without_a_stop(tmp_path: Path, 
 
 
 @KINDS_OF_RUN
-@pytest.mark.parametrize(("stop", "held"), [((1, 3), 2), ((3, 2), 9), ((3, 4), 11), ((4, 1), 12)])
+@pytest.mark.parametrize(
+    ("stop", "held"),
+    [
+        ((1, 3), 2),
+        pytest.param((3, 2), 9, marks=pytest.mark.slow),
+        pytest.param((3, 4), 11, marks=pytest.mark.slow),
+        ((4, 1), 12),
+    ],
+)
 def test_a_run_resumed_within_an_epoch_ends_as_without_a_stop(
     tmp_path: Path, source: DataSource, changes: dict[str, Any], stop: tuple[int, int], held: int
 ) -> None:

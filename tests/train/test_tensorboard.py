@@ -68,7 +68,7 @@ def test_the_curves_are_those_of_the_metrics(tmp_path: Path, source: DataSource)
     assert read_images(tmp_path / "board") == [1, 11, 21]
 
 
-@pytest.mark.parametrize("stop", [(2, 3), (2, 17), (3, 1)])
+@pytest.mark.parametrize("stop", [(2, 3), pytest.param((2, 17), marks=pytest.mark.slow), (3, 1)])
 @pytest.mark.parametrize("checkpoint_every", [None, 4])
 def test_a_resumed_run_continues_the_curves_without_doubling(
     tmp_path: Path, source: DataSource, stop: tuple[int, int], checkpoint_every: int | None
