@@ -65,6 +65,49 @@ def test_cuda_gives_the_results_of_the_cpu(
     assert labels(result) == labels(expected)
 
 
+STREAMS = """
+import glob, pickle, sys
+import numpy as np
+from rnn_runtime import Classifier, CudaOptions
+
+model, folder, graph = sys.argv[1:]
+cpu = Classifier(model, provider="cpu")
+cuda = Classifier(model, provider="cuda", cuda=CudaOptions(graph=graph == "graph"))
+files = sorted(glob.glob(folder + "/*/*.png"))
+files = [name for pair in zip(files, ["missing.png", b"broken"] * len(files)) for name in pair]
+
+def labels(classifier, count, size):
+    return [(p.path, p.label, p.error) for p in classifier.iter_predictions(files[:count], batch_size=size)]
+
+for count, size in ((1, 1), (0, 4), (2, 1), (99, 7), (400, 64), (720, 256)):
+    assert labels(cuda, count, size) == labels(cpu, count, size), (count, size)
+
+stream = cuda.iter_predictions(files, batch_size=8)
+next(stream)
+stream.close()  # while batches are under way
+assert cuda.predict(files[0]).label == cpu.predict(files[0]).label
+copy = pickle.loads(pickle.dumps(cuda))
+assert (copy.provider, copy.cuda) == ("cuda", cuda.cuda)
+images = np.random.default_rng(0).integers(0, 256, (300, 8, 8, 1), np.uint8)
+for count in (0, 1, 300, 3):
+    assert np.allclose(copy.predict_proba(images[:count]), cpu.predict_proba(images[:count]), atol=1e-6)
+print("equal")
+"""
+
+
+@pytest.mark.parametrize("graph", ["plain", "graph"])
+def test_streams_of_readable_and_unreadable_images_are_those_of_the_cpu(
+    run_process: RunProcess,
+    digits_model: Path,
+    digits_images: Path,
+    environment: Mapping[str, str | None],
+    graph: str,
+) -> None:
+    result = run_process("python", "-c", STREAMS, digits_model, digits_images, graph, env=environment)
+
+    assert (result.stdout, result.stderr) == ("equal\n", "")
+
+
 def test_options_reach_the_session(
     run_process: RunProcess, tmp_path: Path, digits_model: Path, environment: Mapping[str, str | None]
 ) -> None:
@@ -126,6 +169,27 @@ def test_a_model_with_nodes_for_the_cpu_does_not_run_on_cuda(
     else:
         notice, summary = result.stderr.splitlines()
         assert (notice, result.returncode) == (f"Running on the CPU: {problem}", 0)
+        assert summary.endswith("on cpu")
+
+
+@pytest.mark.parametrize("provider", ["cuda", "auto"])
+def test_cuda_that_onnxruntime_leaves_out_is_not_taken_for_a_missing_kernel(
+    run_process: RunProcess,
+    digits_model: Path,
+    digits_images: Path,
+    environment: Mapping[str, str | None],
+    provider: str,
+) -> None:
+    arguments = ("--model", digits_model, "--provider", provider, digits_images / "3")
+
+    result = run_process("rnn-infer", *arguments, env={**environment, "NO_DEVICE": "1"})
+
+    if provider == "cuda":
+        assert (result.returncode, result.stdout, len(result.stderr.splitlines())) == (3, "", 1)
+        assert "could not start: onnxruntime found no usable CUDA device. Check the GPU" in result.stderr
+    else:
+        notice, summary = result.stderr.splitlines()
+        assert (notice, result.returncode) == ("Running on the CPU: onnxruntime found no usable CUDA device", 0)
         assert summary.endswith("on cpu")
 
 

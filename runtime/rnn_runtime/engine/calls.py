@@ -18,9 +18,14 @@ NO_GRAPH = "-1"
 
 
 def create_session(
-    ort: ModuleType, model: bytes, provider: str | tuple[str, dict[str, str]], intra_op_threads: int = 1
+    ort: ModuleType,
+    model: bytes,
+    provider: str | tuple[str, dict[str, str]],
+    intra_op_threads: int = 1,
+    *,
+    allow_cpu: bool = False,
 ) -> "onnxruntime.InferenceSession":
-    """Create a session that logs nothing, and runs no node on another provider than this one.
+    """Create a session that logs nothing, and runs no node on another provider than this one, unless `allow_cpu`.
 
     onnxruntime adds the CPU to every session, and places nodes there for which the provider has no kernel. The option
     `session.disable_cpu_ep_fallback` makes that an error. It conflicts with naming the CPU as a second provider
@@ -32,7 +37,7 @@ def create_session(
     options = ort.SessionOptions()
     options.intra_op_num_threads = intra_op_threads
     options.log_severity_level = _SILENT
-    if provider != CPU:
+    if provider != CPU and not allow_cpu:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     # onnxruntime's own fallback prints to stdout that it uses the CPU, at the start and in each run.
     return ort.InferenceSession(model, options, providers=[provider], enable_fallback=0)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 # Remedies that every cell has: the target cuda has no loops and no quantized operators.
 _EXPORT_FOR_CUDA = "Export it with: rnn-export --target cuda"
 _WITHOUT_GRAPH = "Run without CUDA graphs, or export it with: rnn-export --target cuda"
+_FALLBACK = "fallback to CPU EP has been explicitly disabled"  # in onnxruntime's error
 _INPUT_TYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
 
 
@@ -106,26 +107,37 @@ def start_cuda(ort: ModuleType, model: bytes, cuda: CudaOptions, *, graph_requir
 
 
 def _open(ort: ModuleType, model: bytes, cuda: CudaOptions) -> "onnxruntime.InferenceSession":
+    provider = (CUDA, cuda.to_provider_options())
     # Allocating memory would spoil a capture that is going on.
     with CAPTURES.shared():
         try:
-            session = create_session(ort, model, (CUDA, cuda.to_provider_options()))
+            session = create_session(ort, model, provider)
         except Exception as error:  # onnxruntime's exceptions share no base class below this one
-            raise _explain(error_text(error)) from None
-        # Where CUDA doesn't start, onnxruntime uses the CPU and doesn't tell the caller.
+            reason = error_text(error)
+            if "graph capture feature" in reason:
+                raise CaptureError(reason) from None
+            if _FALLBACK in reason:
+                raise _explain_fallback(ort, model, provider) from None
+            raise CudaError(reason, CHECK_GPU) from None
         if session.get_providers()[0] != CUDA:
-            raise CudaError("onnxruntime found no usable CUDA device", CHECK_GPU)
+            raise _no_device()
         _run_once(session)
         return session
 
 
-def _explain(reason: str) -> CudaError:
-    """The error for a session that couldn't be created, from onnxruntime's text."""
-    if "graph capture feature" in reason:
-        return CaptureError(reason)
-    if "fallback to CPU EP has been explicitly disabled" in reason:
-        return CudaError("CUDA has no kernel for some of this model's nodes", _EXPORT_FOR_CUDA)
-    return CudaError(reason, CHECK_GPU)
+def _explain_fallback(ort: ModuleType, model: bytes, provider: tuple[str, dict[str, str]]) -> CudaError:
+    """Why nodes are left for the CPU: CUDA lacks a kernel, or doesn't start. Then onnxruntime goes on without it."""
+    try:
+        session = create_session(ort, model, provider, allow_cpu=True)
+    except Exception as error:
+        return CudaError(error_text(error), CHECK_GPU)
+    if session.get_providers()[0] != CUDA:
+        return _no_device()
+    return CudaError("CUDA has no kernel for some of this model's nodes", _EXPORT_FOR_CUDA)
+
+
+def _no_device() -> CudaError:
+    return CudaError("onnxruntime found no usable CUDA device", CHECK_GPU)
 
 
 def _run_once(session: "onnxruntime.InferenceSession") -> None:

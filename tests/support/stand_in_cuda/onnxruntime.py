@@ -2,8 +2,9 @@
 
 The real module is imported in its place. Sessions on CUDA are real sessions on the CPU, but they refuse what
 onnxruntime refuses on CUDA, in its words: a second provider beside `session.disable_cpu_ep_fallback`, operators that
-the environment variable NO_KERNEL names (`RNN,LSTM`), and graphs of models with loops. CAPTURE_FAILS=16 fails captures
-of so many rows or more. SESSIONS names a file that gets a line of JSON per session: its provider's options.
+the environment variable NO_KERNEL names (`RNN,LSTM`), and graphs of models with loops. With NO_DEVICE=1, CUDA doesn't
+start, and all nodes are left for the CPU. CAPTURE_FAILS=16 fails captures of so many rows or more. SESSIONS names a
+file that gets a line of JSON per session: its provider's options.
 """
 
 import json
@@ -36,13 +37,21 @@ class _Session(_real_session):  # type: ignore[misc,valid-type]
 
     def _open_on_cuda(self, model: bytes, options, providers: list) -> None:  # type: ignore[no-untyped-def,type-arg]
         ((name, settings),) = providers
-        assert (name, options.get_session_config_entry("session.disable_cpu_ep_fallback")) == (_CUDA, "1")
-        for operator in filter(None, os.environ.get("NO_KERNEL", "").split(",")):
-            if operator.encode() in model:
-                raise RuntimeError(
-                    "This session contains graph nodes that are assigned to the default CPU EP, but fallback to CPU EP "
-                    "has been explicitly disabled by the user."
-                )
+        assert name == _CUDA
+        if "NO_DEVICE" in os.environ:
+            self._on_cuda = False
+        operators = os.environ.get("NO_KERNEL", "").split(",")
+        left_for_the_cpu = not self._on_cuda or any(operator and operator.encode() in model for operator in operators)
+        try:
+            may_use_the_cpu = options.get_session_config_entry("session.disable_cpu_ep_fallback") != "1"
+        except RuntimeError:  # the option isn't set
+            may_use_the_cpu = True
+        assert left_for_the_cpu or not may_use_the_cpu
+        if left_for_the_cpu and not may_use_the_cpu:
+            raise RuntimeError(
+                "This session contains graph nodes that are assigned to the default CPU EP, but fallback to CPU EP has "
+                "been explicitly disabled by the user."
+            )
         self._captures = settings["enable_cuda_graph"] == "1"
         if self._captures and b"Scan" in model:
             raise RuntimeError(
