@@ -13,7 +13,7 @@ The names in `__all__` are public. The packages below serve them and the three c
 - `model/`: the model file, its description and its metadata
 - `engine/`: onnxruntime sessions on the CPU and on CUDA
 - `results/`: writing results, continuing an earlier run, evaluation
-- `checks/`: self-check, benchmark, doctor
+- `checks/`: self-check, benchmark, comparison of providers, doctor
 - `files/`: atomic writes
 - `command/`: what the three commands share; only commands import click
 

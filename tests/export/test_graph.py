@@ -78,15 +78,9 @@ def test_vanilla_rnn_is_written_as_gemm_steps(tmp_path: Path) -> None:
     assert not {node.op_type for node in graph.node} & {"RNN", "Add", "MatMul"}
 
 
-@pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("num_layers", [1, 2, 3])
-@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
-@pytest.mark.parametrize(("form", "operator"), [("scan", "Scan"), ("operator", "RNN")])
-def test_vanilla_rnn_in_another_form_computes_the_same(
-    tmp_path: Path, form: Graph, operator: str, nonlinearity: Nonlinearity, num_layers: int, bidirectional: bool
-) -> None:
-    spec = ModelSpec(
-        ImageSpec(5, 4, 3),
+def vanilla_rnn(rows: int, nonlinearity: Nonlinearity, num_layers: int, bidirectional: bool) -> ModelSpec:
+    return ModelSpec(
+        ImageSpec(rows, 4, 3),
         ("cat", "dog"),
         "rnn",
         nonlinearity,
@@ -96,7 +90,16 @@ def test_vanilla_rnn_in_another_form_computes_the_same(
         mean=(0.5,) * 3,
         std=(0.2,) * 3,
     )
-    random_checkpoint(spec).save(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
+@pytest.mark.parametrize(("form", "operator"), [("scan", "Scan"), ("operator", "RNN")])
+def test_vanilla_rnn_in_another_form_computes_the_same(
+    tmp_path: Path, form: Graph, operator: str, nonlinearity: Nonlinearity, num_layers: int, bidirectional: bool
+) -> None:
+    random_checkpoint(vanilla_rnn(5, nonlinearity, num_layers, bidirectional)).save(tmp_path / "model.pt")
 
     report = export_onnx(tmp_path / "model.pt", tmp_path / "model.onnx", graph=form)  # parity is part of it
 
@@ -115,18 +118,7 @@ def test_vanilla_rnn_in_another_form_computes_the_same(
 def test_wavefront_computes_the_same(
     tmp_path: Path, rows: int, nonlinearity: Nonlinearity, num_layers: int, bidirectional: bool
 ) -> None:
-    spec = ModelSpec(
-        ImageSpec(rows, 4, 3),
-        ("cat", "dog"),
-        "rnn",
-        nonlinearity,
-        hidden_size=6,
-        num_layers=num_layers,
-        bidirectional=bidirectional,
-        mean=(0.5,) * 3,
-        std=(0.2,) * 3,
-    )
-    random_checkpoint(spec).save(tmp_path / "model.pt")
+    random_checkpoint(vanilla_rnn(rows, nonlinearity, num_layers, bidirectional)).save(tmp_path / "model.pt")
 
     report = export_onnx(tmp_path / "model.pt", tmp_path / "model.onnx", graph="wavefront")  # parity is part of it
 
