@@ -279,3 +279,16 @@ def test_a_provider_of_its_own_package_is_registered(
     assert len(result.stderr.splitlines()) == 1
     assert "the package onnxruntime_ep_cuda doesn't fit onnxruntime 1." in result.stderr
     assert "API version 99 is not supported" in result.stderr
+
+
+def test_the_comparison_lists_a_graph_that_fails_and_recommends_none(
+    run_process: RunProcess, digits_model: Path, environment: Mapping[str, str | None]
+) -> None:
+    arguments = ("--model", digits_model, "--benchmark", "--compare", "--batch-size", "8")
+
+    result = run_process("rnn-infer", *arguments, env={**environment, "CAPTURE_FAILS": "8"})
+
+    assert result.returncode == 0, result.stderr
+    assert {row.split(",")[0] for row in result.stdout.splitlines()[1:]} == {"cpu", "cuda", "cuda tf32"}
+    assert "cuda graph, cuda graph tf32: no batches of 8 and more: no more CUDA graphs are captured: " in result.stderr
+    assert "--cuda-graph" not in result.stderr

@@ -93,16 +93,17 @@ class Comparison:
         )
 
     def cuda_wins_from(self) -> int | None:
-        """The batch size from which on CUDA is faster than the CPU, at all larger ones too; None if it never is."""
-        providers = {variant.name: variant.provider for variant in self.variants}
+        """The batch size from which on CUDA is faster than the CPU, also at all larger ones that it can run.
+
+        None if it isn't faster at the largest.
+        """
+        rates: dict[str, dict[int, float]] = {"cpu": {}, "cuda": {}}
+        for timing in self.timings:
+            fastest = rates[self.variant(timing).provider]
+            fastest[timing.batch_size] = max(fastest.get(timing.batch_size, 0), timing.images_per_second)
         found = None
-        for size in sorted({timing.batch_size for timing in self.timings}, reverse=True):
-            rates = {"cpu": 0.0, "cuda": 0.0}
-            for timing in self.timings:
-                if timing.batch_size == size:
-                    provider = providers[timing.variant]
-                    rates[provider] = max(rates[provider], timing.images_per_second)
-            if rates["cuda"] <= rates["cpu"]:
+        for size in sorted(rates["cuda"], reverse=True):
+            if rates["cuda"][size] <= rates["cpu"].get(size, 0):
                 break
             found = size
         return found
@@ -191,6 +192,8 @@ def _time(
                 continue
             try:
                 found = _run_for(running[name], images, seconds if turn else 0)
+                if running[name].notice:  # it no longer runs as its name says
+                    raise ProviderError(str(running[name].notice))
             except (ProviderError, ModelError) as error:
                 problems[name] = f"no batches of {len(images):,} and more: {error}"
                 del running[name]
