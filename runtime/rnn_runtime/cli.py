@@ -340,7 +340,8 @@ def _compare(
             file.write(as_options(line) + "\n")
         smallest = comparison.smallest_batch
         least = "one image" if smallest == 1 else f"batches of {smallest:,}"
-        for use, best in (("many images", comparison.best()), (least, comparison.best(smallest))):
+        # in this order, so that one timing that is the best for both is named by the second
+        for best, use in {comparison.best(): "many images", comparison.best(smallest): least}.items():
             variant = comparison.variant(best)
             line = command_line(model, variant.provider, best.batch_size, cuda=variant.cuda, threads=threads)
             file.write(
