@@ -31,27 +31,38 @@ def page_locked(shape: tuple[int, ...], device_id: int = 0) -> NDArray[np.uint8]
     Without an NVIDIA driver, or if it locks no more memory, the array is in ordinary memory: copies are slower then,
     and nothing else differs.
     """
-    cuda = load_library(LIBRARY)
-    address = _allocate(cuda, math.prod(shape), device_id) if cuda is not None else None
-    if cuda is None or address is None:
+    cuda, size = load_library(LIBRARY), math.prod(shape)
+    context = None if cuda is None else _primary_context(cuda, device_id)
+    address = None if cuda is None or context is None else _allocate(cuda, context, size)
+    if cuda is None or context is None or address is None:
         return np.empty(shape, np.uint8)
-    memory = (ctypes.c_uint8 * math.prod(shape)).from_address(address)
+    memory = (ctypes.c_uint8 * size).from_address(address)
     # The array keeps `memory` alive. When a process ends, the driver frees its memory.
-    weakref.finalize(memory, cuda.cuMemFreeHost, ctypes.c_void_p(address)).atexit = False
+    weakref.finalize(memory, _free, cuda, context, address).atexit = False
     return np.ctypeslib.as_array(memory).reshape(shape)
 
 
-def _allocate(cuda: ctypes.CDLL, size: int, device_id: int) -> int | None:
+def _primary_context(cuda: ctypes.CDLL, device_id: int) -> ctypes.c_void_p | None:
+    """The device's context in which CUDA's runtime, and so onnxruntime, works; None if there is none."""
     if not all(hasattr(cuda, name) for name in _FUNCTIONS):
         return None
-    device, context, address = ctypes.c_int(), ctypes.c_void_p(), ctypes.c_void_p()
-    # The device's primary context is the one in which CUDA's runtime, and so onnxruntime, works.
-    if (
-        cuda.cuDeviceGet(ctypes.byref(device), device_id)
-        or cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), device)
-        or cuda.cuCtxPushCurrent_v2(context)
-    ):
+    device, context = ctypes.c_int(), ctypes.c_void_p()
+    failed = cuda.cuDeviceGet(ctypes.byref(device), device_id) or cuda.cuDevicePrimaryCtxRetain(
+        ctypes.byref(context), device
+    )
+    return None if failed else context
+
+
+def _allocate(cuda: ctypes.CDLL, context: ctypes.c_void_p, size: int) -> int | None:
+    if cuda.cuCtxPushCurrent_v2(context):
         return None
+    address = ctypes.c_void_p()
     failed = cuda.cuMemHostAlloc(ctypes.byref(address), ctypes.c_size_t(size), _FOR_ALL_CONTEXTS)
     cuda.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
     return None if failed else address.value
+
+
+def _free(cuda: ctypes.CDLL, context: ctypes.c_void_p, address: int) -> None:
+    if cuda.cuCtxPushCurrent_v2(context) == 0:
+        cuda.cuMemFreeHost(ctypes.c_void_p(address))
+        cuda.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
