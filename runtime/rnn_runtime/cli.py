@@ -326,7 +326,8 @@ def _measure(classifier: "Classifier", format: "Format | None", batch_sizes: lis
 def _compare(
     model: Path, cuda: "CudaOptions", threads: int | None, format: "Format | None", batch_sizes: list[int] | None
 ) -> None:
-    from rnn_runtime.checks.compare import BATCH_SIZES, compare, describe_comparison, with_options, write_timings
+    from rnn_runtime.checks.compare import BATCH_SIZES, compare
+    from rnn_runtime.checks.comparison import describe_comparison, with_options, write_timings
     from rnn_runtime.command.recommendation import command_line
     from rnn_runtime.results.write import choose_format
 

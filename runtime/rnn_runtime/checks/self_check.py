@@ -24,9 +24,7 @@ def self_check(classifier: Classifier, *, atol: float | None = None, rtol: float
         ParityError: the difference is beyond the tolerance.
     """
     golden = classifier.metadata.golden
-    usual = export_tolerance(classifier.metadata)
-    if classifier.provider == "cuda":
-        usual = cuda_tolerance(classifier.metadata, tf32=classifier.cuda.tf32)
+    usual = usual_tolerance(classifier)
     atol, rtol = usual[0] if atol is None else atol, usual[1] if rtol is None else rtol
     difference = Difference.between(classifier.predict_logits(golden.images), golden.logits, atol=atol, rtol=rtol)
     if not difference.within_tolerance:
@@ -36,6 +34,13 @@ def self_check(classifier: Classifier, *, atol: float | None = None, rtol: float
             f"Don't use this model here: {other_provider(classifier.provider)}"
         )
     return difference
+
+
+def usual_tolerance(classifier: Classifier) -> tuple[float, float]:
+    """The absolute and relative tolerance of logits where a classifier runs: `export_tolerance` or `cuda_tolerance`."""
+    if classifier.provider == "cuda":
+        return cuda_tolerance(classifier.metadata, tf32=classifier.cuda.tf32)
+    return export_tolerance(classifier.metadata)
 
 
 def export_tolerance(metadata: ModelMetadata) -> tuple[float, float]:

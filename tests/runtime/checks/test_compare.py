@@ -3,6 +3,8 @@
 import io
 import json
 import shlex
+import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from rnn_runtime import Classifier, CudaOptions
-from rnn_runtime.checks.compare import (
+from rnn_runtime.checks.compare import compare
+from rnn_runtime.checks.comparison import (
     VARIANTS,
     Comparison,
     Timing,
     Variant,
-    compare,
     describe_comparison,
     with_options,
     write_timings,
@@ -48,7 +50,26 @@ class SmallClassifier(Classifier):
         return super().predict_proba(images)
 
 
-def compare_stand_ins(model: Path, kinds: dict[str, type[Classifier]]) -> Comparison:
+class SlowClassifier(Classifier):
+    """It takes 70 ms per image."""
+
+    def predict_proba(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        time.sleep(0.07 * len(images))
+        return super().predict_proba(images)
+
+
+class MemorylessClassifier(Classifier):
+    """Its process has memory for 4 images."""
+
+    def predict_proba(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if len(images) > 4:
+            raise MemoryError
+        return super().predict_proba(images)
+
+
+def compare_stand_ins(
+    model: Path, kinds: dict[str, type[Classifier]], batch_sizes: tuple[int, ...] = (1, 4, 16)
+) -> Comparison:
     """Compare with classifiers on the CPU in the place of those on CUDA."""
 
     def open_variant(variant: Variant) -> Classifier:
@@ -56,7 +77,7 @@ def compare_stand_ins(model: Path, kinds: dict[str, type[Classifier]]) -> Compar
             raise ProviderError(f"{model}: the CUDA provider could not start: no NVIDIA driver was found")
         return kinds[variant.name](model, "cpu", threads=1)
 
-    return compare(model, batch_sizes=(1, 4, 16), seconds=0.001, open=open_variant)
+    return compare(model, batch_sizes=batch_sizes, seconds=0.001, open=open_variant)
 
 
 def timings(rates: dict[str, dict[int, float]]) -> tuple[Timing, ...]:
@@ -100,10 +121,57 @@ def test_what_did_not_run_is_said_once_per_reason_and_where_cuda_wins(digits_mod
 
     lines = describe_comparison(found)
 
+    assert "cpu, cuda: golden samples agree with PyTorch (atol=1e-05, rtol=0.0001)" in lines
     assert (
         "cuda graph, cuda tf32, cuda graph tf32: the CUDA provider could not start: no NVIDIA driver was found" in lines
     )
     assert lines[-1].startswith("CUDA is ")
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (SlowClassifier, "no batches of 16 and more: each would take over 1 second"),
+        (MemorylessClassifier, "no batches of 16 and more: the memory ran out"),
+    ],
+)
+def test_a_variant_that_ends_early_is_listed_with_the_reason(
+    digits_model: Path, kind: type[Classifier], reason: str
+) -> None:
+    found = compare_stand_ins(digits_model, {"cpu": Classifier, "cuda": kind})
+
+    assert found.problems["cuda"] == reason
+    assert [timing.batch_size for timing in found.timings if timing.variant == "cuda"] == [1, 4]
+    assert [timing.batch_size for timing in found.timings if timing.variant == "cpu"] == [1, 4, 16]
+
+
+def test_batches_that_would_need_too_much_memory_are_left_out_or_refused(digits_model: Path) -> None:
+    found = compare_stand_ins(digits_model, {"cpu": Classifier}, (1, 10_000_000, 20_000_000))
+
+    assert [timing.batch_size for timing in found.timings] == [1]
+    assert found.problems["cpu"] == "no batches of 10,000,000 and more: the images would take over 512 MiB"
+    with pytest.raises(InputError, match=r"of 8 x 8 x 1 values each, at most 8,388,608 fit into 512 MiB. Choose"):
+        compare_stand_ins(digits_model, {"cpu": Classifier}, (10_000_000,))
+
+
+def test_a_variant_that_has_ended_leaves_its_memory_to_the_others(digits_model: Path) -> None:
+    opened: dict[str, weakref.ref[Classifier]] = {}
+    alive: list[bool] = []
+
+    class Witness(Classifier):
+        def predict_proba(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+            if len(images) == 16:
+                alive.append(opened["cuda"]() is not None)
+            return super().predict_proba(images)
+
+    def open_variant(variant: Variant) -> Classifier:
+        classifier = (Witness if variant == CPU else SmallClassifier)(digits_model, "cpu", threads=1)
+        opened[variant.name] = weakref.ref(classifier)
+        return classifier
+
+    compare(digits_model, variants=(CUDA, CPU), batch_sizes=(4, 8, 16), seconds=0.001, open=open_variant)
+
+    assert set(alive) == {False}
 
 
 def test_no_variant_that_runs_is_an_error(digits_model: Path) -> None:
@@ -153,6 +221,21 @@ def test_cuda_wins_from_the_size_on_from_which_it_is_faster(
     assert found.cuda_wins_from() == expected
 
 
+@pytest.mark.parametrize(
+    ("cpu", "cuda", "expected"),
+    [
+        ({1: 2, 4: 2}, {1: 1, 4: 1}, "CUDA is faster than the CPU at no batch size."),
+        ({1: 1, 4: 1}, {1: 2, 4: 2}, "CUDA is faster than the CPU at every batch size that it ran."),
+        ({1: 2, 1024: 2}, {1: 1, 1024: 3}, "CUDA is faster than the CPU in batches of 1,024 images and more."),
+        ({1: 1, 4: 2}, {1: 2, 4: 1}, "CUDA is faster than the CPU at some batch sizes, but not at the largest."),
+    ],
+)
+def test_where_cuda_wins_is_a_sentence(cpu: dict[int, float], cuda: dict[int, float], expected: str) -> None:
+    found = Comparison(timings({"cpu": cpu, "cuda": cuda}), (CPU, CUDA))
+
+    assert describe_comparison(found)[-1] == expected
+
+
 rates = st.dictionaries(st.sampled_from([1, 4, 16, 64]), st.floats(1, 1e6), min_size=1)
 
 
@@ -165,6 +248,22 @@ def test_what_is_recommended_is_at_most_five_percent_slower_than_the_best(found:
         best = comparison.best(size)
         assert best in among
         assert best.images_per_second >= 0.95 * max(timing.images_per_second for timing in among)
+
+
+@given(rates, rates)
+def test_cuda_wins_at_all_sizes_from_there_on_and_not_at_the_one_before(
+    cpu: dict[int, float], cuda: dict[int, float]
+) -> None:
+    comparison = Comparison(timings({"cpu": cpu, "cuda": cuda}), (CPU, CUDA))
+    wins = {size: rate > cpu.get(size, 0) for size, rate in cuda.items()}
+
+    found = comparison.cuda_wins_from()
+
+    below = [size for size in wins if found is None or size < found]
+    assert all(won for size, won in wins.items() if size not in below)
+    assert not below or not wins[max(below)]
+    assert found is None or found in wins
+    assert comparison.cuda_ever_wins() == any(wins.values())
 
 
 def test_the_command_line_is_one_that_the_command_takes() -> None:
@@ -207,6 +306,13 @@ def test_the_command_compares_and_names_the_line_to_use(run: Run, digits_model: 
     assert result.stderr.count(f"rnn-infer --model {digits_model} --provider c") == 1
     assert "For batches of 5 (" in result.stderr
     assert "Copies to the device and back are included" in result.stderr
+
+
+def test_a_batch_that_is_too_large_is_one_line(run: Run, digits_model: Path) -> None:
+    result = run("rnn-infer", "--model", digits_model, "--benchmark", "--compare", "--batch-size", "16777216")
+
+    assert (result.returncode, result.stdout, len(result.stderr.splitlines())) == (2, "", 1)
+    assert "a batch of 16,777,216 images is too large to compare" in result.stderr
 
 
 @pytest.mark.parametrize(
