@@ -12,7 +12,7 @@ The names in `__all__` are public. The packages below serve them and the three c
 - `images/`: from what a user gives to pixels: finding files, decoding, resizing
 - `model/`: the model file, its description and its metadata
 - `engine/`: onnxruntime sessions on the CPU and on CUDA
-- `results/`: writing results, continuing an earlier run, evaluation
+- `results/`: writing results, continuing an earlier run, shards, evaluation
 - `checks/`: self-check, benchmark, comparison of providers, doctor
 - `files/`: atomic writes
 - `command/`: what the three commands share; only commands import click
@@ -51,8 +51,10 @@ if TYPE_CHECKING:
     from rnn_runtime.images.image_like import ImageLike
     from rnn_runtime.metrics.evaluation import Evaluation
     from rnn_runtime.results.evaluation import FolderEvaluation
+    from rnn_runtime.results.merge import MergeSummary, merge_parts
     from rnn_runtime.results.place import ImagePlacer
     from rnn_runtime.results.run import RunSummary, classify_files
+    from rnn_runtime.results.shards import Shard, classify_shard
 
 __version__ = "0.1.0"  # read by pyproject.toml
 
@@ -67,6 +69,7 @@ __all__ = [
     "ImageLike",
     "ImagePlacer",
     "InputError",
+    "MergeSummary",
     "MissingPackageError",
     "ModelError",
     "OutputError",
@@ -77,8 +80,11 @@ __all__ = [
     "RunInterruptedError",
     "RunSummary",
     "SettingsError",
+    "Shard",
     "classify_files",
+    "classify_shard",
     "find_images",
+    "merge_parts",
 ]
 
 _LAZY = {
@@ -88,10 +94,14 @@ _LAZY = {
     "FolderEvaluation": "results.evaluation",
     "ImageLike": "images.image_like",
     "ImagePlacer": "results.place",
+    "MergeSummary": "results.merge",
     "Prediction": "classifier",
     "RunSummary": "results.run",
+    "Shard": "results.shards",
     "classify_files": "results.run",
+    "classify_shard": "results.shards",
     "find_images": "images.find",
+    "merge_parts": "results.merge",
 }
 
 

@@ -20,7 +20,7 @@ from rnn_runtime.images.batches import ImageBatch, decode_images, decode_single
 from rnn_runtime.images.image_like import ImageLike, TakenImage, is_single_image, take_image, take_images
 from rnn_runtime.images.pool import usable_cores
 from rnn_runtime.model.fields import Range, check_argument
-from rnn_runtime.model.file import read_model
+from rnn_runtime.model.file import read_model, stored_sha256
 from rnn_runtime.model.metadata import ModelMetadata
 
 BATCH_SIZE = 256
@@ -83,6 +83,7 @@ class Classifier:
 
     Attributes:
         path (str): The model file.
+        sha256 (str): SHA-256 of the model file, as it is stored in it.
         metadata (ModelMetadata): What the file says about the model: sizes, metrics, parity, golden samples.
         threads (int): The number of CPU threads.
 
@@ -108,6 +109,7 @@ class Classifier:
         self.threads = int(threads or usable_cores())
         try:
             content = read_model(self.path)
+            self.sha256 = stored_sha256(content)
             opened = open_session(content, provider, cuda=cuda)
             self._session, self._provider, self._cuda = opened.session, opened.provider, opened.cuda
             self._notice = opened.notice

@@ -3,7 +3,7 @@
 import contextlib
 import io
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rnn_runtime.engine.cuda import CudaOptions
     from rnn_runtime.engine.session import Provider
     from rnn_runtime.results.evaluation import FolderEvaluation
+    from rnn_runtime.results.run import RunSummary
     from rnn_runtime.results.write import Format
 
 _input, _model, _output, _cuda, _instead = map(
@@ -35,18 +36,39 @@ _input, _model, _output, _cuda, _instead = map(
 )
 
 _COLOR_LOOKS = 3  # of a run's images; each takes the time to decode it once more
-_MODES = ("paths", "self_check", "benchmark", "doctor")
+_MODES = ("paths", "self_check", "benchmark", "merge", "doctor")
 _RESULTS = ("min_probability", "checkpoint_column", "copy_to", "link_to")
 _RULES = (
     Rule(
         ("doctor",),
-        lambda given: not any(given[name] for name in ("paths", "self_check", "benchmark")),
+        lambda given: not any(given[name] for name in ("paths", "self_check", "benchmark", "merge")),
         "classifies no images and measures nothing. Run it alone",
     ),
     Rule(
-        ("recursive", "null", "labels_from_folders", "output", "summary", "resume", "top_k", "quiet", *_RESULTS),
+        ("merge",),
+        lambda given: not any(given[name] for name in ("paths", "self_check", "benchmark")),
+        "classifies no images and measures nothing. Run it without them",
+    ),
+    Rule(
+        ("recursive", "null", "labels_from_folders", "shard", "summary", "resume", "top_k", *_RESULTS),
         lambda given: bool(given["paths"]),
         "is for classifying images. Name some, or leave it out",
+    ),
+    Rule(
+        ("output", "quiet"),
+        lambda given: bool(given["paths"] or given["merge"]),
+        "is for classifying images. Name some, or leave it out",
+    ),
+    Rule(("shard",), lambda given: given["output"] is not None, "needs a folder for the results. Add --output"),
+    Rule(
+        ("resume",),
+        lambda given: given["shard"] is None,
+        "is what --shard does in any case. Leave it out",
+    ),
+    Rule(
+        ("format",),
+        lambda given: given["shard"] is None or given["format"] != "table",
+        "of --shard is csv, tsv, jsonl or parquet. Choose one of these",
     ),
     Rule(
         ("format", "batch_size"),
@@ -61,6 +83,11 @@ _RULES = (
     ),
     Rule(("compare",), lambda given: not given["paths"], "classifies no images. Leave out one of both"),
     Rule(("threads",), lambda given: not given["doctor"], "does nothing with --doctor. Leave it out"),
+    Rule(
+        ("model", "provider", "threads", "device_id", "gpu_memory_limit", "tf32", "cuda_graph"),
+        lambda given: given["merge"] is None,
+        "does nothing with --merge. Leave it out",
+    ),
     Rule(
         ("output",),
         lambda given: str(given["output"]) != "-",
@@ -149,6 +176,11 @@ def _check(ctx: click.Context) -> None:
     is_flag=True,
     help="Take the name of an image's folder as its true class, and evaluate the predictions.",
 )
+@_input(
+    "--shard",
+    metavar="K/N",
+    help="Classify the K-th of N equal parts of the images, and write its results into the folder --output.",
+)
 @_model(
     "-m",
     "--model",
@@ -169,9 +201,9 @@ def _check(ctx: click.Context) -> None:
 @_output(
     "-o",
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=click.Path(path_type=Path),
     default_text="standard output",
-    help="Write the results to this file.",
+    help="Write the results to this file; with --shard, into this folder.",
 )
 @_output(
     "-f",
@@ -230,6 +262,12 @@ def _check(ctx: click.Context) -> None:
     is_flag=True,
     help="With --benchmark: time the CPU, CUDA, CUDA graphs and TF32 side by side, and print the command line to use.",
 )
+@_instead(
+    "--merge",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Make one file of the results that --shard wrote into this folder.",
+)
 @_instead("--doctor", is_flag=True, help="Print versions, execution providers and what is missing, for bug reports.")
 @click.version_option(rnn_runtime.__version__, prog_name="rnn-infer")
 @click.pass_context
@@ -248,6 +286,7 @@ def main(
     self_check: bool,
     benchmark: bool,
     compare: bool,
+    merge: Path | None,
     doctor: bool,
     atol: float | None,
     rtol: float | None,
@@ -261,6 +300,8 @@ def main(
     \b
     rnn-infer images/
     rnn-infer -m digits.onnx -p cuda -k 3 -o results.jsonl 'scans/**/*.png'
+    rnn-infer --shard 3/8 -o parts images/
+    rnn-infer --merge parts -o results.csv
     rnn-infer --self-check --benchmark
     """
     from rnn_runtime.classifier import Classifier
@@ -270,6 +311,9 @@ def main(
     cuda = CudaOptions(device_id, memory_limit, tf32, cuda_graph)
     if doctor:
         _diagnose(model, provider, cuda)
+        return
+    if merge is not None:
+        _merge(merge, options["output"], quiet=quiet)
         return
     if compare:
         sizes = [options["batch_size"]] if is_given(ctx, "batch_size") else None
@@ -302,6 +346,14 @@ def _diagnose(model: Path, provider: "Provider", cuda: "CudaOptions") -> None:
     print_diagnosis(diagnosis, sys.stdout)
     if not diagnosis.providers or provider not in ("auto", *diagnosis.providers):
         raise click.exceptions.Exit(3)
+
+
+def _merge(folder: Path, output: Path | None, *, quiet: bool) -> None:
+    from rnn_runtime.results.merge import merge_parts
+
+    summary = merge_parts(folder, output)
+    if not quiet:
+        say(str(summary))
 
 
 def _check_model(classifier: "Classifier", atol: float | None, rtol: float | None, *, err: bool) -> None:
@@ -366,6 +418,7 @@ def _classify(
     quiet: bool,
     recursive: bool,
     null: bool,
+    shard: str | None,
     format: "Format | None",
     output: Path | None,
     summary: Path | None,
@@ -380,29 +433,28 @@ def _classify(
     from rnn_runtime.results.run import classify_files, write_summary
     from rnn_runtime.results.write import choose_format
 
-    for file in filter(None, (output, summary)):
+    for file in filter(None, (output if shard is None else None, summary)):
         check_output(file, [classifier.path, *paths])
-    format = format or choose_format(output, terminal=sys.stdout.isatty())
+    format = format or ("csv" if shard else choose_format(output, terminal=sys.stdout.isatty()))
     folder = copy_to or link_to
     placer = ImagePlacer(folder, classifier.class_names, link=link_to is not None) if folder else None
     if placer:
         placer.check_inputs(path for path in paths if path != "-")
     evaluation = FolderEvaluation(classifier.class_names) if labels_from_folders else None
     names = list(read_names(sys.stdin, null=null)) if "-" in paths else []
-    images = find_images([path for path in paths if path != "-"], recursive=recursive, literal=names)
-    if not quiet:
-        images = _warn_of_color(images, classifier)
+
+    def find() -> Iterator[str]:
+        return find_images([path for path in paths if path != "-"], recursive=recursive, literal=names)
+
     with contextlib.nullcontext() if quiet else _progress(output, format) as bar:
-        result = classify_files(
-            classifier,
-            bar.count(images) if bar else images,
-            output,
-            format=format,
-            evaluation=evaluation,
-            placer=placer,
-            watch=bar.watch if bar else iter,
-            **options,
-        )
+        options |= {"format": format, "evaluation": evaluation, "placer": placer, "watch": bar.watch if bar else iter}
+        if shard is not None and output is not None:
+            result = _classify_shard(classifier, find, shard, output, **options)
+            if result is None:
+                return
+        else:
+            images = find() if quiet else _warn_of_color(find(), classifier)
+            result = classify_files(classifier, bar.count(images) if bar else images, output, **options)
     if summary is not None:
         write_summary(summary, result, evaluation)
     if evaluation:
@@ -412,6 +464,18 @@ def _classify(
         say(str(result))
     if failed:
         raise click.exceptions.Exit(1)
+
+
+def _classify_shard(
+    classifier: "Classifier", find: Callable[[], Iterator[str]], shard: str, folder: Path, **options: Any
+) -> "RunSummary | None":
+    """What came out; None if the shard's results are there already."""
+    from rnn_runtime.results.shards import Shard, classify_shard
+
+    del options["resume"]
+    path, summary = classify_shard(classifier, find, Shard.parse(shard), folder, **options)
+    say(f"{path}: {'there already' if summary is None else 'written'}")
+    return summary
 
 
 def _warn_of_color(images: Iterator[str], classifier: "Classifier") -> Iterator[str]:

@@ -61,6 +61,8 @@ OPTIONS: dict[str, dict[str, list[str]]] = {
         "--threads": COUNTS,
         "--doctor": NONE,
         "--labels-from-folders": NONE,
+        "--shard": ["1/1", "2/3", "3/2"],
+        "--merge": ["images", ".", "parts"],
         "--self-check": NONE,
         "--quiet": NONE,
         "--atol": ["0", "1"],

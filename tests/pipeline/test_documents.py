@@ -13,6 +13,7 @@ from tests.support.commands import Run
 ROOT = Path(__file__).parents[2]
 OTHER_TOOLS = re.compile(
     r"pip |--constraint|--hypothesis-profile|uvicorn|gunicorn|tensorboard --logdir|split --|npm |g\+\+|docker |Tab"
+    r"|#SBATCH"
 )
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 

@@ -77,6 +77,12 @@ def check_model(data: bytes) -> None:
         )
 
 
+def stored_sha256(data: bytes) -> str:
+    """The SHA-256 in a model file that `check_model` has passed, in hexadecimal. Equal files have equal ones."""
+    found = _SHA256.search(data)
+    return found[1].decode() if found else NO_SHA256
+
+
 def seal_model(data: bytes) -> bytes:
     """Store the SHA-256 in a model file, in place of `UNSEALED` in its metadata.
 

@@ -173,10 +173,13 @@ def write_parquet(results: Iterable[tuple[Prediction, str | None]], file: IO[byt
             writer.write_table(pyarrow.table(arrays, schema=schema))
 
 
+def printed_path(path: str) -> str:
+    """A path as UTF-8 can write it: bytes of a file's name that are none become `\\xff`."""
+    return path.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
 def _utf8(value: _Value) -> _Value:
-    if isinstance(value, str):
-        return value.encode(errors="surrogateescape").decode(errors="backslashreplace")
-    return value
+    return printed_path(value) if isinstance(value, str) else value
 
 
 class _UnixLines:

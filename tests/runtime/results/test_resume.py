@@ -26,7 +26,7 @@ from rnn_runtime.results.run import classify_files
 from tests.support.commands import Run
 from tests.support.encoded_images import encode
 from tests.support.processes import started
-from tests.support.results import csv_rows, read_results
+from tests.support.results import assert_same_results, csv_rows, read_results
 from tests.support.tampered_models import change_metadata
 
 MANY = 20_000
@@ -51,14 +51,6 @@ def many(folder: Path) -> Path:
     for i in range(MANY):
         (folder / "many" / f"{i:06}.png").hardlink_to(images[i % len(images)])
     return folder
-
-
-def assert_same_results(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
-    assert [row["path"] for row in found] == [row["path"] for row in expected]
-    assert [row["label"] for row in found] == [row["label"] for row in expected]
-    assert [row["error"] for row in found] == [row["error"] for row in expected]
-    left, right = ([float(row["probability"] or -1) for row in rows] for rows in (found, expected))
-    np.testing.assert_allclose(left, right, atol=1e-5)
 
 
 @pytest.mark.slow
