@@ -35,11 +35,17 @@ _OTHER_NAMES = {
 
 
 def _check(ctx: click.Context) -> None:
-    checkpoint, output = ctx.params["checkpoint"], ctx.params["output"]
-    if checkpoint.suffix in MODEL_SUFFIXES and output.suffix in CHECKPOINT_SUFFIXES:
+    checkpoint, output, triton = (ctx.params[name] for name in ("checkpoint", "output", "triton"))
+    if output is None and triton is None:
+        raise click.UsageError("Name the model to write: rnn-export model.pt model.onnx. Or --triton and a folder")
+    if output is not None and triton is not None:
+        raise click.UsageError(f"--triton writes a folder, so {output} has no use. Leave one of them out")
+    if checkpoint.suffix in MODEL_SUFFIXES and output is not None and output.suffix in CHECKPOINT_SUFFIXES:
         raise click.UsageError(f"CHECKPOINT comes first. Did you mean: rnn-export {output} {checkpoint}?")
     if checkpoint.suffix in MODEL_SUFFIXES:
         raise click.UsageError(f"{checkpoint} is an exported model. Name the checkpoint that rnn-train wrote")
+    if output is None:
+        return
     if str(output) == "-":
         raise click.UsageError("OUTPUT must be the name of a file, such as model.onnx")
     if output.suffix in CHECKPOINT_SUFFIXES:
@@ -55,7 +61,7 @@ def _check(ctx: click.Context) -> None:
     imports=("onnxruntime", "rnn_export.export"),
 )
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.argument("output", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("output", type=click.Path(dir_okay=False, path_type=Path), required=False)
 @_graph(
     "--target",
     type=click.Choice(["cpu", "cuda"]),
@@ -87,16 +93,24 @@ def _check(ctx: click.Context) -> None:
     default_text="fp32: 0.0001, fp16: 0.01, int8: 0.1",
     help="Relative tolerance of a logit.",
 )
+@_output(
+    "--triton",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Instead of OUTPUT, write the next version of a model in a repository of the Triton Inference Server. DIR is "
+    "the model's folder.",
+)
 @_output("-q", "--quiet", is_flag=True, help="Print errors only.")
 @click.version_option(rnn_runtime.__version__, prog_name="rnn-export")
 def main(
     checkpoint: Path,
-    output: Path,
+    output: Path | None,
     target: Any,
     graph: Any,
     precision: Any,
     atol: float | None,
     rtol: float | None,
+    triton: Path | None,
     quiet: bool,
 ) -> None:
     """Export CHECKPOINT to an ONNX model at OUTPUT, and verify it.
@@ -106,15 +120,25 @@ def main(
 
     \b
     rnn-export model.pt model.onnx
+    rnn-export --target cuda model.pt --triton models/rnn
     """
+    chosen = None if graph == "auto" else graph
+    options = {"target": target, "graph": chosen, "precision": precision, "atol": atol, "rtol": rtol}
+    report = _export(checkpoint, output, triton, options)
+    if not quiet:
+        say(f"Wrote {report.output}")
+        print_report(report)
+
+
+def _export(checkpoint: Path, output: Path | None, triton: Path | None, options: dict[str, Any]) -> "ExportReport":
+    if output is None:
+        assert triton is not None  # _check
+        from rnn_export.triton import export_triton
+
+        return export_triton(checkpoint, triton, **options)
     from rnn_export.export import export_onnx
 
-    chosen = None if graph == "auto" else graph
-    options = {"target": target, "graph": chosen, "precision": precision}
-    report = export_onnx(checkpoint, output, **options, atol=atol, rtol=rtol)
-    if not quiet:
-        say(f"Wrote {output}")
-        print_report(report)
+    return export_onnx(checkpoint, output, **options)
 
 
 def print_report(report: "ExportReport") -> None:

@@ -74,6 +74,7 @@ OPTIONS: dict[str, dict[str, list[str]]] = {
         "--target": ["cpu", "cuda"],
         "--graph": ["auto", "unrolled", "wavefront", "scan", "operator"],
         "--precision": ["fp32", "fp16", "int8"],
+        "--triton": ["rnn", "images", "model.pt"],
         "--quiet": NONE,
         "--atol": ["0", "1"],
         "--rtol": ["0", "1"],
