@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from rnn_runtime.errors import MissingPackageError
 
-_PACKAGES = {"sklearn": "scikit-learn"}  # where a module isn't named like its package
+# Where a module isn't named like its package.
+_PACKAGES = {"prometheus_client": "prometheus-client", "sklearn": "scikit-learn"}
 
 
 def require_packages(modules: Sequence[str]) -> None:

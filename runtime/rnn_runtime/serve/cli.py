@@ -1,0 +1,152 @@
+"""The command `rnn-serve`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+import rnn_runtime
+from rnn_runtime.command.command import Command
+from rnn_runtime.command.options import Rule, check_rules, option_group
+from rnn_runtime.command.streams import say
+from rnn_runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from rnn_runtime.engine.session import Provider
+
+_model, _service, _limits, _cuda = map(option_group, ("Model and provider", "Service", "Limits", "CUDA"))
+_RULES = (
+    Rule(
+        ("device_id", "gpu_memory_limit", "tf32", "cuda_graph"),
+        lambda given: given["provider"] != "cpu",
+        "does nothing on the CPU. Leave it out, or choose --provider cuda or auto",
+    ),
+)
+_OTHER_NAMES = {
+    "--bind": "--host and --port",
+    "--workers": "--threads; for more processes, start more services",
+    "--gpu": "--provider cuda",
+    "--device": "--provider, or --device-id",
+    "--model-name": "--name",
+    "--max-batch-size": "--batch-size",
+    "--http-port": "--port",
+}
+_MOST_TOKEN_BYTES = 4096
+
+
+@click.command(
+    cls=Command,
+    check=lambda ctx: check_rules(ctx, _RULES),
+    other_names=_OTHER_NAMES,
+    requires=("starlette", "uvicorn", "prometheus_client"),
+    imports=("onnxruntime", "rnn_runtime.serve.app", "rnn_runtime.serve.server"),
+)
+@_model(
+    "-m",
+    "--model",
+    type=click.Path(path_type=Path),
+    default="model.onnx",
+    envvar="RNN_MODEL",
+    help="The model that rnn-export wrote.",
+)
+@_model(
+    "-p",
+    "--provider",
+    type=click.Choice(["auto", "cuda", "cpu"]),
+    default="auto",
+    help="Execution provider. cuda runs on CUDA or fails; auto takes the CPU where CUDA can't run, and says why.",
+)
+@_model("-j", "--threads", type=click.IntRange(1, 4096), default_text="one per core", help="Number of CPU threads.")
+@_service("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 is all of this machine's.")
+@_service("--port", type=click.IntRange(0, 65535), default=8080, help="Port to listen on; 0 is any that is free.")
+@_service("--name", default="rnn", help="The model's name in the Open Inference Protocol.")
+@_service(
+    "--token-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A file with a token, which all requests but those about health must have.",
+)
+@_service(
+    "--grace",
+    type=click.FloatRange(1, 3600),
+    default=10.0,
+    help="Seconds to answer what is under way, after SIGTERM.",
+)
+@_service("-q", "--quiet", is_flag=True, help="Print errors only.")
+@_limits("-b", "--batch-size", type=click.IntRange(1, 1 << 16), default=256, help="Images per batch and per request.")
+@_limits("--queue", type=click.IntRange(1, 1 << 16), default=256, help="Requests under way; more get status 503.")
+@_limits("--max-body", type=click.IntRange(1, 1 << 16), default=16, metavar="MIB", help="Size of a request's body.")
+@_cuda("--device-id", type=click.IntRange(0, 2**31 - 1), default=0, help="Number of the GPU, as in rnn-infer --doctor.")
+@_cuda(
+    "--gpu-memory-limit",
+    type=click.IntRange(1, 2**43 - 1),
+    metavar="MIB",
+    default_text="no limit",
+    help="Memory for weights and intermediate results, in MiB.",
+)
+@_cuda(
+    "--tf32/--no-tf32",
+    default=False,
+    help="Compute float32 products in TensorFloat-32: faster, and less like PyTorch.",
+)
+@_cuda("--cuda-graph", is_flag=True, help="Capture a CUDA graph per batch size, and replay it.")
+@click.version_option(rnn_runtime.__version__, prog_name="rnn-serve")
+def main(
+    model: Path,
+    provider: "Provider",
+    threads: int | None,
+    host: str,
+    port: int,
+    name: str,
+    token_file: Path | None,
+    grace: float,
+    quiet: bool,
+    batch_size: int,
+    queue: int,
+    max_body: int,
+    device_id: int,
+    gpu_memory_limit: int | None,
+    tf32: bool,
+    cuda_graph: bool,
+) -> None:
+    """Serve an exported model over HTTP.
+
+    It speaks the Open Inference Protocol (version 2, REST), answers POST /classify with the class of an image file,
+    has a page to try it at /, and figures for Prometheus at /metrics. SIGTERM and Ctrl-C end it once all requests
+    under way are answered.
+
+    \b
+    rnn-serve -m model.onnx
+    curl --data-binary @digit.png localhost:8080/classify
+    """
+    from rnn_runtime.classifier import Classifier
+    from rnn_runtime.engine.cuda import CudaOptions
+    from rnn_runtime.serve.app import ServeLimits, make_app
+    from rnn_runtime.serve.server import listen, serve
+
+    memory_limit = None if gpu_memory_limit is None else gpu_memory_limit << 20
+    classifier = Classifier(
+        model, provider, threads=threads, cuda=CudaOptions(device_id, memory_limit, tf32, cuda_graph)
+    )
+    limits = ServeLimits(batch_size, queue, max_body << 20)
+    app = make_app(classifier, name=name, limits=limits, token=None if token_file is None else _read_token(token_file))
+    listener = listen(host, port)
+    address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+
+    def ready() -> None:
+        if not quiet:
+            if classifier.notice:
+                say(classifier.notice)
+            say(f"Serving {model} as {name} at {address}, on {classifier.provider}")
+
+    serve(app, listener, grace=grace, ready=ready)
+
+
+def _read_token(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            token = file.read(_MOST_TOKEN_BYTES + 1).strip()
+    except OSError as error:
+        raise InputError(f"{path}: can't be read: {error.strerror}") from None
+    if not token or len(token) > _MOST_TOKEN_BYTES or not token.isascii() or not token.decode("ascii").isprintable():
+        raise InputError(f"{path}: must hold a token of 1 to {_MOST_TOKEN_BYTES} printable ASCII characters")
+    return token.decode("ascii")
