@@ -20,6 +20,7 @@ COMMANDS = {
     "rnn-train": "rnn_train.cli",
     "rnn-export": "rnn_export.cli",
     "rnn-infer": "rnn_runtime.cli",
+    "rnn-serve": "rnn_runtime.serve.cli",
     "python -m rnn_train.write_images": "rnn_train.write_images",
 }
 

@@ -1,0 +1,45 @@
+"""`rnn-serve` as a process that a test talks to."""
+
+import contextlib
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.support.commands import heed_ctrl_c, installed
+
+_ADDRESS = re.compile(r"Serving .* at (http://\S+), on cpu\n")
+
+
+class Service(subprocess.Popen[str]):
+    """A service that listens.
+
+    Attributes:
+        url: Its address, as `http://127.0.0.1:40123`.
+    """
+
+    url: str
+
+    @property
+    def address(self) -> str:
+        """Host and port."""
+        return self.url.removeprefix("http://")
+
+
+@contextlib.contextmanager
+def serving(model: Path, *arguments: object) -> Iterator[Service]:
+    """Start a service on the CPU and a free port of the loopback interface; kill it at the end if it still runs."""
+    line = [installed("rnn-serve"), "--model", model, "--provider", "cpu", "--port", 0, *arguments]
+    service = Service(
+        list(map(str, line)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c
+    )
+    try:
+        assert service.stderr
+        first = service.stderr.readline()
+        found = _ADDRESS.fullmatch(first)
+        assert found, first + service.communicate()[1]
+        service.url = found[1]
+        yield service
+    finally:
+        service.kill()
+        service.communicate()
