@@ -14,13 +14,14 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import models, processes, training
+from benchmarks import models, processes, serving, training
 from benchmarks.measure import Row
 from rnn_runtime.files.atomic import atomic_write
 
 GROUPS: dict[str, Callable[[], Iterator[Row]]] = {
     "models": models.run,
     "processes": processes.run,
+    "serving": serving.run,
     "training": training.run,
 }
 RESULTS = Path(__file__).parent / "results"

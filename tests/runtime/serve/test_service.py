@@ -21,6 +21,7 @@ from tritonclient.utils import InferenceServerException
 
 from rnn_runtime import Classifier
 from rnn_runtime.errors import MissingPackageError
+from rnn_runtime.serve.server import listen
 from tests.support.commands import Run, RunProcess
 from tests.support.encoded_images import png_of_claimed_size
 from tests.support.services import Service, serving
@@ -379,6 +380,13 @@ def test_mistakes_are_one_line(
 
     assert (result.returncode, result.stdout, len(result.stderr.splitlines())) == (2, "", 1)
     assert problem in result.stderr
+
+
+def test_answers_are_sent_without_waiting_for_acknowledgements() -> None:
+    with listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()[:2]):
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.proto == socket.IPPROTO_TCP  # what asyncio looks at before it sets TCP_NODELAY
 
 
 def test_a_port_that_is_taken_is_named(run: Run, digits_model: Path) -> None:
