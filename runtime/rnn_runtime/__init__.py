@@ -7,7 +7,7 @@ classifier = Classifier("model.onnx", provider="cpu")
 classifier.predict("a.png")  # Prediction(path='a.png', label='7', probability=0.98, ...)
 ```
 
-The names in `__all__` are public. The packages below serve them and the three commands, and may change:
+The names in `__all__` are public. The packages below serve them and the commands, and may change:
 
 - `images/`: from what a user gives to pixels: finding files, decoding, resizing
 - `model/`: the model file, its description and its metadata
@@ -15,7 +15,8 @@ The names in `__all__` are public. The packages below serve them and the three c
 - `results/`: writing results, continuing an earlier run, shards, evaluation
 - `checks/`: self-check, benchmark, comparison of providers, doctor
 - `files/`: atomic writes
-- `command/`: what the three commands share; only commands import click
+- `serve/`: the web service `rnn-serve`
+- `command/`: what the commands share; only commands import click
 
 Read `classifier.py` first. `interruption.py` handles Ctrl-C and SIGTERM, `text.py` prepares text for a terminal, and
 `cli.py` is the command `rnn-infer`.

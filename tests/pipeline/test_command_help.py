@@ -13,6 +13,7 @@ from tests.support.commands import COMMANDS, Run, installed
 GROUPS = {
     "rnn-infer": ["Input", "Model and provider", "Output", "CUDA", "Instead of classifying", "Help"],
     "rnn-export": ["Graph", "Parity", "Output", "Help"],
+    "rnn-serve": ["Model and provider", "Service", "Limits", "CUDA", "Help"],
     "python -m rnn_train.write_images": ["Data", "Help"],
     "rnn-train": ["Data", "Model", "Optimization", "Augmentation", "Run and checkpoint", "Help"],
 }

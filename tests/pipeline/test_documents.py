@@ -13,7 +13,7 @@ from tests.support.commands import Run
 ROOT = Path(__file__).parents[2]
 OTHER_TOOLS = re.compile(
     r"pip |--constraint|--hypothesis-profile|uvicorn|gunicorn|tensorboard --logdir|split --|npm |g\+\+|docker |Tab"
-    r"|#SBATCH"
+    r"|#SBATCH|curl |tritonserver "
 )
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
@@ -47,12 +47,13 @@ def test_every_page_is_in_the_navigation_once() -> None:
 def test_options_exist(document: Path) -> None:
     from rnn_export import cli as export
     from rnn_runtime import cli as infer
+    from rnn_runtime.serve import cli as serve
     from rnn_train import cli as train
     from rnn_train import write_images
 
     known = {
         option
-        for command in (train.main, export.main, infer.main, write_images.main)
+        for command in (train.main, export.main, infer.main, serve.main, write_images.main)
         for parameter in command.params
         for option in (*parameter.opts, *parameter.secondary_opts)
     } | {"--help"}

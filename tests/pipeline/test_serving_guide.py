@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import shlex
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,11 +14,12 @@ from fastapi.testclient import TestClient
 
 from rnn_runtime import Classifier
 from tests.support.pages import Block, blocks, without_numbers
+from tests.support.services import serving
 
 
 @pytest.fixture(scope="module")
 def page() -> list[Block]:
-    return blocks("guides/serving.md")
+    return [block for block in blocks("guides/serving.md") if block.heading == "Your own service"]
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +33,22 @@ def client(tmp_path_factory: pytest.TempPathFactory, digits_model: Path, page: l
         exec(code, names)
     with TestClient(names["app"]) as client:  # type: ignore[arg-type]
         yield client
+
+
+def test_what_curl_gets_from_rnn_serve_is_what_the_page_shows(
+    digits_model: Path, digits_images: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "seven.png").write_bytes(min(digits_images.glob("7/*.png")).read_bytes())
+    (tmp_path / "notes.txt").write_text("no image")
+    found = [block for block in blocks("guides/serving.md") if block.heading == "rnn-serve"]
+    asked = [block.code for block in found if block.code.startswith("curl ")]
+    shown = [json.loads(block.code) for block in found if block.language == "json"]
+
+    with serving(digits_model) as service:
+        for command, expected in zip(asked, shown, strict=True):
+            line = shlex.split(command.replace("localhost:8080", service.address))
+            answer = subprocess.run(line, cwd=tmp_path, capture_output=True, check=True).stdout
+            assert without_numbers(str(json.loads(answer))) == without_numbers(str(expected))
 
 
 def test_an_image_gets_what_its_file_gets(

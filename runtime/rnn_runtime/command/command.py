@@ -1,4 +1,4 @@
-"""The click class of the three commands: requirements are checked first, and errors are one line."""
+"""The click class of the commands: requirements are checked first, and errors are one line."""
 
 import ast
 import errno
