@@ -30,7 +30,7 @@ def lower_bound(requirement: Requirement) -> Version:
 
 
 def test_lowest_versions_are_a_deployments_lower_bounds() -> None:
-    requirements = map(Requirement, [*PROJECT["dependencies"], *EXTRAS["cpu"], *EXTRAS["parquet"]])
+    requirements = map(Requirement, [*PROJECT["dependencies"], *EXTRAS["cpu"], *EXTRAS["parquet"], *EXTRAS["serve"]])
 
     bounds = {canonicalize_name(requirement.name): lower_bound(requirement) for requirement in requirements}
 
