@@ -8,16 +8,16 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
+from rnn_runtime.checks.benchmark import MOST_BYTES, check_memory, check_sizes, largest_batch
 from rnn_runtime.checks.comparison import VARIANTS, Comparison, Timing, Variant
 from rnn_runtime.checks.self_check import self_check, usual_tolerance
 from rnn_runtime.classifier import Classifier
-from rnn_runtime.errors import InputError, ModelError, ParityError, ProviderError
+from rnn_runtime.errors import ModelError, ParityError, ProviderError
 from rnn_runtime.model.fields import check_argument
 
 BATCH_SIZES = (1, 4, 16, 64, 256, 1024, 4096, 16384)
 _ROUNDS = 5
 _LONGEST_RUN = 1.0  # seconds; all sizes and variants take about a minute then
-_MOST_BYTES = 1 << 29  # of a batch of images
 
 
 def compare(
@@ -51,8 +51,7 @@ def compare(
         ProviderError: no variant can run, or none with the smallest batch.
     """
     check_argument("model", model, Path)
-    if min(batch_sizes, default=0) < 1 or not seconds > 0:
-        raise InputError(f"batch sizes must be at least 1 and seconds above 0, not {list(batch_sizes)} and {seconds}")
+    check_sizes(batch_sizes, seconds)
 
     def open_variant(variant: Variant) -> Classifier:
         return Classifier(model, variant.provider, threads=threads, cuda=variant.cuda)
@@ -64,10 +63,10 @@ def compare(
     opened = tuple(variant for variant in variants if variant.name in running)
     tolerances = {name: usual_tolerance(classifier) for name, classifier in running.items()}
     shape = next(iter(running.values())).metadata.spec.image_spec.shape
-    largest = _largest_batch(shape, min(batch_sizes))
+    check_memory(min(batch_sizes), shape)
     timings: list[Timing] = []
     for size in watch(sorted(set(batch_sizes))):
-        _leave_out(running, size, largest, timings, problems)
+        _leave_out(running, size, size > largest_batch(shape), timings, problems)
         if not running:
             continue
         images = np.random.default_rng(0).integers(0, 256, (size, *shape), np.uint8)
@@ -92,25 +91,15 @@ def _open_all(
     return running
 
 
-def _largest_batch(shape: tuple[int, ...], smallest: int) -> int:
-    largest = _MOST_BYTES // int(np.prod(shape))
-    if smallest > largest:
-        raise InputError(
-            f"a batch of {smallest:,} images is too large to compare: of {' x '.join(map(str, shape))} values each, at "
-            f"most {largest:,} fit into {_MOST_BYTES >> 20} MiB. Choose a smaller batch size"
-        )
-    return largest
-
-
 def _leave_out(
-    running: dict[str, Classifier], size: int, largest: int, timings: Sequence[Timing], problems: dict[str, str]
+    running: dict[str, Classifier], size: int, too_large: bool, timings: Sequence[Timing], problems: dict[str, str]
 ) -> None:
     """Take the variants from `running` that aren't to run batches of this size, with what they hold."""
     rates = {timing.variant: timing.images_per_second for timing in timings}  # of the size before
     for name in list(running):
         reason = None
-        if size > largest:
-            reason = f"the images would take over {_MOST_BYTES >> 20} MiB"
+        if too_large:
+            reason = f"the images would take over {MOST_BYTES >> 20} MiB"
         elif name in rates and size / rates[name] > _LONGEST_RUN:
             reason = f"each would take over {_LONGEST_RUN:g} second"
         if reason is not None:

@@ -2,9 +2,12 @@
 
 import io
 import json
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from rnn_runtime import Classifier
 from rnn_runtime.checks.benchmark import Speed, measure_speed, write_speeds
@@ -27,6 +30,24 @@ def test_each_batch_size_is_timed(digits_model: Path) -> None:
 def test_nothing_to_time_is_an_input_error(digits_model: Path, options: dict[str, object]) -> None:
     with pytest.raises(InputError, match="at least 1 and seconds above 0"):
         measure_speed(Classifier(digits_model, provider="cpu"), **options)  # type: ignore[arg-type]
+
+
+def test_a_batch_that_is_too_large_is_one_line(run: Run, digits_model: Path) -> None:
+    result = run("rnn-infer", "--model", digits_model, "--benchmark", "--batch-size", "16777216")
+
+    assert (result.returncode, result.stdout, len(result.stderr.splitlines())) == (2, "", 1)
+    assert "at most 8,388,608 fit into 512 MiB. Choose a smaller batch size" in result.stderr
+
+
+def test_slow_runs_are_made_three_times(digits_model: Path) -> None:
+    class SlowClassifier(Classifier):
+        def predict_proba(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+            time.sleep(0.05)
+            return super().predict_proba(images)
+
+    (speed,) = measure_speed(SlowClassifier(digits_model, "cpu"), batch_sizes=(1,), seconds=0.01)
+
+    assert speed.runs == 3
 
 
 @pytest.mark.slow
