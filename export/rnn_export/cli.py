@@ -8,9 +8,10 @@ import click
 
 import rnn_runtime
 from rnn_runtime.command.command import Command
-from rnn_runtime.command.options import CHECKPOINT_SUFFIXES, MODEL_SUFFIXES, option_group
+from rnn_runtime.command.options import option_group
 from rnn_runtime.command.streams import say
 from rnn_runtime.files.atomic import check_output
+from rnn_runtime.files.kinds import CHECKPOINT_SUFFIXES, MODEL_SUFFIXES
 
 if TYPE_CHECKING:
     from rnn_export.export import ExportReport

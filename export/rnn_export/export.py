@@ -219,9 +219,13 @@ def _verify(
     classifier = Classifier(path, provider="cpu")
     report = measure_parity(classifier, model, real_images, temperature=temperature, **asdict(tolerance))
     if report.equal_labels < tolerance.least_equal_labels:
+        row = max(report.rows, key=lambda row: len(row.label_differences) / row.count)
+        first, names = row.label_differences[0], model.spec.class_names
         raise ParityError(
-            f"{output}: not written. Only {100 * report.equal_labels:.2f} % of its labels are those of PyTorch, less "
-            f'than {100 * tolerance.least_equal_labels:g} %. Choose `precision="fp32"`'
+            f"{output}: not written. {len(row.label_differences):,} of {row.count:,} {row.images} images have another "
+            f"label than in PyTorch, more than {100 * (1 - tolerance.least_equal_labels):g} %. The first is image "
+            f"{first.image}: {names[first.pytorch]} in PyTorch, {names[first.onnxruntime]} in onnxruntime; in float64 "
+            f'their logits are {first.margin:.1e} apart. Choose `precision="fp32"`'
         )
     if not report.logits_within_tolerance:
         atol, rtol = report.atol, report.rtol

@@ -42,6 +42,7 @@ from rnn_runtime.errors import (  # the environment comes first
     ProviderError,
     RnnOnnxError,
     SettingsError,
+    StorageError,
 )
 from rnn_runtime.interruption import RunInterruptedError
 
@@ -82,6 +83,7 @@ __all__ = [
     "RunSummary",
     "SettingsError",
     "Shard",
+    "StorageError",
     "classify_files",
     "classify_shard",
     "find_images",

@@ -11,16 +11,10 @@ import click
 
 import rnn_runtime
 from rnn_runtime.command.command import Command, as_options
-from rnn_runtime.command.options import (
-    CHECKPOINT_SUFFIXES,
-    MODEL_SUFFIXES,
-    Rule,
-    check_rules,
-    is_given,
-    option_group,
-)
+from rnn_runtime.command.options import Rule, check_rules, is_given, option_group
 from rnn_runtime.command.streams import say
 from rnn_runtime.files.atomic import check_output
+from rnn_runtime.files.kinds import CHECKPOINT_SUFFIXES, MODEL_SUFFIXES
 from rnn_runtime.text import printable
 
 if TYPE_CHECKING:
@@ -79,9 +73,9 @@ _RULES = (
     Rule(
         ("provider", "tf32", "cuda_graph", "self_check"),
         lambda given: not given["compare"],
-        "is tried by --compare in any case. Leave it out",
+        "has no use with --compare, which tries all variants and checks each. Leave it out",
     ),
-    Rule(("compare",), lambda given: not given["paths"], "classifies no images. Leave out one of both"),
+    Rule(("compare",), lambda given: not given["paths"], "classifies no images. Leave out one of the two"),
     Rule(("threads",), lambda given: not given["doctor"], "does nothing with --doctor. Leave it out"),
     Rule(
         ("model", "provider", "threads", "device_id", "gpu_memory_limit", "tf32", "cuda_graph"),
@@ -113,6 +107,11 @@ _RULES = (
         ("format",),
         lambda given: bool(given["paths"]) or given["format"] not in ("tsv", "parquet"),
         "of --benchmark is table, csv or jsonl. Choose one of these",
+    ),
+    Rule(
+        ("checkpoint_column",),
+        lambda given: given["format"] != "table",
+        "has no room in a table. Choose another --format",
     ),
     Rule(("link_to",), lambda given: given["copy_to"] is None, "and --copy-to do the same. Choose one"),
     Rule(
@@ -194,7 +193,7 @@ def _check(ctx: click.Context) -> None:
     "--provider",
     type=click.Choice(["auto", "cuda", "cpu"]),
     default="auto",
-    help="Execution provider. cuda runs on CUDA or fails; auto takes the CPU where CUDA can't run, and says why.",
+    help="Execution provider. cuda runs on CUDA or fails; auto takes CUDA where it runs, else the CPU.",
 )
 @_model("-b", "--batch-size", type=click.IntRange(1, 1 << 24), default=256, help="Images per batch.")
 @_model("-j", "--threads", type=click.IntRange(1, 4096), default_text="one per core", help="Number of CPU threads.")
@@ -322,7 +321,7 @@ def main(
     classifier = Classifier(model, provider, threads=threads, cuda=cuda)
     notice = classifier.notice
     if notice and not quiet:
-        say(notice)
+        say(as_options(notice))
     # Standard output is for the images' results alone. Other reports then go to stderr.
     err = bool(paths) and options["output"] is None
     if self_check:
@@ -333,7 +332,7 @@ def main(
     if paths:
         _classify(classifier, paths, quiet=quiet, **options)
     if classifier.notice != notice and not quiet:  # a later capture of a CUDA graph failed
-        say(str(classifier.notice))
+        say(as_options(str(classifier.notice)))
 
 
 def _diagnose(model: Path, provider: "Provider", cuda: "CudaOptions") -> None:
@@ -397,9 +396,8 @@ def _compare(
         for best, use in {comparison.best(): "many images", comparison.best(smallest): least}.items():
             variant = comparison.variant(best)
             line = command_line(model, variant.provider, best.batch_size, cuda=variant.cuda, threads=threads)
-            file.write(
-                f"For {use} ({best.images_per_second:,.0f} images/s, {best.ms_per_run:.3f} ms per batch): {line}\n"
-            )
+            speed = f"{best.images_per_second:,.0f} images/s, {best.ms_per_run:,.3f} ms per batch"
+            file.write(f"For {use} ({speed}): {line} IMAGES\n")
 
 
 def _bar(batch_sizes: Sequence[int]) -> Iterable[int]:

@@ -39,6 +39,10 @@ class CheckpointError(RnnOnnxError):
     """A checkpoint is missing, damaged or wasn't written by `rnn-train`."""
 
 
+class StorageError(RnnOnnxError):
+    """Object storage doesn't answer, or refuses. The text says what is kept."""
+
+
 class OutputError(RnnOnnxError):
     """A file can't be written. The text says what is kept."""
 

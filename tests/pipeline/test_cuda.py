@@ -236,7 +236,7 @@ def test_doctor_lists_the_gpus_and_starts_cuda(run: Run, digits_model: Path) -> 
     assert result.returncode == 0
     assert re.search(r"^CUDA device 0 +\w", result.stdout, re.MULTILINE)
     assert re.search(r"^CUDA provider +starts$", result.stdout, re.MULTILINE)
-    assert result.stdout.endswith("Next: Nothing to repair.\n")
+    assert result.stdout.endswith("Next: nothing to repair\n")
 
 
 def test_the_ways_to_run_a_model_are_compared(run: Run, digits_model: Path) -> None:

@@ -129,7 +129,7 @@ STARTS = {  # what is missing, and how to mend it
     ),
     "CPU only": (
         "the installed onnxruntime is built for the CPU only",
-        "Replace it with: pip uninstall --yes onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]', "
+        "Replace onnxruntime with: pip uninstall --yes onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]', "
         "or run with --provider cpu",
     ),
 }
@@ -194,7 +194,7 @@ def test_onnxruntime_that_cannot_be_used_exits_with_one_line(outcomes: Outcomes,
 @pytest.mark.parametrize(
     ("situation", "exit_code", "step"),
     [
-        ("no driver", 0, "Nothing to repair."),
+        ("no driver", 0, "nothing to repair for the CPU. For CUDA: Install the driver and check it with: nvidia-smi"),
         ("driver that fails", 0, "Check the GPU and its driver with: nvidia-smi"),
         ("old driver", 0, "Update the driver"),
         ("other device", 0, "Choose one with --device-id"),
@@ -202,7 +202,7 @@ def test_onnxruntime_that_cannot_be_used_exits_with_one_line(outcomes: Outcomes,
         ("both", 0, "Install one of them only: pip uninstall --yes onnxruntime onnxruntime-gpu && pip install"),
         ("one of both uninstalled", 3, "the installed onnxruntime is broken"),
         ("none", 3, "onnxruntime is not installed. Install it with: pip install onnxruntime, or"),
-        ("CPU only", 0, "Nothing to repair."),
+        ("CPU only", 0, "nothing to repair"),
     ],
 )
 def test_doctor_names_the_next_thing_to_do(outcomes: Outcomes, situation: str, exit_code: int, step: str) -> None:

@@ -137,7 +137,7 @@ def test_int8_is_refused_on_cuda_before_anything_else(run_process: RunProcess, m
     assert (result.returncode, result.stdout) == (3, "")
     assert result.stderr == (
         f"Error: {models}/int8.onnx: the CUDA provider could not start: this model is int8, and CUDA has no kernel for "
-        "quantized LSTMs. Export it with: rnn-export --target cuda, or run with --provider cpu\n"
+        "quantized LSTMs. Export the model with: rnn-export --target cuda, or run with --provider cpu\n"
     )
 
 
@@ -147,7 +147,10 @@ def test_auto_runs_int8_on_the_cpu_and_says_why(
     result = run_process("rnn-infer", "--model", models / "int8.onnx", digits_images / "3", env=environment)
 
     notice, summary = result.stderr.splitlines()
-    assert notice == "Running on the CPU: this model is int8, and CUDA has no kernel for quantized LSTMs"
+    assert notice == (
+        "Running on the CPU: this model is int8, and CUDA has no kernel for quantized LSTMs. Export the model with: "
+        "rnn-export --target cuda"
+    )
     assert summary.endswith("on cpu")
 
 
@@ -163,12 +166,15 @@ def test_a_model_with_nodes_for_the_cpu_does_not_run_on_cuda(
     if provider == "cuda":
         assert (result.returncode, result.stdout) == (3, "")
         assert result.stderr == (
-            f"Error: {models}/fp32.onnx: the CUDA provider could not start: {problem}. Export it with: rnn-export "
-            "--target cuda, or run with --provider cpu\n"
+            f"Error: {models}/fp32.onnx: the CUDA provider could not start: {problem}. Export the model with: "
+            "rnn-export --target cuda, or run with --provider cpu\n"
         )
     else:
         notice, summary = result.stderr.splitlines()
-        assert (notice, result.returncode) == (f"Running on the CPU: {problem}", 0)
+        assert (notice, result.returncode) == (
+            f"Running on the CPU: {problem}. Export the model with: rnn-export --target cuda",
+            0,
+        )
         assert summary.endswith("on cpu")
 
 
@@ -189,7 +195,11 @@ def test_cuda_that_onnxruntime_leaves_out_is_not_taken_for_a_missing_kernel(
         assert "could not start: onnxruntime found no usable CUDA device. Check the GPU" in result.stderr
     else:
         notice, summary = result.stderr.splitlines()
-        assert (notice, result.returncode) == ("Running on the CPU: onnxruntime found no usable CUDA device", 0)
+        assert (notice, result.returncode) == (
+            "Running on the CPU: onnxruntime found no usable CUDA device. Check the GPU and its driver with: "
+            "nvidia-smi",
+            0,
+        )
         assert summary.endswith("on cpu")
 
 

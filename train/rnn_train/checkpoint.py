@@ -21,6 +21,7 @@ from torch import Tensor
 
 from rnn_runtime.errors import CheckpointError, SettingsError
 from rnn_runtime.files.atomic import atomic_write
+from rnn_runtime.files.kinds import MODEL_SUFFIXES
 from rnn_runtime.model.fields import check_argument
 from rnn_runtime.model.spec import ModelSpec
 from rnn_train.calibration import LARGEST_TEMPERATURE, LEAST_TEMPERATURE
@@ -112,6 +113,10 @@ class Checkpoint:
         except MemoryError:
             raise
         except Exception as error:  # a damaged file can make it raise anything
+            if Path(path).suffix in MODEL_SUFFIXES:
+                raise CheckpointError(
+                    f"{path}: an exported model, not a checkpoint. Name the file that rnn-train wrote"
+                ) from None
             raise CheckpointError(f"{path}: not a checkpoint, or a damaged one ({type(error).__name__})") from None
         if not isinstance(content, dict) or not isinstance(content.get("format"), str) or content["format"] != FORMAT:
             raise CheckpointError(f"{path}: not a checkpoint that rnn-train wrote")

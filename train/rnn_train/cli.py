@@ -11,15 +11,9 @@ import click
 
 import rnn_runtime
 from rnn_runtime.command.command import Command, as_options
-from rnn_runtime.command.options import (
-    CHECKPOINT_SUFFIXES,
-    MODEL_SUFFIXES,
-    Decorator,
-    format_value,
-    is_given,
-    option_group,
-)
+from rnn_runtime.command.options import Decorator, format_value, is_given, option_group, typed_name
 from rnn_runtime.command.streams import say
+from rnn_runtime.files.kinds import CHECKPOINT_SUFFIXES, IMAGE_SUFFIXES, MODEL_SUFFIXES
 from rnn_runtime.model.spec import CELLS, NONLINEARITIES
 from rnn_train.settings import CLASS_WEIGHTS, DATASETS, PRESETS, SCHEDULES, TrainSettings, preset_settings
 
@@ -85,11 +79,19 @@ _OTHER_NAMES = {
 
 
 def _check(ctx: click.Context) -> None:
+    if str(ctx.params["resume"]).startswith("--"):
+        raise click.UsageError("--resume needs the checkpoint to continue: --resume model.pt, or --resume auto")
     for word in ctx.args:  # no arguments are declared, so that these can get a hint
         option = "--dataset" if word in DATASETS else "--resume" if word.endswith(CHECKPOINT_SUFFIXES) else "--data"
         raise click.UsageError(f"Got unexpected extra argument ({word}). Did you mean {option} {word}?")
+    if ctx.params["dataset"] == "digits":
+        for name in ("skip_unreadable", "data_root"):
+            if is_given(ctx, name):
+                raise click.UsageError(f"{typed_name(ctx, name)} does nothing with --dataset digits. Leave it out")
     output = ctx.params["output"]
-    if output is not None and (str(output) == "-" or output.suffix in (*MODEL_SUFFIXES, ".csv", ".png", ".html")):
+    if output is not None and (
+        str(output) == "-" or output.suffix.lower() in (*MODEL_SUFFIXES, *IMAGE_SUFFIXES, ".csv", ".html")
+    ):
         raise click.UsageError(f"--output is the checkpoint to write, not {output}. Choose a name such as model.pt")
 
 

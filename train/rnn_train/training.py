@@ -173,20 +173,10 @@ def _restore(
     if patience is not None:
         settings = replace(settings, patience=patience)
     run = TrainingState.new(source or saved.source, settings, device)
-    if run.spec != saved.spec:
-        raise DataError(
-            f"{run.source.name}: not the data that {checkpoint} was trained on: image size, channels or "
-            "classes differ. Point `data` or `data_root` to that data"
-        )
-    sha256 = saved.resume_state.get("data_sha256")
-    if isinstance(sha256, str) and sha256 != run.data_sha256:  # if it is none, `restore` says so
-        raise DataError(
-            f"{run.source.name}: not the data that {checkpoint} was trained on: training or validation images differ. "
-            "Point `data` or `data_root` to that data"
-        )
+    _check_data(run, saved, checkpoint)
     run.restore(saved, checkpoint)
     if run.steps_done > settings.epochs * run.steps_per_epoch:
-        more = f" and {run.under_way.step} steps" if run.under_way else ""
+        more = f" and {run.under_way.step:,} of {run.steps_per_epoch:,} steps" if run.under_way else ""
         raise SettingsError(
             f"{checkpoint}: {run.epoch} epochs{more} are done already, more than `epochs={settings.epochs}`"
         )
@@ -199,8 +189,10 @@ def _restore(
             f"{settings.patience}, or to 0 for all {settings.epochs} epochs"
         )
     else:
+        # A one-cycle schedule is planned for its number of epochs, so such a run can't go on.
+        how = "start a new run with more" if settings.schedule == "one-cycle" else "set"
         notes.append(
-            f"{checkpoint}: this run is complete, with {run.epoch} of {settings.epochs} epochs. To train longer, set "
+            f"{checkpoint}: this run is complete, with {run.epoch} of {settings.epochs} epochs. To train longer, {how} "
             "`epochs`"
         )
     threads = saved.resume_state["threads"]
@@ -210,6 +202,22 @@ def _restore(
             f"differ by rounding from an uninterrupted run. For identical ones, set OMP_NUM_THREADS={threads}"
         )
     return run, notes
+
+
+def _check_data(run: TrainingState, saved: Checkpoint, checkpoint: str | Path) -> None:
+    """Check that a run continues on the data that it began with."""
+    # Mean and standard deviation come from the images, where they are normalized.
+    differs = None
+    if replace(run.spec, mean=saved.spec.mean, std=saved.spec.std) != saved.spec:
+        differs = "image size, channels or classes differ"
+    # A checkpoint without the SHA-256 is refused by `restore`.
+    elif run.spec != saved.spec or saved.resume_state.get("data_sha256", run.data_sha256) != run.data_sha256:
+        differs = "training or validation images differ"
+    if differs:
+        raise DataError(
+            f"{run.source.name}: not the data that {checkpoint} was trained on: {differs}. Point `data` or `data_root` "
+            "to that data"
+        )
 
 
 class _Saving:

@@ -60,7 +60,7 @@ def check_sizes(batch_sizes: Sequence[int], seconds: float) -> None:
     Raises:
         InputError: there is no batch size, or one below 1, or `seconds` isn't above 0.
     """
-    if min(batch_sizes, default=0) < 1 or not seconds > 0:
+    if not all(isinstance(size, int) for size in batch_sizes) or min(batch_sizes, default=0) < 1 or not seconds > 0:
         raise InputError(f"batch sizes must be at least 1 and seconds above 0, not {list(batch_sizes)} and {seconds}")
 
 

@@ -12,7 +12,7 @@ from rnn_runtime.checks.benchmark import MOST_BYTES, check_memory, check_sizes, 
 from rnn_runtime.checks.comparison import VARIANTS, Comparison, Timing, Variant
 from rnn_runtime.checks.self_check import self_check, usual_tolerance
 from rnn_runtime.classifier import Classifier
-from rnn_runtime.errors import ModelError, ParityError, ProviderError
+from rnn_runtime.errors import InputError, ModelError, ParityError, ProviderError
 from rnn_runtime.model.fields import check_argument
 
 BATCH_SIZES = (1, 4, 16, 64, 256, 1024, 4096, 16384)
@@ -52,6 +52,8 @@ def compare(
     """
     check_argument("model", model, Path)
     check_sizes(batch_sizes, seconds)
+    if not variants:
+        raise InputError("`variants` is empty. Name at least one")
 
     def open_variant(variant: Variant) -> Classifier:
         return Classifier(model, variant.provider, threads=threads, cuda=variant.cuda)
@@ -59,7 +61,7 @@ def compare(
     problems: dict[str, str] = {}
     running = _open_all(variants, open or open_variant, str(model), problems)
     if not running:
-        raise ProviderError(f"{model}: runs in no way here: {'; '.join(problems.values())}")
+        raise ProviderError(f"{model}: none of the variants runs here: {'; '.join(problems.values())}")
     opened = tuple(variant for variant in variants if variant.name in running)
     tolerances = {name: usual_tolerance(classifier) for name, classifier in running.items()}
     shape = next(iter(running.values())).metadata.spec.image_spec.shape

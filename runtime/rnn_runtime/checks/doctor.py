@@ -25,7 +25,7 @@ from rnn_runtime.errors import MissingPackageError, ModelError
 from rnn_runtime.images.pool import usable_cores
 from rnn_runtime.model.metadata import ModelMetadata
 
-_NOTHING = "Nothing to repair."
+_NOTHING = "nothing to repair"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +74,11 @@ def examine(model: Path | None = None, provider: Provider = "auto", *, cuda: Cud
     # Without a driver, CUDA isn't expected to start, unless it was asked for.
     wanted = provider == "cuda" or driver is not None or len(installed_packages()) > 1
     cuda_remedy = opened.remedy if wanted else None
+    nothing = _NOTHING
+    if opened.provider == "cpu" and not wanted and cuda_major(ort) is not None:
+        nothing = f"nothing to repair for the CPU. For CUDA: {opened.remedy}"
     providers = ("cuda", "cpu") if opened.provider == "cuda" else ("cpu",)
-    return Diagnosis(tuple(facts), providers, cuda_remedy or model_remedy or _NOTHING)
+    return Diagnosis(tuple(facts), providers, cuda_remedy or model_remedy or nothing)
 
 
 def print_diagnosis(diagnosis: Diagnosis, file: TextIO) -> None:
@@ -153,10 +156,10 @@ def _examine_model(model: Path | None) -> tuple[bytes, list[tuple[str, str]], st
 def _model_facts(metadata: ModelMetadata) -> list[tuple[str, str]]:
     spec = metadata.spec
     directions = ", bidirectional" if spec.bidirectional else ""
-    image = spec.image_spec
+    image, classes = spec.image_spec, len(spec.class_names)
     return [
         ("network", f"{spec.cell}, {spec.num_layers} layers of {spec.hidden_size}{directions}"),
-        ("images", f"{image.height} x {image.width}, {image.channels} channels; {len(spec.class_names)} classes"),
+        ("images", f"{image.height} x {image.width}, {'gray' if image.channels == 1 else 'RGB'}; {classes} classes"),
         ("export", json.dumps(metadata.export)),
         ("checkpoint", f"SHA-256 {metadata.checkpoint_sha256}"),
     ]

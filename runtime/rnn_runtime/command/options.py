@@ -7,9 +7,6 @@ from typing import Any, NamedTuple
 import click
 from click.core import ParameterSource
 
-# Endings that name a file as a checkpoint or model, and so as no other input or output of a command.
-CHECKPOINT_SUFFIXES, MODEL_SUFFIXES = (".pt", ".pth"), (".onnx",)
-
 
 class Option(click.Option):
     """An option that the help lists in a group, with its default at the end of its text.

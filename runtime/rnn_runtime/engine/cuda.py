@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 # Remedies that every cell has: the target cuda has no loops and no quantized operators.
-_EXPORT_FOR_CUDA = "Export it with: rnn-export --target cuda"
+_EXPORT_FOR_CUDA = "Export the model with: rnn-export --target cuda"
 _WITHOUT_GRAPH = "Run without CUDA graphs, or export it with: rnn-export --target cuda"
 _FALLBACK = "fallback to CPU EP has been explicitly disabled"  # in onnxruntime's error
 _INPUT_TYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}

@@ -51,5 +51,6 @@ def _device_name(cuda: ctypes.CDLL, device_id: int) -> str:
 
 def _error_text(cuda: ctypes.CDLL, code: int) -> str:
     text = ctypes.c_char_p()
-    cuda.cuGetErrorString(code, ctypes.byref(text))
+    if hasattr(cuda, "cuGetErrorString"):
+        cuda.cuGetErrorString(code, ctypes.byref(text))
     return f"{(text.value or b'unknown error').decode(errors='replace')} (CUDA error {code})"

@@ -1,6 +1,7 @@
 """What CUDA needs, looked for before onnxruntime is asked: it names what is missing in its log only."""
 
 import ctypes
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -12,7 +13,7 @@ from rnn_runtime.engine.nvidia_driver import LIBRARY, Driver, find_driver
 CHECK_GPU = "Check the GPU and its driver with: nvidia-smi"
 _INSTALL_CUDA = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
 INSTALL_LIBRARIES = f"Install CUDA's libraries with: {_INSTALL_CUDA}"
-_REPLACE = f"Replace it with: pip uninstall --yes onnxruntime && {_INSTALL_CUDA}"
+_REPLACE = f"Replace onnxruntime with: pip uninstall --yes onnxruntime && {_INSTALL_CUDA}"
 # The module of the packages onnxruntime-ep-cuda*, which bring the provider alone, for any build of onnxruntime
 # (github.com/microsoft/onnxruntime, plugin-ep-cuda/python).
 _PLUGIN, _LIBRARY = "onnxruntime_ep_cuda", "libonnxruntime_providers_cuda.so"
@@ -92,7 +93,14 @@ def _check_driver(driver: Driver, built_for: int | None, device_id: int) -> None
             "Update the driver",
         )
     if driver.problem:
-        raise CudaError(f"the NVIDIA driver could not start: {driver.problem}", CHECK_GPU)
+        raise CudaError(f"the NVIDIA driver could not start: {driver.problem}", _hidden_gpus() or CHECK_GPU)
     if devices is not None and device_id >= len(devices):
         found = ", ".join(f"{number} ({name})" for number, name in enumerate(devices)) or "none"
-        raise CudaError(f"there is no CUDA device {device_id}; found: {found}", "Choose one with `device_id`")
+        remedy = (not devices and _hidden_gpus()) or "Choose one with `device_id`"
+        raise CudaError(f"there is no CUDA device {device_id}; found: {found}", remedy)
+
+
+def _hidden_gpus() -> str | None:
+    """What to do if the environment may be what hides GPUs."""
+    value = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return None if value is None else f"Unset CUDA_VISIBLE_DEVICES, which is {value!r} and may hide the GPU"

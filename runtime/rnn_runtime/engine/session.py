@@ -29,8 +29,8 @@ class OpenSession:
         cuda: How it runs on CUDA.
         problem: Why CUDA doesn't start, if `auto` chose the CPU.
         remedy: What to do about it.
-        notice: What `auto` left out of what was asked for, and why: CUDA, if a driver or a CUDA build of onnxruntime is
-            installed (elsewhere, the CPU is as expected), or CUDA graphs.
+        notice: What `auto` left out of what was asked for, why, and what to do: CUDA graphs; or CUDA, if options for it
+            were given, or a driver or a CUDA build of onnxruntime is installed (elsewhere, the CPU is as expected).
     """
 
     session: "onnxruntime.InferenceSession"
@@ -65,7 +65,7 @@ def open_session(
         SettingsError: options for CUDA were given together with `cpu`.
     """
     if provider not in PROVIDERS:
-        raise ProviderError(f"provider must be one of {', '.join(PROVIDERS)}, not {provider!r}")
+        raise SettingsError(f"`provider` must be one of {', '.join(PROVIDERS)}, not {provider!r}")
     if provider == "cpu" and cuda != CUDA_DEFAULTS:
         raise SettingsError(
             'options for CUDA do nothing on the CPU. Leave them out, or choose `provider="cuda"` or `provider="auto"`'
@@ -82,8 +82,9 @@ def open_session(
             raise ProviderError(
                 f'the CUDA provider could not start: {error.problem}. {error.remedy}, or run with `provider="cpu"`'
             ) from None
-        expected = bool(cuda_major(ort) or "onnxruntime-gpu" in installed_packages() or find_driver())
-        notice = f"Running on the CPU: {error.problem}" if expected else None
+        installed = cuda_major(ort) or "onnxruntime-gpu" in installed_packages() or find_driver()
+        expected = bool(installed) or cuda != CUDA_DEFAULTS
+        notice = f"Running on the CPU: {error.problem}. {error.remedy}" if expected else None
         return OpenSession(on_cpu, "cpu", CUDA_DEFAULTS, error.problem, error.remedy, notice)
     notice = f"Running on CUDA without a graph: {started.notice}" if started.notice else None
     return OpenSession(started.session, "cuda", started.options, notice=notice)
@@ -93,7 +94,7 @@ def _check_precision(session: "onnxruntime.InferenceSession") -> None:
     if exported_precision(session.get_modelmeta().custom_metadata_map) == "int8":
         raise CudaError(
             "this model is int8, and CUDA has no kernel for quantized LSTMs",
-            "Export it with: rnn-export --target cuda",
+            "Export the model with: rnn-export --target cuda",
         )
 
 

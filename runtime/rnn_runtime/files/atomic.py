@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from rnn_runtime.errors import InputError
+from rnn_runtime.files.kinds import IMAGE_SUFFIXES
 
 
 @contextmanager
@@ -41,13 +42,18 @@ def atomic_write(path: str | Path, mode: str = "w", *, sync: bool = True, **opti
 
 
 def check_output(output: Path, inputs: Iterable[str | Path]) -> None:
-    """Check that a file can be written, and isn't one of the inputs.
+    """Check that a file can be written, and isn't one of the inputs or somebody's image.
 
     Raises:
-        InputError: the folder is missing, `output` is one of `inputs`, or a device, pipe or folder.
+        InputError: the folder is missing or can't be written, `output` is one of `inputs`, or a device, pipe or folder,
+            or it is named like an image: it might be one of a folder of inputs.
     """
+    if output.suffix.lower() in IMAGE_SUFFIXES:
+        raise InputError(f"{output}: named like an image, and none is written here. Choose another name")
     if not output.parent.is_dir():
         raise InputError(f"{output}: the folder {output.parent} does not exist. Create it first")
+    if not os.access(output.parent, os.W_OK | os.X_OK):
+        raise InputError(f"{output}: the folder {output.parent} can't be written to. Choose another one")
     if os.path.exists(output) and not output.is_file():
         raise InputError(f"{output}: not a regular file. Choose another name")
     if any(os.path.exists(path) and os.path.exists(output) and os.path.samefile(path, output) for path in inputs):

@@ -12,11 +12,11 @@ from PIL import ExifTags, Image, ImageOps
 
 from rnn_runtime.errors import ImageError
 from rnn_runtime.images.limits import MAX_FILE_BYTES, TOO_MANY_PIXELS, check_size, check_work
+from rnn_runtime.images.remote import is_remote, read_remote_bytes
 from rnn_runtime.images.small_png import decode_small_png
 from rnn_runtime.model.spec import ImageSpec
 
 # Folders are searched for these. A file named by the user is decoded whatever its suffix.
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm"})
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM")  # Pillow's names; Pillow reads many more
 _DEEP_MODES = ("I;16", "I;16B", "I;16L", "I")  # 16-bit gray; Pillow may hold it as 32-bit integers ("I")
@@ -144,7 +144,10 @@ def read_bytes(path: str | Path) -> bytes:
 
     Raises:
         ImageError: The file is missing, a folder or not readable, or has more than `MAX_FILE_BYTES`.
+        StorageError: It is in object storage, which doesn't answer or refuses.
     """
+    if isinstance(path, str) and is_remote(path):
+        return read_remote_bytes(path)
     try:
         # On small files, the system's calls take 40 % of the time of `open` and `read`. O_NONBLOCK: a pipe must not
         # wait for its other end; it is refused below, as everything that isn't a regular file.

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TextIO, cast
 
 from rnn_runtime.errors import InputError
-from rnn_runtime.images.decode import IMAGE_SUFFIXES
+from rnn_runtime.files.kinds import IMAGE_SUFFIXES
+from rnn_runtime.images.remote import is_remote, is_remote_folder, list_remote_folder
 
 
 def find_images(paths: Iterable[str], *, recursive: bool = False, literal: Iterable[str] = ()) -> Iterator[str]:
@@ -19,7 +20,8 @@ def find_images(paths: Iterable[str], *, recursive: bool = False, literal: Itera
         paths: Files (with any suffix, and even if they don't exist: reading them reports it), folders (their files with
             an image's suffix, except hidden ones) and glob patterns (`**` goes through subfolders; a folder that
             matches counts as a folder).
-        literal: More files and folders, whose names are never patterns.
+        literal: More files and folders, whose names are never patterns. Those in object storage are files.
+            `s3://bucket/name` and `gs://bucket/name` are files or folders in object storage, without patterns.
         recursive: Search subfolders too. Symbolic links to folders inside a folder are skipped.
 
     Returns:
@@ -28,11 +30,18 @@ def find_images(paths: Iterable[str], *, recursive: bool = False, literal: Itera
 
     Raises:
         InputError: A folder can't be listed, or a folder or pattern has no images.
+        StorageError: Object storage doesn't answer, or refuses.
+        MissingPackageError: Object storage is named, and pyarrow isn't installed.
     """
     files, sources = set(), []
     patterns = frozenset(paths)
     for path in dict.fromkeys(itertools.chain(sorted(patterns), literal)):
-        if os.path.isdir(path):
+        if is_remote(path):
+            if path in patterns and is_remote_folder(path):
+                sources.append(_search_folder(path, recursive))
+            else:
+                files.add(path)
+        elif os.path.isdir(path):
             sources.append(_search_folder(path, recursive))
         # a file may be named like a pattern, so an existing file wins
         elif path in patterns and glob.has_magic(path) and not os.path.lexists(path):
@@ -139,6 +148,8 @@ def _list(folder: str, recursive: bool) -> Iterator[str]:
 
     Folders have a slash at their end, so that they sort like the paths of their files.
     """
+    if is_remote(folder):
+        return _list_remote(folder, recursive)
     names = []
     with os.scandir(folder or os.curdir) as entries:
         for entry in entries:
@@ -149,3 +160,16 @@ def _list(folder: str, recursive: bool) -> Iterator[str]:
             elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
                 names += [] if entry.is_symlink() and os.path.isdir(entry.path) else [entry.name]
     return (os.path.join(folder, name) for name in sorted(names))
+
+
+def _list_remote(folder: str, recursive: bool) -> Iterator[str]:
+    """The same in object storage."""
+    names = []
+    for name, is_folder in list_remote_folder(folder):
+        if name.startswith("."):
+            continue
+        if is_folder:
+            names += [name + "/"] if recursive else []
+        elif os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
+            names.append(name)
+    return (f"{folder.rstrip('/')}/{name}" for name in sorted(names))

@@ -10,6 +10,7 @@ from queue import SimpleQueue
 from typing import Generic, TypeVar
 
 from rnn_runtime.errors import ImageError
+from rnn_runtime.images.remote import is_remote
 
 Item = TypeVar("Item")  # training passes paths; inference also passes images in memory
 Value = TypeVar("Value")
@@ -19,6 +20,8 @@ _FILES_PER_TASK = 16  # files that one thread takes at a time
 # Seconds per file. Below this, Python's interpreter lock is held most of the time, and two threads mostly wait for each
 # other: one thread reads and decodes 28 x 28 PNG files twice as fast as two (docs/explanation/measurements.md).
 _QUICK = 250e-6
+# For files in object storage: threads mostly wait for its answers, so many wait at the same time.
+_REMOTE_THREADS, _REMOTE_FILES_PER_TASK = 32, 4
 
 
 def usable_cores() -> int:
@@ -35,19 +38,26 @@ def map_files(
         function: Reads a file. Several threads may call it at once.
         paths: Any number of files. Drawn only as far ahead as they are read.
         batch_size: Files per batch. The first batch is smaller, to time one file.
-        threads: The most threads to use. Files that take little time are read by one.
+        threads: The most threads to use. Files that take little time are read by one, those in object storage by 32.
 
     Yields:
         A batch: each path with what the function returned, or the `ImageError` that it raised.
     """
     names = iter(paths)
-    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(threads) as many:
+    with (
+        ThreadPoolExecutor(1) as one,
+        ThreadPoolExecutor(threads) as many,
+        ThreadPoolExecutor(max(threads, _REMOTE_THREADS)) as remote,
+    ):
         waiting: deque[_Batch[Item, Value]] = deque()
         size, quick = min(batch_size, _FILES_PER_TASK), True
         try:
             while True:
                 while len(waiting) < _AHEAD and (batch := list(islice(names, size))):
-                    pool, files_per_task = (one, size) if quick else (many, _FILES_PER_TASK)
+                    if isinstance(batch[0], str) and is_remote(batch[0]):
+                        pool, files_per_task = remote, _REMOTE_FILES_PER_TASK
+                    else:
+                        pool, files_per_task = (one, size) if quick else (many, _FILES_PER_TASK)
                     waiting.append(_Batch(function, batch, pool, files_per_task))
                     if size < batch_size:
                         break  # its time decides between one thread and many

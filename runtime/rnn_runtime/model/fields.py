@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self, get_args, get_origin, get_type
 
 from rnn_runtime.errors import SettingsError
 
+_LONGEST = 200  # characters of a value in an error
 _KINDS = {int: "a whole number", bool: "true or false", str: "text", Path: "a path"}
 _FIELDS: dict[type, dict[str, tuple[str, Any]]] = {}  # by class, filled on first use
 
@@ -123,7 +124,9 @@ def _check(name: str, value: Any, hint: Any) -> None:
         if arguments[-1] is ... and isinstance(value, tuple):
             kinds = arguments[:1] * len(value)
         if not isinstance(value, tuple) or len(value) != len(kinds):
-            raise SettingsError(f"{name} must be a list of {'values' if ... in kinds else len(kinds)}, not {value!r}")
+            raise SettingsError(
+                f"{name} must be a list of {'values' if ... in kinds else len(kinds)}, not {_short(value)}"
+            )
         for i, (item, kind) in enumerate(zip(value, kinds, strict=True)):
             _check(f"{name}[{i}]", item, kind)
     else:
@@ -142,4 +145,10 @@ def _check(name: str, value: Any, hint: Any) -> None:
             )
             expected = f"a whole number {bounds}" if bounds != Range() else _KINDS.get(kind, kind.__name__)
         if not fits:
-            raise SettingsError(f"{name} must be {expected}, not {value!r}")
+            raise SettingsError(f"{name} must be {expected}, not {_short(value)}")
+
+
+def _short(value: object) -> str:
+    """A value for an error: the bytes of a file, for instance, would fill the screen."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... ({type(value).__name__})"

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from rnn_runtime.errors import InputError, SettingsError
+from rnn_runtime.files.arrow import import_arrow
 from rnn_runtime.files.atomic import atomic_write, check_output
 from rnn_runtime.model.fields import check_argument
 from rnn_runtime.results.shards import ImageList, Part
-from rnn_runtime.results.write import DELIMITERS, choose_format, printed_path, require_pyarrow
+from rnn_runtime.results.write import DELIMITERS, choose_format, printed_path
 
 _MOST_NAMED = 10  # missing shards in an error
 _WHAT_A_PART_SAYS = {"model": "models", "images": "lists of images", "settings": "settings", "format": "formats"}
@@ -68,7 +69,7 @@ def merge_parts(folder: str | Path, output: str | Path | None = None) -> MergeSu
     elif format == "parquet":
         raise SettingsError("Parquet needs a file. Set `output`")
     if format == "parquet":
-        require_pyarrow()
+        import_arrow("parquet")
     summary = MergeSummary(len(parts))
     images = ImageList.of(_check_parts(paths, parts, summary))
     if images.name != parts[0].images:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rnn_runtime.errors import InputError, OutputError
 from rnn_runtime.images.class_folders import class_folders
+from rnn_runtime.images.remote import is_remote
 
 _MOST_NAMES = 1 << 16  # whose numbers are remembered; without, they are looked for again
 
@@ -63,6 +64,8 @@ class ImagePlacer:
         Raises:
             OutputError: it can't be copied or linked.
         """
+        if is_remote(path):
+            raise OutputError(f"{path}: in object storage, and only files of this machine can be copied or linked")
         target = self.folder / self._class_folders[label] / os.path.basename(path)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)

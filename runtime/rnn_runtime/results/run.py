@@ -14,7 +14,8 @@ from typing import IO, Any, BinaryIO
 import rnn_runtime
 from rnn_runtime.classifier import BATCH_SIZE, Classifier, Prediction
 from rnn_runtime.engine.installation import import_onnxruntime
-from rnn_runtime.errors import OutputError, SettingsError
+from rnn_runtime.errors import OutputError, SettingsError, StorageError
+from rnn_runtime.files.arrow import import_arrow
 from rnn_runtime.files.atomic import atomic_write, check_output
 from rnn_runtime.files.part_file import growing_file, part_of
 from rnn_runtime.interruption import RunInterruptedError, describe_interrupt
@@ -28,7 +29,6 @@ from rnn_runtime.results.write import (
     Columns,
     Format,
     choose_format,
-    require_pyarrow,
     write_parquet,
     write_results,
 )
@@ -143,6 +143,7 @@ def classify_files(
         InputError: `output` is the model, a folder or a device, or its folder is missing. Or what is to be continued
             has other columns, is another model's, or isn't results.
         OutputError: the file can't be written; the text says what is kept.
+        StorageError: object storage can't be read; the text says what is kept.
         RunInterruptedError: Ctrl-C or SIGTERM; the text says what is kept.
     """
     check_argument("output", output, Path | None)
@@ -183,7 +184,7 @@ def _check_settings(output: str | Path | None, format: Format, min_probability: 
     if format == "parquet":
         if output is None:
             raise SettingsError('`format="parquet"` needs a file. Set `output`')
-        require_pyarrow()
+        import_arrow("parquet")
 
 
 def write_summary(path: str | Path, summary: RunSummary, evaluation: FolderEvaluation | None = None) -> None:
@@ -297,8 +298,8 @@ def _telling_what_is_kept(output: str | Path | None, format: Format) -> Iterator
         yield
     except KeyboardInterrupt as interrupt:
         raise RunInterruptedError(f"{describe_interrupt(interrupt)}{_kept(output, format)}", interrupt) from None
-    except OutputError as error:
-        raise OutputError(f"{error}{_kept(output, format)}") from None
+    except (OutputError, StorageError) as error:
+        raise type(error)(f"{error}{_kept(output, format)}") from None
     except OSError as error:
         if output is None:
             raise

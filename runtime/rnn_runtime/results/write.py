@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, Literal
 
 from rnn_runtime.classifier import Prediction
-from rnn_runtime.errors import MissingPackageError, SettingsError
+from rnn_runtime.errors import SettingsError
 from rnn_runtime.text import print_table, printable
 
 Format = Literal["table", "csv", "tsv", "jsonl", "parquet"]
@@ -129,22 +129,6 @@ def write_results(
         writer.writerows(map(_rounded, rows))
     else:
         _write_table(rows, columns, file)
-
-
-def require_pyarrow() -> None:
-    """Check that Parquet can be written.
-
-    Raises:
-        MissingPackageError: pyarrow isn't installed.
-    """
-    try:
-        import pyarrow.parquet  # noqa: F401
-    except ModuleNotFoundError:
-        raise MissingPackageError("pyarrow is not installed. Install it with: pip install pyarrow") from None
-    except ImportError as error:  # such as one that needs a newer NumPy
-        raise MissingPackageError(
-            f"pyarrow can't be imported: {error}. Repair it with: pip install --upgrade pyarrow numpy"
-        ) from None
 
 
 def write_parquet(results: Iterable[tuple[Prediction, str | None]], file: IO[bytes], columns: Columns) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 import rnn_runtime
-from rnn_runtime.command.command import Command
+from rnn_runtime.command.command import Command, as_options
 from rnn_runtime.command.options import Rule, check_rules, option_group
 from rnn_runtime.command.streams import say
 from rnn_runtime.errors import InputError
@@ -54,7 +54,7 @@ _MOST_TOKEN_BYTES = 4096
     "--provider",
     type=click.Choice(["auto", "cuda", "cpu"]),
     default="auto",
-    help="Execution provider. cuda runs on CUDA or fails; auto takes the CPU where CUDA can't run, and says why.",
+    help="Execution provider. cuda runs on CUDA or fails; auto takes CUDA where it runs, else the CPU.",
 )
 @_model("-j", "--threads", type=click.IntRange(1, 4096), default_text="one per core", help="Number of CPU threads.")
 @_service("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 is all of this machine's.")
@@ -135,7 +135,7 @@ def main(
     def ready() -> None:
         if not quiet:
             if classifier.notice:
-                say(classifier.notice)
+                say(as_options(classifier.notice))
             say(f"Serving {model} as {name} at {address}, on {classifier.provider}")
 
     serve(app, listener, grace=grace, ready=ready)

@@ -26,7 +26,7 @@ def test_cuda_that_cannot_start_is_what_to_mend_if_asked_for(run: Run) -> None:
 
     assert result.returncode == 3
     assert result.stdout.splitlines()[-1] == (
-        "Next: Replace it with: pip uninstall --yes onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'"
+        "Next: Replace onnxruntime with: pip uninstall --yes onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'"
     )
 
 
@@ -43,7 +43,7 @@ def test_doctor_tells_versions_providers_and_the_model(run: Run, digits_model: P
     assert facts["CPU provider"] == "starts"
     assert facts["CUDA provider"] == "doesn't start: the installed onnxruntime is built for the CPU only"
     assert facts["network"] == "rnn, 2 layers of 128"
-    assert facts["images"] == "8 x 8, 1 channels; 10 classes"
+    assert facts["images"] == "8 x 8, gray; 10 classes"
     assert facts["checkpoint"] == f"SHA-256 {hashlib.sha256(digits_checkpoint.read_bytes()).hexdigest()}"
     assert {"rnn-onnx", "Python", "system", "cores", "numpy", "Pillow", "kornia-rs", "click", "torch"} <= set(facts)
 
@@ -53,7 +53,7 @@ def test_machine_without_a_driver_has_nothing_to_repair(run: Run, digits_model: 
     result = run("rnn-infer", "--doctor", "--model", digits_model)
 
     assert facts_of(result.stdout)["NVIDIA driver"] == "not found (libcuda.so.1)"
-    assert result.stdout.splitlines()[-1] == "Next: Nothing to repair."
+    assert result.stdout.splitlines()[-1] == "Next: nothing to repair"
 
 
 @cpu_build
@@ -68,7 +68,7 @@ def test_with_a_driver_doctor_says_how_to_get_cuda(
     assert facts["NVIDIA driver"] == "supports CUDA up to 99.0"
     assert (facts["CUDA device 0"], facts["CUDA device 1"]) == ("GPU A", "GPU B")
     assert result.stdout.endswith(
-        "Next: Replace it with: pip uninstall --yes onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'\n"
+        "Next: Replace onnxruntime with: pip uninstall --yes onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'\n"
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rnn_runtime.errors import DataError, InputError
-from rnn_runtime.images.decode import IMAGE_SUFFIXES
+from rnn_runtime.files.kinds import IMAGE_SUFFIXES
 from rnn_runtime.images.find import find_images
 
 _SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}

@@ -1,0 +1,241 @@
+"""Images in object storage: a real S3 API on the loopback interface, also one that fails and stalls."""
+
+import http.client
+import http.server
+import itertools
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from rnn_runtime import Classifier, StorageError, find_images
+from rnn_runtime.errors import InputError, MissingPackageError
+from rnn_runtime.images import remote
+from tests.support.commands import Run, RunProcess
+from tests.support.results import csv_rows
+
+BUCKET = "images"
+ODD_NAMES = ("a b.png", "é#?%20.png")
+
+
+class Proxy(http.server.ThreadingHTTPServer):
+    """Passes requests on to a server, after `interfere` has seen them."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(("127.0.0.1", 0), _Pass)
+        self.port = port
+        self.interfere: Callable[[_Pass], bool] = lambda _: False
+
+    def handle_error(self, *_: Any) -> None:
+        """Nothing: a client that no longer waits is no error here."""
+
+
+class _Pass(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Proxy
+
+    def do_GET(self) -> None:
+        if self.server.interfere(self):
+            return
+        there = http.client.HTTPConnection("127.0.0.1", self.server.port)
+        there.request(self.command, self.path, headers=dict(self.headers))
+        answer = there.getresponse()
+        body = answer.read()
+        self.send_response(answer.status)
+        for name, value in answer.getheaders():
+            if name.lower() not in ("content-length", "connection", "transfer-encoding", "date", "server"):
+                self.send_header(name, value)
+        length = answer.getheader("Content-Length") if self.command == "HEAD" else str(len(body))
+        self.send_header("Content-Length", length or "0")
+        self.end_headers()
+        self.wfile.write(body)
+        there.close()
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing."""
+
+
+@pytest.fixture(scope="module")
+def storage(digits_images: Path) -> Iterator[Proxy]:
+    """S3 with the bucket `images`: digits/CLASS/NAME.png, odd names, and a file that is no image."""
+    variables = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    _, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}")
+        client.create_bucket(Bucket=BUCKET)
+        paths = sorted(digits_images.rglob("*.png"))[::12]
+        for path in paths:
+            client.put_object(Bucket=BUCKET, Key=f"digits/{path.parent.name}/{path.name}", Body=path.read_bytes())
+        for name in ODD_NAMES:
+            client.put_object(Bucket=BUCKET, Key=f"odd/{name}", Body=paths[0].read_bytes())
+        client.put_object(Bucket=BUCKET, Key="odd/notes.png", Body=b"no image")
+        client.put_object(Bucket=BUCKET, Key="odd/.hidden.png", Body=b"no image")
+        with Proxy(port) as proxy:
+            thread = threading.Thread(target=proxy.serve_forever, args=(0.05,))
+            thread.start()
+            patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.server_address[1]}")
+            yield proxy
+            proxy.shutdown()
+            thread.join()
+    server.stop()
+
+
+@pytest.fixture(autouse=True)
+def fresh(storage: Proxy) -> Iterator[None]:
+    """Each test connects anew, to a storage that does nothing unusual."""
+    remote._open.cache_clear()
+    yield
+    storage.interfere = lambda _: False
+
+
+@pytest.fixture(scope="module")
+def classifier(digits_model: Path) -> Classifier:
+    return Classifier(digits_model, "cpu")
+
+
+def test_a_folder_in_storage_has_the_images_of_a_folder_on_disk(
+    run: Run, tmp_path: Path, classifier: Classifier, digits_images: Path
+) -> None:
+    arguments = ("--model", classifier.path, "-r", "-k", "2", "--labels-from-folders")
+    result = run("rnn-infer", *arguments, "-o", "remote.csv", "s3://images/digits/")
+
+    assert result.returncode == 0, result.stderr
+    rows = run("rnn-infer", *arguments, *map(str, sorted(digits_images.rglob("*.png"))[::12]))
+    expected = rows.stdout.replace(str(digits_images), "s3://images/digits")
+    assert csv_rows((tmp_path / "remote.csv").read_text()) == csv_rows(expected)
+
+
+def test_names_are_taken_as_they_are(run: Run, classifier: Classifier) -> None:
+    result = run("rnn-infer", "--model", classifier.path, "s3://images/odd", "s3://images/odd/missing.png")
+
+    rows = {row["path"].rpartition("/")[2]: row for row in csv_rows(result.stdout)}
+    assert list(rows) == [ODD_NAMES[0], "missing.png", "notes.png", ODD_NAMES[1]]
+    assert rows["missing.png"]["error"] == "no such file or directory"
+    assert rows["notes.png"]["error"] == "not an image in a supported format, or damaged"
+    assert all(rows[name]["label"] for name in ODD_NAMES)
+    assert result.returncode == 1
+
+
+def test_python_classifies_them_as_any_path(classifier: Classifier) -> None:
+    images = list(find_images(["s3://images/digits"], recursive=True))
+
+    assert images == sorted(images)
+    assert [prediction.error for prediction in classifier.predict(images)] == [None] * len(images)
+
+
+@pytest.mark.parametrize("path", ["s3://images/nowhere/", "s3://no-such-bucket/x"])
+def test_what_is_not_there_is_a_row(run: Run, classifier: Classifier, path: str) -> None:
+    result = run("rnn-infer", "--model", classifier.path, path)
+
+    assert result.returncode == 1
+    assert csv_rows(result.stdout)[0]["error"] == "no such file or directory"
+
+
+def test_a_folder_without_images_is_an_error() -> None:
+    with pytest.raises(InputError, match="s3://images/digits: no image files in this folder"):
+        list(find_images(["s3://images/digits"]))
+
+
+def fail(handler: Any, status: int = 503) -> bool:
+    handler.send_response(status)
+    handler.send_header("Content-Length", "0")
+    handler.end_headers()
+    return True
+
+
+@pytest.mark.slow
+def test_answers_that_fail_are_asked_for_again(storage: Proxy, classifier: Classifier) -> None:
+    images = list(find_images(["s3://images/digits"], recursive=True))
+    expected = classifier.predict(images)
+    turns = itertools.count()
+    storage.interfere = lambda handler: next(turns) % 3 == 0 and fail(handler)
+
+    assert classifier.predict(images) == expected
+
+
+@pytest.mark.slow
+def test_answers_that_stall_are_asked_for_again(
+    storage: Proxy, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "_REQUEST_SECONDS", 1)
+    images = list(find_images(["s3://images/digits"], recursive=True))[:8]
+    expected = classifier.predict(images)
+    turns = itertools.count()
+
+    def stall(_: Any) -> bool:
+        if next(turns) == 3:
+            time.sleep(5)
+        return False
+
+    storage.interfere = stall
+
+    assert classifier.predict(images) == expected
+
+
+@pytest.mark.slow
+def test_a_storage_that_never_answers_ends_the_run_which_can_be_continued(
+    storage: Proxy, run: Run, tmp_path: Path, classifier: Classifier
+) -> None:
+    arguments = ("--model", classifier.path, "-r", "-b", "4", "-o", "results.csv", "s3://images/digits")
+    allowed = itertools.count()
+    storage.interfere = lambda handler: next(allowed) > 40 and fail(handler)
+
+    failed = run("rnn-infer", *arguments)
+
+    assert (failed.returncode, len(failed.stderr.splitlines())) == (2, 1), failed.stderr
+    assert "can't be read from the storage" in failed.stderr
+    storage.interfere = lambda _: False
+    result = run("rnn-infer", *arguments, "--resume")
+    assert result.returncode == 0, result.stderr
+    images = list(find_images(["s3://images/digits"], recursive=True))
+    rows = csv_rows((tmp_path / "results.csv").read_text())
+    assert [row["path"] for row in rows] == images
+
+
+def test_they_can_not_be_copied(run: Run, classifier: Classifier) -> None:
+    result = run("rnn-infer", "--model", classifier.path, "-r", "--copy-to", "sorted", "s3://images/digits")
+
+    assert result.returncode == 2
+    assert "in object storage, and only files of this machine can be copied or linked" in result.stderr
+
+
+def test_shards_of_a_folder_in_storage(run: Run, classifier: Classifier) -> None:
+    for number in (1, 2, 3):
+        run(
+            "rnn-infer", "--model", classifier.path, "-r", "--shard", f"{number}/3", "-o", "parts", "s3://images/digits"
+        )
+
+    merged = run("rnn-infer", "--merge", "parts", "-o", "merged.csv")
+
+    assert merged.returncode == 0, merged.stderr
+
+
+def test_without_pyarrow_a_line_says_what_to_install(
+    run_process: RunProcess, classifier: Classifier, tmp_path: Path
+) -> None:
+    (tmp_path / "pyarrow").mkdir()
+    (tmp_path / "pyarrow" / "__init__.py").touch()
+
+    result = run_process("rnn-infer", "--model", classifier.path, "s3://images/digits", env={"PYTHONPATH": os.curdir})
+
+    assert result.returncode == MissingPackageError.exit_code
+    assert result.stderr == "Error: pyarrow is not installed. Install it with: pip install pyarrow\n"
+
+
+def test_a_storage_that_refuses_is_named(storage: Proxy, classifier: Classifier) -> None:
+    storage.interfere = lambda handler: fail(handler, 403)
+
+    with pytest.raises(StorageError, match=r"s3://images/digits/1\.png: can't be read from the storage"):
+        classifier.predict(["s3://images/digits/1.png"])
