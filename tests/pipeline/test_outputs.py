@@ -49,6 +49,4 @@ def test_nor_does_the_library(folder: Path) -> None:
     classifier, images = Classifier(folder / "model.onnx", "cpu"), folder / "images"
 
     with pytest.raises(InputError, match="named like an image"):
-        classify_files(
-            Classifier(folder / "model.onnx", "cpu"), find_images([str(images)]), images / "1.PNG", format="csv"
-        )
+        classify_files(classifier, find_images([str(images)]), images / "1.PNG", format="csv")

@@ -458,3 +458,26 @@ def test_a_reader_that_has_gone_is_no_reason_to_stop_training(run_process: RunPr
     assert result.returncode == 0
     assert len(Checkpoint.load(tmp_path / "model.pt").metrics["epochs"]) == 2
     assert (tmp_path / "metrics.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (
+            ("--resume", "--epochs", "1"),
+            "--resume needs the checkpoint to continue: --resume model.pt, or",
+        ),
+        (("--dataset", "digits", "--skip-unreadable"), "--skip-unreadable does nothing with --dataset digits"),
+        (("--dataset", "digits", "--data-root", "x"), "--data-root does nothing with --dataset digits"),
+        (("--resume", "model.onnx"), "model.onnx: an exported model, not a checkpoint"),
+    ],
+)
+def test_options_that_can_not_work_get_a_hint(
+    run: Run, tmp_path: Path, arguments: tuple[str, ...], problem: str
+) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"a model")
+
+    result = run("rnn-train", *arguments)
+
+    assert (result.returncode, result.stdout, len(result.stderr.splitlines())) == (2, "", 1)
+    assert problem in result.stderr
