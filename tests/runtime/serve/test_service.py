@@ -297,6 +297,12 @@ def test_bytes_that_are_no_http_leave_the_service_as_it_is(service: Service, cli
     assert client.get(f"{service.url}/v2/health/live").status_code == 200
 
 
+def wait_until_under_way(service: Service) -> None:
+    """Return once the service has taken a request that it can't answer yet."""
+    while "rnn_requests_under_way 1.0" not in httpx.get(f"{service.url}/metrics").text:
+        time.sleep(0.01)
+
+
 def wait_until_refused(host: str, port: int) -> None:
     """Return once nothing listens there."""
     while True:
@@ -314,7 +320,7 @@ def test_a_signal_ends_the_service_once_all_is_answered(digits_model: Path, imag
         with socket.create_connection((host, int(port))) as slow:
             head = f"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: {len(image)}\r\n\r\n"
             slow.sendall(head.encode() + image[:10])
-            time.sleep(0.2)
+            wait_until_under_way(service)
             service.send_signal(number)
             wait_until_refused(host, int(port))
             slow.sendall(image[10:])
@@ -353,7 +359,7 @@ def test_a_request_that_never_ends_does_not_hold_up_the_end(digits_model: Path) 
         host, port = service.address.split(":")
         with socket.create_connection((host, int(port))) as stalled:
             stalled.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n")
-            time.sleep(0.2)
+            wait_until_under_way(service)
             service.terminate()
             assert service.wait(30) == 0
 
