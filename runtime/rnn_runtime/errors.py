@@ -51,6 +51,20 @@ class SettingsError(RnnOnnxError):
     """Settings are out of range or contradict each other."""
 
 
+class ProcessLostError(RnnOnnxError):
+    """Another process ended or doesn't answer. The text says how to continue."""
+
+    exit_code = 1
+
+
+class OtherProcessError(RnnOnnxError):
+    """What ended another process, which reports it."""
+
+    def __init__(self, text: str, exit_code: int) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
+
+
 class ParityError(RnnOnnxError):
     """Two runs of one model differ by more than the tolerance."""
 

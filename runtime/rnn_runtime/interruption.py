@@ -35,12 +35,12 @@ class RunInterruptedError(KeyboardInterrupt, RnnOnnxError):
 
 def exit_code_of(interrupt: KeyboardInterrupt) -> int:
     """The exit code of an interrupted command: 128 plus the signal's number, as in shells."""
-    return 128 + _signal_of(interrupt)
+    return 128 + signal_of(interrupt)
 
 
 def describe_interrupt(interrupt: KeyboardInterrupt) -> str:
     """`interrupted` or `terminated`."""
-    return SIGNALS[_signal_of(interrupt)]
+    return SIGNALS[signal_of(interrupt)]
 
 
 class StopRequest:
@@ -73,7 +73,11 @@ class StopRequest:
     def resend(self) -> None:
         """After the block: send the recorded signal again."""
         if self.interrupt:
-            signal.raise_signal(_signal_of(self.interrupt))
+            signal.raise_signal(signal_of(self.interrupt))
+
+    def adopt(self, number: int) -> None:
+        """Record a signal that came to another process. This one's own first signal is still recorded."""
+        self.interrupt = self.interrupt or _exception_for(number)
 
     def _take_note(self, number: int, _frame: FrameType | None) -> None:
         self.interrupt = _exception_for(number)
@@ -89,6 +93,12 @@ def end_process_at_signals() -> None:
     if threading.current_thread() is threading.main_thread():
         _set_handlers(_end_at_once)
         atexit.register(_set_handlers, signal.SIG_IGN)  # while exiting, Python restores the system's handlers
+
+
+def end_process_silently_at_signals(code: int) -> None:
+    """From here on, a signal ends this process at once with this exit code. Its error is printed already."""
+    if threading.current_thread() is threading.main_thread():
+        _set_handlers(lambda *_: os._exit(code))
 
 
 @contextmanager
@@ -166,5 +176,6 @@ def _exception_for(number: int) -> KeyboardInterrupt:
     return TerminatedError() if number == signal.SIGTERM else KeyboardInterrupt()
 
 
-def _signal_of(interrupt: KeyboardInterrupt) -> signal.Signals:
+def signal_of(interrupt: KeyboardInterrupt) -> signal.Signals:
+    """The signal that an interrupt was."""
     return signal.SIGTERM if isinstance(interrupt, TerminatedError) else signal.SIGINT

@@ -16,6 +16,7 @@ from rnn_train import DataSource, TrainSettings, train, training
 from rnn_train.callbacks import TrainingCallback
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.model import ImageRNN
+from rnn_train.processes import Processes
 from rnn_train.training import TrainResult
 
 
@@ -84,10 +85,10 @@ class KnownAccuracies:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, labels: NDArray[np.int64], accuracies: Sequence[float]) -> None:
         self.weights: list[dict[str, Tensor]] = []
         self._labels, self._accuracies = labels, list(accuracies)
-        monkeypatch.setattr(training, "predict_logits", self._predict_logits)
+        monkeypatch.setattr(training, "predict_shared", self._predict_shared)
 
-    def _predict_logits(
-        self, model: ImageRNN, images: NDArray[np.uint8], _device: torch.device | str = "cpu"
+    def _predict_shared(
+        self, model: ImageRNN, images: NDArray[np.uint8], _device: torch.device | str, _processes: Processes
     ) -> NDArray[np.float32]:
         epoch = len(self.weights)
         self.weights.append(copy.deepcopy(model.state_dict()))

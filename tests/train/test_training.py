@@ -18,6 +18,7 @@ from rnn_train import DataSource, TrainSettings, resume, train, training
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.data import LabeledImages, load_data
 from rnn_train.model import ImageRNN, predict_logits
+from rnn_train.processes import Processes
 from rnn_train.settings import preset_settings
 from rnn_train.training import TrainResult
 from rnn_train.training_state import TrainingState
@@ -209,7 +210,7 @@ def unbalanced(folder: Path) -> DataSource:
 def test_balanced_classes_weigh_as_scikit_learn_has_it(tmp_path: Path) -> None:
     settings = replace(SMALL, class_weights="balanced")
 
-    weights = TrainingState.new(unbalanced(tmp_path / "data"), settings, "cpu").class_weights()
+    weights = TrainingState.new(unbalanced(tmp_path / "data"), settings, "cpu", Processes()).class_weights()
 
     assert weights is not None
     assert weights.tolist() == pytest.approx([40 / (2 * 30), 40 / (2 * 10), 1])  # n / (classes * count)
@@ -339,13 +340,15 @@ def test_a_run_that_diverges_leaves_the_last_good_checkpoint(
     path = tmp_path / "model.pt"
     good: list[bytes] = []
 
-    def diverge_in_epoch_2(model: ImageRNN, images: NDArray[np.uint8], device: Any) -> NDArray[np.float32]:
+    def diverge_in_epoch_2(
+        model: ImageRNN, images: NDArray[np.uint8], device: Any, _processes: Processes
+    ) -> NDArray[np.float32]:
         if path.exists():
             good.append(path.read_bytes())
             model.linear.bias.data.fill_(1e9)
         return predict_logits(model, images, device)
 
-    monkeypatch.setattr(training, "predict_logits", diverge_in_epoch_2)
+    monkeypatch.setattr(training, "predict_shared", diverge_in_epoch_2)
 
     with pytest.raises(SettingsError, match="training diverged in epoch 2"):
         train_quietly(path, held_out, SMALL)

@@ -13,9 +13,11 @@ import rnn_runtime
 from rnn_runtime.command.command import Command, as_options
 from rnn_runtime.command.options import Decorator, format_value, is_given, option_group, typed_name
 from rnn_runtime.command.streams import say
+from rnn_runtime.errors import MissingPackageError, OtherProcessError
 from rnn_runtime.files.kinds import CHECKPOINT_SUFFIXES, IMAGE_SUFFIXES, MODEL_SUFFIXES
 from rnn_runtime.model.spec import CELLS, NONLINEARITIES
 from rnn_train.settings import CLASS_WEIGHTS, DATASETS, PRESETS, SCHEDULES, TrainSettings, preset_settings
+from rnn_train.torchrun import Launch
 
 if TYPE_CHECKING:
     from rnn_train.data import DataSource
@@ -95,9 +97,21 @@ def _check(ctx: click.Context) -> None:
         raise click.UsageError(f"--output is the checkpoint to write, not {output}. Choose a name such as model.pt")
 
 
+def _reports(error: BaseException) -> bool:
+    """Whether this one of the processes that torchrun started prints an error."""
+    launch = Launch.of_this_process()
+    match error:
+        case click.UsageError() | MissingPackageError():  # before the processes meet, each machine reports its own
+            return launch.local_rank == 0
+        case KeyboardInterrupt():
+            return launch.rank == 0
+    return not isinstance(error, OtherProcessError)
+
+
 @click.command(
     cls=Command,
     check=_check,
+    reports=_reports,
     context_settings={"allow_extra_args": True},
     other_names=_OTHER_NAMES,
     requires=("torch", "torchvision", "sklearn", "matplotlib"),
@@ -255,10 +269,11 @@ def main(
     from rnn_train.tensorboard import TensorBoardCallback
 
     checkpoint = None if str(resume) == "auto" else resume
+    quiet = quiet or Launch.of_this_process().rank > 0
     output = output or checkpoint or Path("model.pt")
     with ExitStack() as stack:
         callback = TrainingCallback() if quiet else stack.enter_context(ConsoleCallback(as_options))
-        if tensorboard:
+        if tensorboard and Launch.of_this_process().rank == 0:
             callback = CallbackList(stack.enter_context(TensorBoardCallback(tensorboard)), callback)
         if checkpoint:
             result = training.resume(

@@ -14,7 +14,8 @@ from rnn_runtime.metrics.describe import describe_figures, print_classes
 from rnn_runtime.metrics.evaluation import Evaluation
 from rnn_train.calibration import Calibration, calibrated_probabilities, fit_temperature
 from rnn_train.data import Data, LabeledImages
-from rnn_train.model import ImageRNN, predict_logits
+from rnn_train.model import EVALUATION_BATCH, ImageRNN, predict_logits
+from rnn_train.processes import Processes
 
 SplitName = Literal["test", "validation"]
 _RANKED = 5  # classes per image, for top-3 and top-5 accuracy
@@ -126,11 +127,28 @@ class Results:
             yield table.getvalue().rstrip("\n")
 
 
-def predict_splits(model: ImageRNN, data: Data, device: torch.device | str) -> tuple[SplitLogits, ...]:
+def predict_shared(
+    model: ImageRNN, images: NDArray[np.uint8], device: torch.device | str, processes: Processes
+) -> NDArray[np.float32]:
+    """The logits of all images as `predict_logits` gives them. Each process computes some, in the same batches."""
+    batches = -(-len(images) // EVALUATION_BATCH)
+    firsts = [batches * rank // processes.count * EVALUATION_BATCH for rank in range(processes.count)]
+    bounds = [*firsts, len(images)]
+    start, stop = bounds[processes.rank : processes.rank + 2]
+    own = torch.from_numpy(predict_logits(model, images[start:stop], device))
+    logits: NDArray[np.float32] = processes.concatenate(own, np.diff(bounds).tolist()).numpy()
+    return logits
+
+
+def predict_splits(
+    model: ImageRNN, data: Data, device: torch.device | str, processes: Processes
+) -> tuple[SplitLogits, ...]:
     """Run a model, which is on `device`, over the test and the validation images, where there are any."""
     splits: dict[SplitName, LabeledImages | None] = {"test": data.test, "validation": data.validation}
     return tuple(
-        SplitLogits(name, split, predict_logits(model, split.images, device)) for name, split in splits.items() if split
+        SplitLogits(name, split, predict_shared(model, split.images, device, processes))
+        for name, split in splits.items()
+        if split
     )
 
 

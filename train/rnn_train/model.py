@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rnn_runtime.model.spec import ModelSpec
 
-_EVALUATION_BATCH = 512  # images that are evaluated at once
+EVALUATION_BATCH = 512  # images that are evaluated at once
 
 
 class ImageRNN(nn.Module):
@@ -77,7 +77,7 @@ def predict_logits(
     was_training = model.training
     model.eval()
     with torch.inference_mode():
-        batches = torch.split(torch.from_numpy(np.ascontiguousarray(images)), _EVALUATION_BATCH)
+        batches = torch.split(torch.from_numpy(np.ascontiguousarray(images)), EVALUATION_BATCH)
         logits = torch.cat([model(batch.to(device)).cpu() for batch in batches])
     model.train(was_training)
     return logits.numpy()

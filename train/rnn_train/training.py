@@ -2,8 +2,8 @@
 
 import copy
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,22 +13,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rnn_runtime.errors import DataError, OutputError, SettingsError
-from rnn_runtime.interruption import RunInterruptedError, StopRequest, describe_interrupt
+from rnn_runtime.errors import DataError, OutputError, ProcessLostError, SettingsError
+from rnn_runtime.interruption import RunInterruptedError, describe_interrupt
 from rnn_runtime.model.fields import Range, check_argument
 from rnn_train.augment import augment
 from rnn_train.calibration import LEAST_IMAGES
 from rnn_train.callbacks import TrainingCallback
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.data import DataSource, LabeledImages
-from rnn_train.evaluation import evaluate, predict_splits
-from rnn_train.model import predict_logits
+from rnn_train.evaluation import Results, evaluate, predict_shared, predict_splits
 from rnn_train.output_folder import check_output_space, reserve
+from rnn_train.processes import Processes, join_processes
 from rnn_train.report_page import write_report
 from rnn_train.reports import write_metrics, write_reports
 from rnn_train.settings import TrainSettings
+from rnn_train.shared_stop import SharedStop
 from rnn_train.training_state import LARGEST_VALUE, Device, EpochState, TrainingState
-from rnn_train.unchanged import all_values, check_unchanged
+from rnn_train.unchanged import PLACES, all_values, check_unchanged
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,7 @@ def train(
     With validation images, training ends with calibration, unless `settings.calibrate` is False: it fits
     `Checkpoint.temperature`, which the export applies.
     On Ctrl-C or SIGTERM, training finishes the current step and writes a checkpoint, from which `resume` continues.
+    Called by each of the processes that `torchrun` started, they train together, and share each batch.
     A loss, weight or logit beyond 1,000,000 is divergence: training stops, and the last checkpoint stays.
 
     Args:
@@ -76,7 +78,7 @@ def train(
             Only `epochs`, `patience` and the place of the data may differ from that run's.
         device: `auto` is CUDA where torch has it.
         checkpoint_every: Also write a checkpoint every this many steps; None for after each epoch only.
-        callback: Called at every step, epoch and message; None for none.
+        callback: Called at every step, epoch and message; None for none. Of several processes, only the first calls it.
         plots: Whether to write `report.html`, and curves, confusion matrix and examples as PNG files.
 
     Raises:
@@ -87,18 +89,21 @@ def train(
         ProviderError: there is no CUDA device, and `device` is `cuda`.
         OutputError: the checkpoint can't be written (the last one stays), or another run writes to its folder.
         RunInterruptedError: Ctrl-C or SIGTERM; the text says what the checkpoint holds.
+        ProcessLostError: another process ended or doesn't answer; the text says what the checkpoint holds.
+        OtherProcessError: in all processes but the one that reports an error.
     """
     check_argument("source", source, DataSource)
     check_argument("settings", settings, TrainSettings)
     check_argument("output", output, Path)
-    output = Path(output)
-    with reserve(output):
-        saved = Checkpoint.load(output) if resume and output.exists() else None
+    output, values = Path(output), all_values(settings, source)
+    with _join(output, values | {"resume": resume, "checkpoint_every": checkpoint_every}) as processes:
+        saved = processes.from_main(lambda: Checkpoint.load(output) if resume and output.exists() else None)
         if saved:
-            check_unchanged(saved, output, all_values(settings, source))
-            run, notes = _restore(saved, output, settings.epochs, settings.patience, source, device)
+            with processes.agree():
+                check_unchanged(saved, output, values)
+            run, notes = _restore(saved, output, settings.epochs, settings.patience, source, device, processes)
         else:
-            run = TrainingState.new(source, settings, device)
+            run = TrainingState.new(source, settings, device, processes)
             notes = [f"{output} exists: the first checkpoint replaces it"] if output.exists() else []
         saving = _Saving(run, output, checkpoint_every, held=saved)
         return _run(run, saving, callback or TrainingCallback(), plots, notes)
@@ -138,19 +143,38 @@ def resume(
         CheckpointError: it can't be read, or what it holds for resuming is damaged.
         DataError: the data is missing or damaged, or isn't the data that the checkpoint was trained on.
         SettingsError: more than `epochs` are done already, a one-cycle schedule is planned for another number, or a
-            value isn't as expected.
-        ProviderError, OutputError, RunInterruptedError: as for `train`.
+            value isn't as expected, or the run had another number of processes.
+        ProviderError, OutputError, RunInterruptedError, ProcessLostError, OtherProcessError: as for `train`.
     """
     check_argument("checkpoint", checkpoint, Path)
     check_argument("output", output, Path | None)
     check_argument("source", source, DataSource | None)
     target = Path(output or checkpoint)
-    with reserve(target):
-        saved = Checkpoint.load(checkpoint)
-        check_unchanged(saved, checkpoint, expected or {})
-        run, notes = _restore(saved, checkpoint, epochs, patience, source, device)
+    values = {"epochs": epochs, "patience": patience, "checkpoint_every": checkpoint_every, **(expected or {})}
+    with _join(target, values) as processes:
+        saved = processes.from_main(lambda: Checkpoint.load(checkpoint))
+        with processes.agree():
+            check_unchanged(saved, checkpoint, expected or {})
+        run, notes = _restore(saved, checkpoint, epochs, patience, source, device, processes)
         saving = _Saving(run, target, checkpoint_every, held=None if output else saved)
         return _run(run, saving, callback or TrainingCallback(), plots, notes)
+
+
+@contextmanager
+def _join(output: Path, values: Mapping[str, Any]) -> Iterator[Processes]:
+    """Meet the other processes, if there are any. The first keeps other runs out of the folder of `output`.
+
+    Args:
+        output: The checkpoint to write.
+        values: What all must have been started with, but for the places of the data.
+    """
+    with ExitStack() as stack:
+        processes = stack.enter_context(join_processes())
+        processes.check_same({name: value for name, value in values.items() if name not in PLACES})
+        with processes.agree():
+            if processes.is_main:
+                stack.enter_context(reserve(output))
+        yield processes
 
 
 def _restore(
@@ -160,8 +184,41 @@ def _restore(
     patience: int | None,
     source: DataSource | None,
     device: Device,
+    processes: Processes,
 ) -> tuple[TrainingState, list[str]]:
     """The run that a checkpoint holds, as `resume` describes it, and what to know about it."""
+    with processes.agree():
+        _check_count(saved, checkpoint, processes.count)
+        settings = _continued_settings(saved, checkpoint, epochs, patience)
+    run = TrainingState.new(source or saved.source, settings, device, processes)
+    with processes.agree():
+        _check_data(run, saved, checkpoint)
+        run.restore(saved, checkpoint)
+        if run.steps_done > settings.epochs * run.steps_per_epoch:
+            more = f" and {run.under_way.step:,} of {run.steps_per_epoch:,} steps" if run.under_way else ""
+            raise SettingsError(
+                f"{checkpoint}: {run.epoch} epochs{more} are done already, more than `epochs={settings.epochs}`"
+            )
+    return run, list(_describe_restored(run, checkpoint, saved.resume_state["threads"]))
+
+
+def _check_count(saved: Checkpoint, checkpoint: str | Path, count: int) -> None:
+    """Check that as many processes continue a run as began it."""
+    others = saved.resume_state.get("other_processes", [])
+    if not isinstance(others, list) or len(others) + 1 == count:  # what is no list is refused by `restore`
+        return
+    began = len(others) + 1
+    how = f"with {began} processes: torchrun --nproc-per-node {began}" if others else "in one process, without torchrun"
+    raise SettingsError(
+        f"{checkpoint}: trained by {began} process{'es' if others else ''}, and can't be continued by {count}. "
+        f"Continue {how}"
+    )
+
+
+def _continued_settings(
+    saved: Checkpoint, checkpoint: str | Path, epochs: int | None, patience: int | None
+) -> TrainSettings:
+    """The settings of a continued run."""
     settings = saved.settings
     if epochs is not None and epochs != settings.epochs:
         if settings.schedule != "constant":
@@ -172,36 +229,31 @@ def _restore(
         settings = replace(settings, epochs=epochs)
     if patience is not None:
         settings = replace(settings, patience=patience)
-    run = TrainingState.new(source or saved.source, settings, device)
-    _check_data(run, saved, checkpoint)
-    run.restore(saved, checkpoint)
-    if run.steps_done > settings.epochs * run.steps_per_epoch:
-        more = f" and {run.under_way.step:,} of {run.steps_per_epoch:,} steps" if run.under_way else ""
-        raise SettingsError(
-            f"{checkpoint}: {run.epoch} epochs{more} are done already, more than `epochs={settings.epochs}`"
-        )
-    notes = []
+    return settings
+
+
+def _describe_restored(run: TrainingState, checkpoint: str | Path, threads: int) -> Iterator[str]:
+    """What to know about a run that continues."""
+    settings = run.settings
     if not run.is_done:
-        notes.append(f"{checkpoint}: continuing after {run.describe_position()}")
+        yield f"{checkpoint}: continuing after {run.describe_position()}"
     elif run.stopped_early:
-        notes.append(
+        yield (
             f"{checkpoint}: stopped early after epoch {run.epoch}. To train longer, set `patience` to more than "
             f"{settings.patience}, or to 0 for all {settings.epochs} epochs"
         )
     else:
         # A one-cycle schedule is planned for its number of epochs, so such a run can't go on.
         how = "start a new run with more" if settings.schedule == "one-cycle" else "set"
-        notes.append(
+        yield (
             f"{checkpoint}: this run is complete, with {run.epoch} of {settings.epochs} epochs. To train longer, {how} "
             "`epochs`"
         )
-    threads = saved.resume_state["threads"]
     if run.device.type == "cpu" and threads != torch.get_num_threads() and not run.is_done:
-        notes.append(
+        yield (
             f"{checkpoint}: trained with {threads} threads; torch uses {torch.get_num_threads()} here, so results will "
             f"differ by rounding from an uninterrupted run. For identical ones, set OMP_NUM_THREADS={threads}"
         )
-    return run, notes
 
 
 def _check_data(run: TrainingState, saved: Checkpoint, checkpoint: str | Path) -> None:
@@ -237,13 +289,15 @@ class _Saving:
 
     def save(self, metrics: Mapping[str, Any] | None = None, temperature: float | None = None) -> Checkpoint:
         run = self._run
-        if run.has_diverged():  # the last checkpoint is of more use
-            raise _divergence(run)
         checkpoint = run.checkpoint(metrics, temperature)
-        if self._is_saved(checkpoint):
-            return checkpoint
-        with self._writing(self.output, "this checkpoint"):
-            checkpoint.save(self.output)
+        with run.processes.agree():
+            if run.has_diverged():  # the last checkpoint is of more use
+                raise _divergence(run)
+            if self._is_saved(checkpoint):
+                return checkpoint
+            if run.processes.is_main:
+                with self._writing(self.output, "this checkpoint"):
+                    checkpoint.save(self.output)
         self.has_written = True
         self._held = run.describe_position()
         return checkpoint
@@ -259,8 +313,10 @@ class _Saving:
 
     def save_metrics(self) -> None:
         """Write `metrics.csv` with the epochs that the checkpoint holds."""
-        with self._writing(self.output.parent / "metrics.csv", "this file"):
-            write_metrics(self.output.parent, self._run.history)
+        with self._run.processes.agree():
+            if self._run.processes.is_main:
+                with self._writing(self.output.parent / "metrics.csv", "this file"):
+                    write_metrics(self.output.parent, self._run.history)
 
     @contextmanager
     def _writing(self, path: Path, what: str) -> Iterator[None]:
@@ -279,19 +335,25 @@ class _Saving:
 def _run(
     run: TrainingState, saving: _Saving, callback: TrainingCallback, plots: bool, notes: Sequence[str]
 ) -> TrainResult:
-    check_output_space(saving.output, run.checkpoint_size)
+    with run.processes.agree():
+        if run.processes.is_main:
+            check_output_space(saving.output, run.checkpoint_size)
+        else:
+            callback = TrainingCallback()
     about_data = [f"{run.source.name}: {run.data.describe()}", *run.data.notes]
-    for text in (*about_data, *_describe_use(run), *_describe_batches(run), *notes):
+    for text in (*about_data, *_describe_use(run), *_describe_batches(run), *_describe_processes(run), *notes):
         callback.note(text)
     if run.history:
         saving.save_metrics()
     callback.start(run.settings.epochs, run.steps_per_epoch, run.steps_done)
     try:
-        with StopRequest() as stop:
+        with SharedStop(run.processes) as stop:
             _train(run, saving, callback, stop)
         return _finish(run, saving, callback, plots)
     except KeyboardInterrupt as interrupt:
         raise RunInterruptedError(f"{describe_interrupt(interrupt)}; {saving.how_to_continue()}", interrupt) from None
+    except ProcessLostError as error:
+        raise ProcessLostError(f"{error}; {saving.how_to_continue()}") from None
 
 
 def _describe_use(run: TrainingState) -> list[str]:
@@ -311,11 +373,17 @@ def _describe_batches(run: TrainingState) -> list[str]:
     return [f"A batch of {size:,} holds all {images:,} training images, so each epoch is one step"]
 
 
-def _train(run: TrainingState, saving: _Saving, callback: TrainingCallback, stop: StopRequest) -> None:
+def _describe_processes(run: TrainingState) -> list[str]:
+    if run.processes.is_alone:
+        return []
+    return [f"{run.processes.count} processes share each batch, on {run.device.type}"]
+
+
+def _train(run: TrainingState, saving: _Saving, callback: TrainingCallback, stop: SharedStop) -> None:
     images = torch.from_numpy(run.data.train.images).to(run.device)
     labels = torch.from_numpy(run.data.train.labels).to(run.device)
     while not run.is_done:
-        for _ in _train_epoch(run, images, labels, callback):
+        for _ in _train_epoch(run, images, labels, callback, stop):
             if stop.interrupt or saving.is_due:
                 saving.save()
             if stop.interrupt:
@@ -323,44 +391,90 @@ def _train(run: TrainingState, saving: _Saving, callback: TrainingCallback, stop
         _end_epoch(run, callback)
         saving.save()
         saving.save_metrics()
+    stop.share()
     if stop.interrupt:
         raise stop.interrupt
 
 
-def _train_epoch(run: TrainingState, images: Tensor, labels: Tensor, callback: TrainingCallback) -> Iterator[None]:
+def _train_epoch(
+    run: TrainingState, images: Tensor, labels: Tensor, callback: TrainingCallback, stop: SharedStop
+) -> Iterator[None]:
     """Train the rest of an epoch; yields after each step."""
-    settings, model = run.settings, run.model
-    class_weights = run.class_weights()
-    criterion = nn.CrossEntropyLoss(class_weights, label_smoothing=settings.label_smoothing)
+    processes = run.processes
+    criterion = nn.CrossEntropyLoss(run.class_weights(), label_smoothing=run.settings.label_smoothing)
     if run.under_way is None:
-        run.under_way = EpochState(torch.get_rng_state())
+        run.under_way = EpochState(processes.from_main(torch.get_rng_state))
         torch.randperm(len(labels))  # moves the default generator past what `draw_order` draws
     epoch = run.under_way
-    batches = torch.split(epoch.draw_order(len(labels)), settings.batch_size)
-    model.train()
+    batches = torch.split(epoch.draw_order(len(labels)), run.settings.batch_size)
+    weigh = _weigher(run)
+    run.model.train()
     for batch in batches[epoch.step :]:
         start = time.perf_counter()
-        batch = batch.to(run.device)
-        inputs, targets = augment(images[batch], settings), labels[batch]
+        own = batch[processes.rank :: processes.count]
+        inputs, targets = augment(images[own.to(run.device)], run.settings), labels[own.to(run.device)]
         if epoch.step == 0:
             callback.first_batch(run.epoch + 1, inputs)
-        logits = model(inputs)
-        loss = criterion(logits, targets)
-        run.optimizer.zero_grad()
-        loss.backward()
-        if settings.clip_norm:
-            nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
-        epoch.learning_rate = float(run.schedule.get_last_lr()[0])
-        run.optimizer.step()
-        run.schedule.step()
-        run.last_loss = loss.item()
+        weight = weigh(batch)
+        loss, correct = _take_gradient(run, criterion, inputs, targets, weigh(own) / weight, stop)
+        _step(run)
+        run.last_loss = loss
         # a batch's loss is a mean weighted by class; over the epoch, these weights add up to the number of images
-        epoch.loss_sum += run.last_loss * (len(batch) if class_weights is None else float(class_weights[targets].sum()))
-        epoch.correct += int((logits.argmax(dim=1) == targets).sum())
+        epoch.loss_sum += loss * weight
+        epoch.correct += correct
         epoch.step += 1
         epoch.seconds += time.perf_counter() - start
-        callback.step(run.epoch + 1, epoch.step, run.last_loss, len(batch))
+        callback.step(run.epoch + 1, epoch.step, loss, len(batch))
         yield
+
+
+def _weigher(run: TrainingState) -> Callable[[Tensor], float]:
+    """What the images of some rows count together in the loss of a batch."""
+    class_weights = run.class_weights()
+    if class_weights is None:
+        return len
+    weights = class_weights.cpu()[torch.from_numpy(run.data.train.labels)]
+    return lambda rows: float(weights[rows].sum())
+
+
+def _take_gradient(
+    run: TrainingState, criterion: nn.Module, inputs: Tensor, targets: Tensor, share: float, stop: SharedStop
+) -> tuple[float, int]:
+    """Compute the gradient of a batch's loss.
+
+    Each process has some of the images. The loss of the batch is the sum of their losses, each times its share.
+
+    Returns:
+        The loss, and how many images were classified correctly, of the whole batch.
+    """
+    run.optimizer.zero_grad()
+    # The number of images is exact up to 2**24, and so many don't fit into memory.
+    outcome = torch.zeros(2, device=run.device)
+    if len(targets):
+        logits = run.model(inputs)
+        loss = criterion(logits, targets) * share
+        loss.backward()
+        outcome[0], outcome[1] = loss.detach(), (logits.argmax(dim=1) == targets).sum()
+    else:  # the last batch of an epoch may have fewer images than there are processes
+        for weight in run.model.parameters():
+            weight.grad = torch.zeros_like(weight)
+    signals = stop.recorded().to(run.device)
+    gradients = [weight.grad for weight in run.model.parameters() if weight.grad is not None]
+    run.processes.add_up([*gradients, outcome, signals])
+    stop.learn(signals)
+    loss_of_batch, correct = outcome.tolist()
+    return loss_of_batch, int(correct)
+
+
+def _step(run: TrainingState) -> None:
+    """Change the weights."""
+    epoch, settings = run.under_way, run.settings
+    assert epoch is not None
+    if settings.clip_norm:
+        nn.utils.clip_grad_norm_(run.model.parameters(), settings.clip_norm)
+    epoch.learning_rate = float(run.schedule.get_last_lr()[0])
+    run.optimizer.step()
+    run.schedule.step()
 
 
 def _end_epoch(run: TrainingState, callback: TrainingCallback) -> None:
@@ -386,7 +500,7 @@ def _validate(run: TrainingState) -> dict[str, float]:
     split = run.data.validation
     if split is None:
         return {}
-    logits = predict_logits(run.model, split.images, run.device)
+    logits = predict_shared(run.model, split.images, run.device, run.processes)
     loss = nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(split.labels)).item()
     accuracy = _accuracy(logits, split)
     if accuracy > run.best_accuracy:
@@ -398,22 +512,15 @@ def _validate(run: TrainingState) -> dict[str, float]:
 def _finish(run: TrainingState, saving: _Saving, callback: TrainingCallback, plots: bool) -> TrainResult:
     """Evaluate the weights that are kept, once, and write the final checkpoint and the reports."""
     model = run.checkpoint().build_model().to(run.device)
-    splits = predict_splits(model, run.data, run.device)
-    if not all(np.abs(split.logits).max() <= LARGEST_VALUE for split in splits):  # nothing compares with NaN
-        raise _divergence(run)
+    splits = predict_splits(model, run.data, run.device, run.processes)
+    with run.processes.agree():
+        if not all(np.abs(split.logits).max() <= LARGEST_VALUE for split in splits):  # nothing compares with NaN
+            raise _divergence(run)
     results = evaluate(splits, run.spec.class_names, calibrate=run.settings.calibrate)
     final = saving.save({**results.metrics(), "kept_epoch": run.kept_epoch}, results.temperature)
     best = results.splits[0] if results.splits else None
-    write_reports(
-        saving.output.parent,
-        run.history,
-        run.spec.class_names,
-        best.images if best else None,
-        best.predicted if best else None,
-        plots=plots,
-    )
-    if plots:
-        write_report(saving.output, final, run.data, results)
+    if run.processes.is_main:
+        _report(run, saving.output, final, results, plots)
     if run.data.validation:
         if run.stopped_early:
             callback.message(
@@ -432,6 +539,21 @@ def _finish(run: TrainingState, saving: _Saving, callback: TrainingCallback, plo
     accuracy = best.evaluation.accuracy
     callback.message(f"Accuracy of the network on the {len(best.images)} {best.name} images: {100 * accuracy:.1f} %")
     return TrainResult(final, accuracy, best.name, len(best.images), saving.has_written)
+
+
+def _report(run: TrainingState, output: Path, final: Checkpoint, results: Results, plots: bool) -> None:
+    """Write the reports beside the checkpoint."""
+    best = results.splits[0] if results.splits else None
+    write_reports(
+        output.parent,
+        run.history,
+        run.spec.class_names,
+        best.images if best else None,
+        best.predicted if best else None,
+        plots=plots,
+    )
+    if plots:
+        write_report(output, final, run.data, results)
 
 
 def _divergence(run: TrainingState) -> SettingsError:

@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-from rnn_runtime.errors import CheckpointError, ProviderError, SettingsError
+from rnn_runtime.errors import CheckpointError, DataError, ProviderError, SettingsError
 from rnn_runtime.model.fields import check_argument
 from rnn_runtime.model.spec import ModelSpec
 from rnn_train.checkpoint import Checkpoint, check_weights, is_like
-from rnn_train.data import Data, DataSource, load_data
+from rnn_train.data import Data, DataSource
+from rnn_train.data.shared import load_shared
 from rnn_train.model import ImageRNN, predict_logits
+from rnn_train.processes import Processes
 from rnn_train.settings import TrainSettings
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -71,6 +73,7 @@ class TrainingState:
     """A run: its data and settings, which are fixed, and its model, optimizer, schedule and position, which change.
 
     Attributes:
+        processes: Those that train it. All hold the same, but for the states of their random number generators.
         steps_per_epoch: Optimizer steps per epoch.
         data_sha256: Of the training images and labels, and of those in a folder of validation images.
         epoch: Number of finished epochs.
@@ -86,6 +89,7 @@ class TrainingState:
     settings: TrainSettings
     spec: ModelSpec
     device: torch.device
+    processes: Processes
     model: ImageRNN
     optimizer: torch.optim.Optimizer
     schedule: LRScheduler
@@ -99,36 +103,35 @@ class TrainingState:
     best_weights: dict[str, Tensor] | None = None
 
     @classmethod
-    def new(cls, source: DataSource, settings: TrainSettings, device: Device) -> "TrainingState":
+    def new(cls, source: DataSource, settings: TrainSettings, device: Device, processes: Processes) -> "TrainingState":
         """Load the data and draw the initial weights.
 
         Raises:
-            DataError: the data is missing, damaged or not as expected.
-            SettingsError: the settings don't fit the data.
+            DataError: the data is missing, damaged, not as expected, or not the same in all processes.
+            SettingsError: the settings don't fit the data or the number of processes.
             ProviderError: there is no CUDA device, and `device` is `cuda`.
         """
-        target = _find_device(device)
-        data = load_data(source)
-        spec = _make_spec(data, settings)
-        if settings.shift >= min(spec.image_spec.height, spec.image_spec.width):
-            raise SettingsError(
-                f"`shift` must be less than the images' sides ({spec.image_spec}), not {settings.shift}"
-            )
-        if settings.patience and data.validation is None:
-            raise SettingsError(
-                "`patience` needs validation images. Hold some out with `val_split=0.2`, or put them into a folder "
-                "val beside train"
-            )
+        with processes.agree():
+            target = _find_device(device, processes)
+        processes.use_device(target)
+        data = load_shared(source, processes)
+        sha256 = _data_sha256(data, source)
+        _check_same_data(data, sha256, source, processes)
+        # Processors round differently, and mean and standard deviation must not depend on the machine.
+        spec = processes.from_main(lambda: _make_spec(data, settings))
+        with processes.agree():
+            _check_settings(settings, data, processes)
         torch.manual_seed(settings.seed)
         model = ImageRNN(spec).to(target)
+        if not processes.is_main:  # all have the same weights now; dropout and augmentation are to differ
+            torch.manual_seed(_seed_of_process(settings.seed, processes.rank))
         # without weight decay, AdamW is Adam
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
         steps_per_epoch = -(-len(data.train) // settings.batch_size)
         schedule = _make_schedule(optimizer, settings, steps_per_epoch)
-        sha256 = _data_sha256(data, source)
-        return cls(data, source, settings, spec, target, model, optimizer, schedule, steps_per_epoch, sha256)
+        return cls(data, source, settings, spec, target, processes, model, optimizer, schedule, steps_per_epoch, sha256)
 
     @property
     def steps_done(self) -> int:
@@ -196,6 +199,7 @@ class TrainingState:
             metrics: Metrics beside the epochs' rows.
             temperature: The temperature of these weights, which is fitted once training is done.
         """
+        generators = self.processes.gather(self._generators())
         return Checkpoint(
             spec=self.spec,
             weights=_on_cpu(self.best_weights or self.model.state_dict()),
@@ -211,11 +215,18 @@ class TrainingState:
                 "best_accuracy": self.best_accuracy,
                 "data_sha256": self.data_sha256,
                 "threads": torch.get_num_threads(),
-                "generator": torch.get_rng_state(),
-                "cuda_generators": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+                **generators[0],
+                "other_processes": generators[1:],
             },
             temperature=temperature,
         )
+
+    def _generators(self) -> dict[str, Any]:
+        """The states of this process's random number generators."""
+        return {
+            "generator": torch.get_rng_state(),
+            "cuda_generators": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+        }
 
     def _samples(self) -> NDArray[np.uint8]:
         held_out = self.data.test or self.data.validation or self.data.train
@@ -240,9 +251,11 @@ class TrainingState:
             self.best_accuracy = float(state["best_accuracy"])
             if self.data.validation and self.best_accuracy >= 0:
                 self.best_weights = {name: tensor.to(self.device) for name, tensor in saved.weights.items()}
-            torch.set_rng_state(state["generator"])
-            if self.device.type == "cuda" and state["cuda_generators"]:
-                torch.cuda.set_rng_state_all(state["cuda_generators"])
+            # Checkpoints had no others before several processes could train.
+            generators = [state, *state.get("other_processes", [])][self.processes.rank]
+            torch.set_rng_state(generators["generator"])
+            if self.device.type == "cuda" and generators["cuda_generators"]:
+                torch.cuda.set_rng_state_all(generators["cuda_generators"])
         except _UNFIT as error:
             raise CheckpointError(f"{path}: what it holds for resuming is damaged ({type(error).__name__})") from None
 
@@ -279,6 +292,37 @@ class TrainingState:
             self.schedule.step()
 
 
+def _check_settings(settings: TrainSettings, data: Data, processes: Processes) -> None:
+    """Check the settings that depend on the data, and on how many processes share a batch."""
+    if settings.batch_size < processes.count:
+        raise SettingsError(
+            f"`batch_size={settings.batch_size}` is less than one image for each of {processes.count} processes. "
+            "Start fewer, or choose a larger `batch_size`"
+        )
+    size = data.image_spec
+    if settings.shift >= min(size.height, size.width):
+        raise SettingsError(f"`shift` must be less than the images' sides ({size}), not {settings.shift}")
+    if settings.patience and data.validation is None:
+        raise SettingsError(
+            "`patience` needs validation images. Hold some out with `val_split=0.2`, or put them into a folder "
+            "val beside train"
+        )
+
+
+def _check_same_data(data: Data, sha256: str, source: DataSource, processes: Processes) -> None:
+    """Check that all machines have the same images, those for testing as well."""
+    test = hashlib.sha256(data.test.images.tobytes() + data.test.labels.tobytes()).hexdigest() if data.test else ""
+    found = processes.gather((sha256, test, data.class_names))
+    with processes.agree():
+        if found[0] != found[processes.rank]:
+            raise DataError(f"{source.name}: other images or classes than those that process 0 reads")
+
+
+def _seed_of_process(seed: int, rank: int) -> int:
+    """A seed whose random numbers have nothing to do with those of another process."""
+    return int(np.random.SeedSequence([seed, rank]).generate_state(1, np.uint64)[0]) >> 1
+
+
 def _data_sha256(data: Data, source: DataSource) -> str:
     """What a resumed run must find as it was: accuracies on other validation images can't be compared."""
     digest = hashlib.sha256()
@@ -302,15 +346,24 @@ def _make_schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, st
     )
 
 
-def _find_device(device: Device) -> torch.device:
+def _find_device(device: Device, processes: Processes) -> torch.device:
     check_argument("device", device, Device)
-    if device == "cuda" and not torch.cuda.is_available():
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
         raise ProviderError(
             'torch finds no CUDA device here. Choose `device="cpu"`, or install a torch built for your CUDA'
         )
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
+    if device == "cpu" or not available:
+        return torch.device("cpu")
+    if processes.is_alone:
+        return torch.device("cuda")
+    if processes.local_count > torch.cuda.device_count():
+        raise ProviderError(
+            f"{processes.local_count} processes on this machine, and torch finds {torch.cuda.device_count()} GPUs. "
+            'Start one process per GPU, or choose `device="cpu"`'
+        )
+    torch.cuda.set_device(processes.local_rank)
+    return torch.device("cuda", processes.local_rank)
 
 
 def _make_spec(data: Data, settings: TrainSettings) -> ModelSpec:

@@ -10,8 +10,8 @@ from rnn_train.checkpoint import Checkpoint
 from rnn_train.data import DataSource
 from rnn_train.settings import TrainSettings
 
-# A continued run may have other values of these. Data that has moved is recognized by its content.
-_CHANGEABLE = ("epochs", "patience", "data", "data_root")
+PLACES = ("data", "data_root")  # where the data is; it is recognized by its content
+_CHANGEABLE = ("epochs", "patience", *PLACES)  # a continued run may have other values of these
 
 
 def all_values(settings: TrainSettings, source: DataSource) -> dict[str, Any]:

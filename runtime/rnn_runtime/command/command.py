@@ -28,6 +28,7 @@ from rnn_runtime.interruption import (
     command_signals,
     describe_interrupt,
     end_process_at_signals,
+    end_process_silently_at_signals,
     exit_code_of,
     raise_at_signals,
 )
@@ -51,6 +52,8 @@ class Command(click.Command):
         requires: Modules of optional packages that the command needs.
         imports: Modules to import before the function runs. A signal during this time ends the command with one line.
         other_names: Options of other tools, and what to use here, for the hint after an unknown option.
+        reports: Whether this process prints an error, which ends it in any case. Several processes that work together
+            print an error once.
         arguments: Passed to `click.Command`.
     """
 
@@ -61,17 +64,24 @@ class Command(click.Command):
         requires: Sequence[str] = (),
         imports: Sequence[str] = (),
         other_names: Mapping[str, str] | None = None,
+        reports: Callable[[BaseException], bool] | None = None,
         **options: Any,
     ) -> None:
         options.setdefault("context_settings", {}).setdefault("help_option_names", ["-h", "--help"])
         super().__init__(*arguments, **options)
         self._check, self._requires, self._imports = check, requires, imports
         self._other_names = other_names or {}
+        self._reports = reports
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         """Run the command as the program that this process is."""
         end_process_at_signals()
-        return super().__call__(*arguments, **options)
+        try:
+            return super().__call__(*arguments, **options)
+        except SystemExit as exit_:
+            if isinstance(exit_.code, int) and exit_.code:
+                end_process_silently_at_signals(exit_.code)
+            raise
 
     def main(self, *arguments: Any, **options: Any) -> Any:
         """Run the command."""
@@ -138,6 +148,8 @@ class Command(click.Command):
                 raise
             if os.environ.get("RNN_DEBUG") == "1":
                 say(_traceback(error))
+            if self._reports and not self._reports(error):
+                raise click.exceptions.Exit(failure.exit_code) from None
             raise failure from None
 
     def _failure(self, error: BaseException, info_name: str | None) -> "_Failure | None":

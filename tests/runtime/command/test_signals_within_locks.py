@@ -52,7 +52,9 @@ def test_a_signal_while_a_lock_is_held_ends_the_command(
     (tmp_path / "images").mkdir()
     for i in range(600):
         shutil.copy(images[i % len(images)], tmp_path / "images" / f"{i:03}.png")
-    arguments = ("--model", digits_model, "--provider", "cpu", "--threads", 2, "--output", "out.csv", "images")
+    # One batch, so that no images are read while the model runs, and its result is waited for.
+    options = ("--provider", "cpu", "--threads", 2, "--batch-size", 600, "--output", "out.csv")
+    arguments = ("--model", digits_model, *options, "images")
 
     result = subprocess.run(
         [sys.executable, "-c", PROGRAM, file, function, str(number), *map(str, arguments)],
