@@ -45,6 +45,8 @@ def test_every_page_is_in_the_navigation_once() -> None:
     "document", [path for path in DOCUMENTS if path.stem != "CHANGELOG"], ids=lambda path: path.name
 )
 def test_options_exist(document: Path) -> None:
+    from torch.distributed.run import get_args_parser
+
     from rnn_export import cli as export
     from rnn_runtime import cli as infer
     from rnn_runtime.serve import cli as serve
@@ -57,10 +59,11 @@ def test_options_exist(document: Path) -> None:
         for parameter in command.params
         for option in (*parameter.opts, *parameter.secondary_opts)
     } | {"--help"}
+    torchrun = {option for action in get_args_parser()._actions for option in action.option_strings}
     # options of our commands, not of the tools beside them
     text = "\n".join(line for line in document.read_text().splitlines() if not OTHER_TOOLS.search(line))
 
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", text)) <= known
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", text)) <= known | torchrun
 
 
 @pytest.mark.parametrize("command", ["rnn-train", "rnn-export", "rnn-infer"])

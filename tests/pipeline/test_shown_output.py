@@ -68,7 +68,7 @@ def test_tutorial(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["inference", "scaling", "exporting", "gpus", "deploying"])
+@pytest.mark.parametrize("page", ["inference", "scaling", "exporting", "gpus", "deploying", "several-processes"])
 def test_guides(page: str, tmp_path: Path, digits_checkpoint: Path, digits_model: Path, digits_images: Path) -> None:
     shutil.copy(digits_checkpoint, tmp_path / "model.pt")
     shutil.copy(digits_model, tmp_path / "model.onnx")
