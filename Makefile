@@ -74,7 +74,7 @@ docs: $(VENV)/.dev-$(RUNTIME)
 	@echo "See site/index.html"
 
 pins: $(VENV)/bin/pip
-	$(BIN)/pip install --quiet --dry-run --ignore-installed --report $(VENV)/pins.json '.[train,cpu,cuda,parquet,cloud,serve,tensorboard,bench,docs,dev]'
+	$(BIN)/pip install --quiet --dry-run --ignore-installed --report $(VENV)/pins.json '.[train,cpu,cuda,parquet,cloud,ray,serve,tensorboard,bench,docs,dev]'
 	$(BIN)/python constraints/pin.py $(VENV)/pins.json > $(VENV)/pinned.txt
 	mv $(VENV)/pinned.txt constraints/pinned.txt
 

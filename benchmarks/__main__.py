@@ -14,7 +14,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import models, processes, serving, torchrun, training
+from benchmarks import models, processes, serving, shards, torchrun, training
 from benchmarks.measure import Row
 from rnn_runtime.files.atomic import atomic_write
 
@@ -22,6 +22,7 @@ GROUPS: dict[str, Callable[[], Iterator[Row]]] = {
     "models": models.run,
     "processes": processes.run,
     "serving": serving.run,
+    "shards": shards.run,
     "torchrun": torchrun.run,
     "training": training.run,
 }

@@ -15,6 +15,7 @@ GROUPS = {
     "rnn-export": ["Graph", "Parity", "Output", "Help"],
     "rnn-serve": ["Model and provider", "Service", "Limits", "CUDA", "Help"],
     "python -m rnn_train.write_images": ["Data", "Help"],
+    "python -m rnn_runtime.ray": ["Input", "Model and provider", "Output", "Help"],
     "rnn-train": ["Data", "Model", "Optimization", "Augmentation", "Run and checkpoint", "Help"],
 }
 

@@ -49,13 +49,14 @@ def test_options_exist(document: Path) -> None:
 
     from rnn_export import cli as export
     from rnn_runtime import cli as infer
+    from rnn_runtime.ray import cli as ray
     from rnn_runtime.serve import cli as serve
     from rnn_train import cli as train
     from rnn_train import write_images
 
     known = {
         option
-        for command in (train.main, export.main, infer.main, serve.main, write_images.main)
+        for command in (train.main, export.main, infer.main, ray.main, serve.main, write_images.main)
         for parameter in command.params
         for option in (*parameter.opts, *parameter.secondary_opts)
     } | {"--help"}

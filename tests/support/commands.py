@@ -22,6 +22,7 @@ COMMANDS = {
     "rnn-infer": "rnn_runtime.cli",
     "rnn-serve": "rnn_runtime.serve.cli",
     "python -m rnn_train.write_images": "rnn_train.write_images",
+    "python -m rnn_runtime.ray": "rnn_runtime.ray.cli",
 }
 
 # For processes whose files may not grow: coverage would write one at their end, and complain.

@@ -89,6 +89,16 @@ def started(
         process.end()
 
 
+def descendants(pid: int) -> list[int]:
+    """The processes that a process started, and those that they started."""
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return [*children, *(found for child in children for found in descendants(child))]
+
+
 def at_a_terminal(command: str, *arguments: object, folder: Path, **streams: Any) -> str:
     """What a terminal of 80 columns shows that is a command's stdout and stderr, but for those that are given."""
     exit_code, shown = on_a_terminal([installed(command), *map(str, arguments)], folder, **streams)

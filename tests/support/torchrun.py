@@ -9,7 +9,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.support.commands import Result
+from tests.support.commands import Result, heed_ctrl_c
+from tests.support.processes import descendants
 
 ROOT = Path(__file__).parents[2]
 _LONGEST = 180  # seconds that a test waits for a run to come to a point, or to end
@@ -37,11 +38,11 @@ def started_together(
     # One thread each: two tests run at a time, on two cores.
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     pipe = subprocess.PIPE
-    run = subprocess.Popen(line, cwd=folder, stdout=pipe, stderr=pipe, text=True, env=env)
+    run = subprocess.Popen(line, cwd=folder, stdout=pipe, stderr=pipe, text=True, env=env, preexec_fn=heed_ctrl_c)
     try:
         yield run
     finally:
-        workers = _children(run.pid)
+        workers = descendants(run.pid)
         for pid in (run.pid, *workers):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -56,7 +57,7 @@ def finish(run: "subprocess.Popen[str]") -> Result:
 
 def worker(run: "subprocess.Popen[str]", rank: int) -> int:
     """The process of a rank."""
-    for pid in _children(run.pid):
+    for pid in descendants(run.pid):
         if f"RANK={rank}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
             return pid
     raise AssertionError(f"no process of rank {rank}")
@@ -75,11 +76,3 @@ def wait_for(path: Path, run: "subprocess.Popen[str]") -> None:
 def errors(result: Result) -> list[str]:
     """The errors that our processes reported. torchrun writes lines of its own."""
     return [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
-
-
-def _children(pid: int) -> list[int]:
-    try:
-        tasks = list(Path(f"/proc/{pid}/task").iterdir())
-        return [int(child) for task in tasks for child in (task / "children").read_text().split()]
-    except FileNotFoundError:
-        return []

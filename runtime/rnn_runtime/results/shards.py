@@ -17,7 +17,7 @@ from rnn_runtime.results.place import ImagePlacer
 from rnn_runtime.results.run import RunSummary, classify_files
 from rnn_runtime.results.write import Format, printed_path
 
-_DIGITS = 12  # of a SHA-256 in a file name
+DIGITS = 12  # of a SHA-256 in a file name
 _MOST_SHARDS = 99_999
 
 
@@ -127,7 +127,7 @@ class ImageList:
     @property
     def name(self) -> str:
         """The first digits of the SHA-256 so far."""
-        return self._digest.hexdigest()[:_DIGITS]
+        return self._digest.hexdigest()[:DIGITS]
 
     @classmethod
     def of(cls, paths: Iterable[str]) -> "ImageList":
@@ -136,6 +136,17 @@ class ImageList:
         for _ in images.watch(paths):
             pass
         return images
+
+
+def name_settings(*, top_k: int, min_probability: float | None, checkpoint_column: bool, true_label: bool) -> str:
+    """The first digits of the SHA-256 of the settings that change results. `top_k` is at most the number of classes."""
+    columns = {
+        "top_k": top_k,
+        "min_probability": min_probability,
+        "checkpoint_column": checkpoint_column,
+        "true_label": true_label,
+    }
+    return hashlib.sha256(json.dumps(columns).encode()).hexdigest()[:DIGITS]
 
 
 def classify_shard(
@@ -187,14 +198,13 @@ def classify_shard(
         return itertools.filterfalse(placer.contains, find()) if placer else find()
 
     images = ImageList.of(find_inputs())
-    columns = {
-        "top_k": min(top_k, len(classifier.class_names)),
-        "min_probability": min_probability,
-        "checkpoint_column": checkpoint_column,
-        "true_label": evaluation is not None,
-    }
-    settings = hashlib.sha256(json.dumps(columns).encode()).hexdigest()[:_DIGITS]
-    path = Path(folder) / Part(shard, classifier.sha256[:_DIGITS], images.name, settings, format).name
+    settings = name_settings(
+        top_k=min(top_k, len(classifier.class_names)),
+        min_probability=min_probability,
+        checkpoint_column=checkpoint_column,
+        true_label=evaluation is not None,
+    )
+    path = Path(folder) / Part(shard, classifier.sha256[:DIGITS], images.name, settings, format).name
     if path.exists():
         return path, None
     os.makedirs(folder, exist_ok=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from rnn_runtime.interruption import SIGNALS
+from tests.support.commands import heed_ctrl_c
 
 # Sends this process a signal as `Condition.__enter__` returns: the lock is held, and the `with` block not yet entered.
 # A thread needs the same lock to go on: one that is being started, or one whose result is waited for.
@@ -62,6 +63,7 @@ def test_a_signal_while_a_lock_is_held_ends_the_command(
         capture_output=True,
         text=True,
         timeout=60,
+        preexec_fn=heed_ctrl_c,
     )
 
     assert result.returncode == 128 + number

@@ -19,7 +19,7 @@ from rnn_runtime import Classifier, StorageError, find_images
 from rnn_runtime.errors import InputError, MissingPackageError
 from rnn_runtime.images import remote
 from tests.support.commands import Run, RunProcess
-from tests.support.results import csv_rows
+from tests.support.results import assert_same_results, csv_rows
 
 BUCKET = "images"
 ODD_NAMES = ("a b.png", "é#?%20.png")
@@ -245,3 +245,31 @@ def test_a_storage_that_refuses_is_named(storage: Proxy, classifier: Classifier)
 
     with pytest.raises(StorageError, match=r"s3://images/digits/1\.png: can't be read from the storage"):
         classifier.predict(["s3://images/digits/1.png"])
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+def test_actors_of_ray_read_from_storage(
+    tmp_path: Path, storage: Proxy, digits_model: Path, run_process: RunProcess, run: Run
+) -> None:
+    line = ("python -m rnn_runtime.ray", "-m", digits_model, "-p", "cpu", "-o", "parts", "--shards", 3, "-r")
+    failed = 0
+
+    def fail_once_in_three(request: _Pass) -> bool:
+        nonlocal failed
+        failed += 1
+        if failed % 3:
+            return False
+        return fail(request)
+
+    storage.interfere = fail_once_in_three
+    found = run_process(*line, f"s3://{BUCKET}/digits")
+
+    assert found.stderr == "30 images, 3 parts\n"
+    assert failed > 30
+    storage.interfere = lambda _: False
+    single = run("rnn-infer", "-m", digits_model, "-p", "cpu", "-o", "single.csv", "-r", f"s3://{BUCKET}/digits")
+    assert single.returncode == 0
+    assert run("rnn-infer", "--merge", "parts", "-o", "merged.csv").returncode == 0
+    expected, merged = (csv_rows((tmp_path / name).read_text()) for name in ("single.csv", "merged.csv"))
+    assert_same_results(merged, expected)
