@@ -10,13 +10,14 @@ import pytest
 
 from rnn_export import cli as export
 from rnn_runtime import cli as infer
+from rnn_runtime.ray import cli as ray
 from rnn_runtime.serve import cli as serve
 from rnn_train import cli as train
 from rnn_train import write_images
 
 ROOT = Path(__file__).parents[2]
 PACKAGES: dict[str, list[click.Command]] = {
-    "runtime/rnn_runtime": [infer.main, serve.main],
+    "runtime/rnn_runtime": [infer.main, ray.main, serve.main],
     "train/rnn_train": [train.main, write_images.main],
     "export/rnn_export": [export.main],
 }
