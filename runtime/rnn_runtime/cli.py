@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 import rnn_runtime
+from rnn_runtime.command import shared_options
 from rnn_runtime.command.command import Command, as_options
 from rnn_runtime.command.options import Rule, check_rules, is_given, option_group
 from rnn_runtime.command.streams import say
@@ -121,11 +122,7 @@ _RULES = (
     ),
     Rule(("null",), lambda given: "-" in given["paths"], "is for names on standard input. Add -, or leave it out"),
     Rule(("atol", "rtol"), lambda given: given["self_check"], "is a tolerance of --self-check. Add --self-check"),
-    Rule(
-        ("device_id", "gpu_memory_limit", "tf32", "cuda_graph"),
-        lambda given: given["provider"] != "cpu",
-        "does nothing on the CPU. Leave it out, or choose --provider cuda or auto",
-    ),
+    shared_options.NOT_ON_THE_CPU,
 )
 # Options of other tools, and what they are called here.
 _OTHER_NAMES = {
@@ -168,8 +165,8 @@ def _check(ctx: click.Context) -> None:
     imports=("onnxruntime", "rnn_runtime.results.run"),
 )
 @click.argument("paths", nargs=-1, type=click.Path(readable=False))  # who may read it is asked when it is read
-@_input("-r", "--recursive", is_flag=True, help="Search subfolders too.")
-@_input("-0", "--null", is_flag=True, help="Names on standard input end with a null character (find -print0).")
+@shared_options.recursive
+@shared_options.null
 @_input(
     "--labels-from-folders",
     is_flag=True,
@@ -180,23 +177,10 @@ def _check(ctx: click.Context) -> None:
     metavar="K/N",
     help="Classify the K-th of N equal parts of the images, and write its results into the folder --output.",
 )
-@_model(
-    "-m",
-    "--model",
-    type=click.Path(path_type=Path),
-    default="model.onnx",
-    envvar="RNN_MODEL",
-    help="The model that rnn-export wrote.",
-)
-@_model(
-    "-p",
-    "--provider",
-    type=click.Choice(["auto", "cuda", "cpu"]),
-    default="auto",
-    help="Execution provider. cuda runs on CUDA or fails; auto takes CUDA where it runs, else the CPU.",
-)
-@_model("-b", "--batch-size", type=click.IntRange(1, 1 << 24), default=256, help="Images per batch.")
-@_model("-j", "--threads", type=click.IntRange(1, 4096), default_text="one per core", help="Number of CPU threads.")
+@shared_options.model
+@shared_options.provider
+@shared_options.batch_size
+@shared_options.threads
 @_output(
     "-o",
     "--output",
@@ -211,14 +195,9 @@ def _check(ctx: click.Context) -> None:
     default_text="by the ending of --output; else table on a terminal and csv elsewhere",
     help="Format of the results.",
 )
-@_output("-k", "--top-k", type=click.IntRange(1), default=1, help="Show this many of the likeliest classes per image.")
-@_output(
-    "--min-probability",
-    type=click.FloatRange(0, 1),
-    metavar="P",
-    help="Leave the label empty where the probability is lower; the likeliest class is in a column guess.",
-)
-@_output("--checkpoint-column", is_flag=True, help="Repeat the SHA-256 of the model's checkpoint in every row.")
+@shared_options.top_k
+@shared_options.min_probability
+@shared_options.checkpoint_column
 @_output(
     "--copy-to",
     type=click.Path(file_okay=False, path_type=Path),
@@ -239,19 +218,9 @@ def _check(ctx: click.Context) -> None:
 )
 @_output("-q", "--quiet", is_flag=True, help="Print results and errors only: no progress, no summary.")
 @_cuda("--device-id", type=click.IntRange(0, 2**31 - 1), default=0, help="Number of the GPU, as in --doctor.")
-@_cuda(
-    "--gpu-memory-limit",
-    type=click.IntRange(1, 2**43 - 1),
-    metavar="MIB",
-    default_text="no limit",
-    help="Memory for weights and intermediate results, in MiB.",
-)
-@_cuda(
-    "--tf32/--no-tf32",
-    default=False,
-    help="Compute float32 products in TensorFloat-32: faster, and less like PyTorch.",
-)
-@_cuda("--cuda-graph", is_flag=True, help="Capture a CUDA graph per batch size, and replay it.")
+@shared_options.gpu_memory_limit
+@shared_options.tf32
+@shared_options.cuda_graph
 @_instead("--self-check", is_flag=True, help="Compare the model with PyTorch's logits, which are stored in it.")
 @_instead("--atol", type=click.FloatRange(0), default_text="that of the export", help="Tolerance of --self-check.")
 @_instead("--rtol", type=click.FloatRange(0), default_text="that of the export", help="Tolerance of --self-check.")

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 import rnn_runtime
+from rnn_runtime.command import shared_options
 from rnn_runtime.command.command import Command
 from rnn_runtime.command.options import option_group
 from rnn_runtime.command.streams import say
@@ -16,19 +17,12 @@ _input, _model, _output = map(option_group, ("Input", "Model and provider", "Out
 
 @click.command(cls=Command, requires=("ray",), imports=("onnxruntime", "rnn_runtime.ray.run"))
 @click.argument("paths", nargs=-1, required=True, type=click.Path(readable=False))
-@_input("-r", "--recursive", is_flag=True, help="Search subfolders too.")
-@_input("-0", "--null", is_flag=True, help="Names on standard input end with a null character (find -print0).")
+@shared_options.recursive
+@shared_options.null
 @_input(
     "--shards", type=click.IntRange(1, 99_999), default_text="one per 10,000 images", help="Number of parts to write."
 )
-@_model(
-    "-m",
-    "--model",
-    type=click.Path(path_type=Path),
-    default="model.onnx",
-    envvar="RNN_MODEL",
-    help="The model that rnn-export wrote.",
-)
+@shared_options.model
 @_model(
     "-p",
     "--provider",
@@ -44,7 +38,7 @@ _input, _model, _output = map(option_group, ("Input", "Model and provider", "Out
     default_text="all of the machine",
     help="Number of CPU threads per actor.",
 )
-@_model("-b", "--batch-size", type=click.IntRange(1, 1 << 24), default=256, help="Images per batch.")
+@shared_options.batch_size
 @_output(
     "-o",
     "--output",
@@ -59,14 +53,9 @@ _input, _model, _output = map(option_group, ("Input", "Model and provider", "Out
     default="csv",
     help="Format of the results.",
 )
-@_output("-k", "--top-k", type=click.IntRange(1), default=1, help="Show this many of the likeliest classes per image.")
-@_output(
-    "--min-probability",
-    type=click.FloatRange(0, 1),
-    metavar="P",
-    help="Leave the label empty where the probability is lower; the likeliest class is in a column guess.",
-)
-@_output("--checkpoint-column", is_flag=True, help="Repeat the SHA-256 of the model's checkpoint in every row.")
+@shared_options.top_k
+@shared_options.min_probability
+@shared_options.checkpoint_column
 @_output("-q", "--quiet", is_flag=True, help="Print errors only.")
 @click.version_option(rnn_runtime.__version__, prog_name="python -m rnn_runtime.ray")
 def main(

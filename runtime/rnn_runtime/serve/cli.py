@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 import click
 
 import rnn_runtime
+from rnn_runtime.command import shared_options
 from rnn_runtime.command.command import Command, as_options
-from rnn_runtime.command.options import Rule, check_rules, option_group
+from rnn_runtime.command.options import check_rules, option_group
 from rnn_runtime.command.streams import say
 from rnn_runtime.errors import InputError
 
@@ -15,13 +16,6 @@ if TYPE_CHECKING:
     from rnn_runtime.engine.session import Provider
 
 _model, _service, _limits, _cuda = map(option_group, ("Model and provider", "Service", "Limits", "CUDA"))
-_RULES = (
-    Rule(
-        ("device_id", "gpu_memory_limit", "tf32", "cuda_graph"),
-        lambda given: given["provider"] != "cpu",
-        "does nothing on the CPU. Leave it out, or choose --provider cuda or auto",
-    ),
-)
 _OTHER_NAMES = {
     "--bind": "--host and --port",
     "--workers": "--threads; for more processes, start more services",
@@ -36,27 +30,14 @@ _MOST_TOKEN_BYTES = 4096
 
 @click.command(
     cls=Command,
-    check=lambda ctx: check_rules(ctx, _RULES),
+    check=lambda ctx: check_rules(ctx, [shared_options.NOT_ON_THE_CPU]),
     other_names=_OTHER_NAMES,
     requires=("starlette", "uvicorn", "prometheus_client"),
     imports=("onnxruntime", "rnn_runtime.serve.app", "rnn_runtime.serve.server"),
 )
-@_model(
-    "-m",
-    "--model",
-    type=click.Path(path_type=Path),
-    default="model.onnx",
-    envvar="RNN_MODEL",
-    help="The model that rnn-export wrote.",
-)
-@_model(
-    "-p",
-    "--provider",
-    type=click.Choice(["auto", "cuda", "cpu"]),
-    default="auto",
-    help="Execution provider. cuda runs on CUDA or fails; auto takes CUDA where it runs, else the CPU.",
-)
-@_model("-j", "--threads", type=click.IntRange(1, 4096), default_text="one per core", help="Number of CPU threads.")
+@shared_options.model
+@shared_options.provider
+@shared_options.threads
 @_service("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 is all of this machine's.")
 @_service("--port", type=click.IntRange(0, 65535), default=8080, help="Port to listen on; 0 is any that is free.")
 @_service("--name", default="rnn", help="The model's name in the Open Inference Protocol.")
@@ -76,19 +57,9 @@ _MOST_TOKEN_BYTES = 4096
 @_limits("--queue", type=click.IntRange(1, 1 << 16), default=256, help="Requests under way; more get status 503.")
 @_limits("--max-body", type=click.IntRange(1, 1 << 16), default=16, metavar="MIB", help="Size of a request's body.")
 @_cuda("--device-id", type=click.IntRange(0, 2**31 - 1), default=0, help="Number of the GPU, as in rnn-infer --doctor.")
-@_cuda(
-    "--gpu-memory-limit",
-    type=click.IntRange(1, 2**43 - 1),
-    metavar="MIB",
-    default_text="no limit",
-    help="Memory for weights and intermediate results, in MiB.",
-)
-@_cuda(
-    "--tf32/--no-tf32",
-    default=False,
-    help="Compute float32 products in TensorFloat-32: faster, and less like PyTorch.",
-)
-@_cuda("--cuda-graph", is_flag=True, help="Capture a CUDA graph per batch size, and replay it.")
+@shared_options.gpu_memory_limit
+@shared_options.tf32
+@shared_options.cuda_graph
 @click.version_option(rnn_runtime.__version__, prog_name="rnn-serve")
 def main(
     model: Path,

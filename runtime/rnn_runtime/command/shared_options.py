@@ -1,0 +1,64 @@
+"""Options that several commands have, with the same names and texts: decorators for their functions."""
+
+from pathlib import Path
+
+import click
+
+from rnn_runtime.command.options import Rule, option_group
+
+_input, _model, _output, _cuda = map(option_group, ("Input", "Model and provider", "Output", "CUDA"))
+
+recursive = _input("-r", "--recursive", is_flag=True, help="Search subfolders too.")
+null = _input("-0", "--null", is_flag=True, help="Names on standard input end with a null character (find -print0).")
+
+model = _model(
+    "-m",
+    "--model",
+    type=click.Path(path_type=Path),
+    default="model.onnx",
+    envvar="RNN_MODEL",
+    help="The model that rnn-export wrote.",
+)
+provider = _model(
+    "-p",
+    "--provider",
+    type=click.Choice(["auto", "cuda", "cpu"]),
+    default="auto",
+    help="Execution provider. cuda runs on CUDA or fails; auto takes CUDA where it runs, else the CPU.",
+)
+batch_size = _model("-b", "--batch-size", type=click.IntRange(1, 1 << 24), default=256, help="Images per batch.")
+threads = _model(
+    "-j", "--threads", type=click.IntRange(1, 4096), default_text="one per core", help="Number of CPU threads."
+)
+
+top_k = _output(
+    "-k", "--top-k", type=click.IntRange(1), default=1, help="Show this many of the likeliest classes per image."
+)
+min_probability = _output(
+    "--min-probability",
+    type=click.FloatRange(0, 1),
+    metavar="P",
+    help="Leave the label empty where the probability is lower; the likeliest class is in a column guess.",
+)
+checkpoint_column = _output(
+    "--checkpoint-column", is_flag=True, help="Repeat the SHA-256 of the model's checkpoint in every row."
+)
+
+gpu_memory_limit = _cuda(
+    "--gpu-memory-limit",
+    type=click.IntRange(1, 2**43 - 1),
+    metavar="MIB",
+    default_text="no limit",
+    help="Memory for weights and intermediate results, in MiB.",
+)
+tf32 = _cuda(
+    "--tf32/--no-tf32",
+    default=False,
+    help="Compute float32 products in TensorFloat-32: faster, and less like PyTorch.",
+)
+cuda_graph = _cuda("--cuda-graph", is_flag=True, help="Capture a CUDA graph per batch size, and replay it.")
+NOT_ON_THE_CPU = Rule(
+    ("device_id", "gpu_memory_limit", "tf32", "cuda_graph"),
+    lambda given: given["provider"] != "cpu",
+    "does nothing on the CPU. Leave it out, or choose --provider cuda or auto",
+)
