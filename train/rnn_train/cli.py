@@ -97,21 +97,25 @@ def _check(ctx: click.Context) -> None:
         raise click.UsageError(f"--output is the checkpoint to write, not {output}. Choose a name such as model.pt")
 
 
-def _reports(error: BaseException) -> bool:
-    """Whether this one of the processes that torchrun started prints an error."""
+def _is_reported_elsewhere(error: BaseException) -> bool:
+    """Whether another of the processes that torchrun started prints an error; then wait until it has ended."""
     launch = Launch.of_this_process()
     match error:
         case click.UsageError() | MissingPackageError():  # before the processes meet, each machine reports its own
-            return launch.local_rank == 0
+            elsewhere = launch.local_rank > 0
         case KeyboardInterrupt():
-            return launch.rank == 0
-    return not isinstance(error, OtherProcessError)
+            elsewhere = launch.rank > 0
+        case _:
+            elsewhere = isinstance(error, OtherProcessError)
+    if elsewhere:
+        launch.wait_for_others()
+    return elsewhere
 
 
 @click.command(
     cls=Command,
     check=_check,
-    reports=_reports,
+    reported_elsewhere=_is_reported_elsewhere,
     context_settings={"allow_extra_args": True},
     other_names=_OTHER_NAMES,
     requires=("torch", "torchvision", "sklearn", "matplotlib"),
@@ -269,11 +273,12 @@ def main(
     from rnn_train.tensorboard import TensorBoardCallback
 
     checkpoint = None if str(resume) == "auto" else resume
-    quiet = quiet or Launch.of_this_process().rank > 0
+    is_main = Launch.of_this_process().rank == 0
+    quiet = quiet or not is_main
     output = output or checkpoint or Path("model.pt")
     with ExitStack() as stack:
         callback = TrainingCallback() if quiet else stack.enter_context(ConsoleCallback(as_options))
-        if tensorboard and Launch.of_this_process().rank == 0:
+        if tensorboard and is_main:
             callback = CallbackList(stack.enter_context(TensorBoardCallback(tensorboard)), callback)
         if checkpoint:
             result = training.resume(

@@ -1,7 +1,10 @@
 """What `torchrun` says to each process that it starts, in environment variables."""
 
 import os
+import signal
 from dataclasses import dataclass
+
+_LONGEST_WAIT = 10  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,3 +29,12 @@ class Launch:
         if "TORCHELASTIC_RUN_ID" not in os.environ:
             return cls()
         return cls(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")))
+
+    def wait_for_others(self) -> None:
+        """Let the first process of this machine end before this one.
+
+        Once one process has ended, torchrun sends SIGTERM to the others. It would come before they can report an error.
+        """
+        if self.local_rank:
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+            signal.sigtimedwait([signal.SIGTERM], _LONGEST_WAIT)

@@ -52,8 +52,8 @@ class Command(click.Command):
         requires: Modules of optional packages that the command needs.
         imports: Modules to import before the function runs. A signal during this time ends the command with one line.
         other_names: Options of other tools, and what to use here, for the hint after an unknown option.
-        reports: Whether this process prints an error, which ends it in any case. Several processes that work together
-            print an error once.
+        reported_elsewhere: Whether another process prints an error that ends this one as well. It returns once that
+            process has had its time.
         arguments: Passed to `click.Command`.
     """
 
@@ -64,14 +64,14 @@ class Command(click.Command):
         requires: Sequence[str] = (),
         imports: Sequence[str] = (),
         other_names: Mapping[str, str] | None = None,
-        reports: Callable[[BaseException], bool] | None = None,
+        reported_elsewhere: Callable[[BaseException], bool] | None = None,
         **options: Any,
     ) -> None:
         options.setdefault("context_settings", {}).setdefault("help_option_names", ["-h", "--help"])
         super().__init__(*arguments, **options)
         self._check, self._requires, self._imports = check, requires, imports
         self._other_names = other_names or {}
-        self._reports = reports
+        self._reported_elsewhere = reported_elsewhere
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         """Run the command as the program that this process is."""
@@ -148,7 +148,7 @@ class Command(click.Command):
                 raise
             if os.environ.get("RNN_DEBUG") == "1":
                 say(_traceback(error))
-            if self._reports and not self._reports(error):
+            if self._reported_elsewhere and self._reported_elsewhere(error):
                 raise click.exceptions.Exit(failure.exit_code) from None
             raise failure from None
 
