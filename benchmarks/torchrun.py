@@ -1,7 +1,6 @@
 """`rnn-train` by two processes of one thread each, against one process with two threads, on Fashion-MNIST."""
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -46,15 +45,12 @@ def _train(command: list[str], batch_size: int, *, threads: int) -> Callable[[],
     ]
 
     def train() -> float:
-        folder = Path(tempfile.mkdtemp())
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-        try:
+        with tempfile.TemporaryDirectory() as folder:
             subprocess.run(
                 [*command, *options, "--epochs", "2"], cwd=folder, env=environment, check=True, capture_output=True
             )
-            _, _, second = (folder / "metrics.csv").read_text().splitlines()
-            return float(second.rsplit(",", 1)[1])
-        finally:
-            shutil.rmtree(folder)
+            _, _, second = (Path(folder) / "metrics.csv").read_text().splitlines()
+        return float(second.rsplit(",", 1)[1])
 
     return train

@@ -107,12 +107,24 @@ def command_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    with kept_handlers():
+        _set_handlers(_end_at_once)
+        try:
+            yield
+        finally:
+            _cancel_retry()
+
+
+@contextmanager
+def kept_handlers() -> Iterator[None]:
+    """Restore the handlers at the end of the block. Only the main thread has any; in others, nothing happens."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    _set_handlers(_end_at_once)
     try:
         yield
     finally:
-        _cancel_retry()
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -6,10 +6,12 @@ import os
 import pty
 import resource
 import select
+import signal
 import struct
 import subprocess
 import termios
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +99,40 @@ def descendants(pid: int) -> list[int]:
     except (FileNotFoundError, ProcessLookupError):
         return []
     return [*children, *(found for child in children for found in descendants(child))]
+
+
+@contextlib.contextmanager
+def started_with_children(
+    line: Sequence[str], folder: Path, env: Mapping[str, str]
+) -> Iterator["subprocess.Popen[str]"]:
+    """A process in a folder, its stdout and stderr in pipes; killed at the end of the block, and all that it started.
+
+    Args:
+        line: The program and its arguments.
+        folder: Where it runs.
+        env: Variables beside those of this process.
+    """
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        line, cwd=folder, stdout=pipe, stderr=pipe, text=True, env=os.environ | env, preexec_fn=heed_ctrl_c
+    )
+    try:
+        yield process
+    finally:
+        for pid in (process.pid, *descendants(process.pid)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.communicate()
+
+
+def wait_until(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+    """Return once something holds that a process brings about."""
+    for _ in range(100 * _LONGEST):
+        if condition():
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    raise AssertionError(f"not so after {_LONGEST} s")
 
 
 def at_a_terminal(command: str, *arguments: object, folder: Path, **streams: Any) -> str:

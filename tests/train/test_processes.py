@@ -17,13 +17,13 @@ from rnn_train.checkpoint import Checkpoint
 from tests.support import train_together
 from tests.support.commands import Run
 from tests.support.idx_files import write_idx_folder
+from tests.support.processes import wait_until
 from tests.support.torchrun import (
     ROOT,
     errors,
     finish,
     run_together,
     started_together,
-    wait_for,
     worker,
 )
 from tests.support.training import assert_same_run
@@ -130,7 +130,7 @@ def test_a_signal_to_any_process_ends_all(tmp_path: Path, rank: int, number: sig
         "run/model.pt",
     )
     with started_together(*arguments, folder=tmp_path) as started:
-        wait_for(tmp_path / "run" / "metrics.csv", started)
+        wait_until((tmp_path / "run" / "metrics.csv").exists, started)
 
         os.kill(worker(started, rank), number)
         result = finish(started)

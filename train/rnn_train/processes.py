@@ -104,9 +104,19 @@ class Processes:
         value: _Value = made[0]
         return value
 
-    def gather(self, value: _Value) -> list[_Value]:
-        """The values of all processes, in the order of their numbers."""
-        return self._gather(value, self._control)
+    def gather(self, value: _Value, *, patient: bool = False) -> list[_Value]:
+        """The values of all processes, in the order of their numbers.
+
+        Args:
+            value: That of this process.
+            patient: Whether others may take hours until they are there.
+        """
+        if self.is_alone:
+            return [value]
+        values: list[Any] = [None] * self.count
+        with self._failures():
+            dist.all_gather_object(values, value, group=self._patient if patient else self._control)
+        return values
 
     def concatenate(self, own: Tensor, counts: Sequence[int]) -> Tensor:
         """Join the rows of all processes, in the order of their numbers.
@@ -133,21 +143,14 @@ class Processes:
             SettingsError: one differs; the text names it.
         """
         first, *_ = all_of_them = self.gather(dict(values))
-        for rank, found in enumerate(all_of_them):
-            for name, value in found.items():
-                if value != first[name]:
-                    self.raise_on_all(
-                        SettingsError(
+        with self.agree():
+            for rank, found in enumerate(all_of_them):
+                for name, value in found.items():
+                    if value != first[name]:
+                        raise SettingsError(
                             f"process {rank} was started with `{name}={value!r}`, and process 0 with "
                             f"`{name}={first[name]!r}`. Start all with the same options"
                         )
-                    )
-
-    def raise_on_all(self, error: RnnOnnxError) -> None:
-        """Raise an error that all processes found; process 0 reports it."""
-        if self.is_main:
-            raise error
-        raise OtherProcessError(f"process 0: {error}", error.exit_code)
 
     @contextmanager
     def agree(self, *, patient: bool = False) -> Iterator[None]:
@@ -172,8 +175,7 @@ class Processes:
             raise
         except (RnnOnnxError, KeyboardInterrupt) as caught:
             error = caught
-        own = None if error is None else (type(error), str(error))
-        raised = self._gather(own, self._patient if patient else self._control)
+        raised = self.gather(None if error is None else (type(error), str(error)), patient=patient)
         if self.is_main and error is not None:
             raise error
         for rank, found in enumerate(raised):
@@ -189,14 +191,6 @@ class Processes:
             raise error from None
         code = exit_code_of(error) if isinstance(error, KeyboardInterrupt) else error.exit_code
         raise OtherProcessError(text, code) from None
-
-    def _gather(self, value: _Value, group: Any) -> list[_Value]:
-        if self.is_alone:
-            return [value]
-        values: list[Any] = [None] * self.count
-        with self._failures():
-            dist.all_gather_object(values, value, group=group)
-        return values
 
     @contextmanager
     def _failures(self) -> Iterator[None]:

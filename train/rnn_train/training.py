@@ -401,18 +401,20 @@ def _train_epoch(
 ) -> Iterator[None]:
     """Train the rest of an epoch; yields after each step."""
     processes = run.processes
-    criterion = nn.CrossEntropyLoss(run.class_weights(), label_smoothing=run.settings.label_smoothing)
+    class_weights = run.class_weights()
+    criterion = nn.CrossEntropyLoss(class_weights, label_smoothing=run.settings.label_smoothing)
+    weigh = _weigher(class_weights, run.data.train.labels)
     if run.under_way is None:
         run.under_way = EpochState(processes.from_main(torch.get_rng_state))
         torch.randperm(len(labels))  # moves the default generator past what `draw_order` draws
     epoch = run.under_way
     batches = torch.split(epoch.draw_order(len(labels)), run.settings.batch_size)
-    weigh = _weigher(run)
     run.model.train()
     for batch in batches[epoch.step :]:
         start = time.perf_counter()
         own = batch[processes.rank :: processes.count]
-        inputs, targets = augment(images[own.to(run.device)], run.settings), labels[own.to(run.device)]
+        rows = own.to(run.device)
+        inputs, targets = augment(images[rows], run.settings), labels[rows]
         if epoch.step == 0:
             callback.first_batch(run.epoch + 1, inputs)
         weight = weigh(batch)
@@ -428,12 +430,11 @@ def _train_epoch(
         yield
 
 
-def _weigher(run: TrainingState) -> Callable[[Tensor], float]:
+def _weigher(class_weights: Tensor | None, labels: NDArray[np.int64]) -> Callable[[Tensor], float]:
     """What the images of some rows count together in the loss of a batch."""
-    class_weights = run.class_weights()
     if class_weights is None:
         return len
-    weights = class_weights.cpu()[torch.from_numpy(run.data.train.labels)]
+    weights = class_weights.cpu()[torch.from_numpy(labels)]
     return lambda rows: float(weights[rows].sum())
 
 

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from importlib import import_module
 from typing import Any, Literal
 
 from rnn_runtime.errors import MissingPackageError, ProcessLostError, ProviderError, SettingsError
-from rnn_runtime.interruption import SIGNALS
+from rnn_runtime.interruption import kept_handlers
 
 # For a cluster that is started here. It listens on 127.0.0.1 only, since whoever reaches its ports can run code.
 _LOCAL = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
@@ -23,11 +22,9 @@ def import_ray() -> Any:
         MissingPackageError: it isn't installed, or can't be imported.
     """
     try:
-        ray = import_module("ray")
-        import_module("ray.util")
+        return import_module("ray")
     except ImportError as error:
         raise MissingPackageError(f"Ray can't be imported ({error}). Install it with: pip install ray") from None
-    return ray
 
 
 @contextmanager
@@ -43,20 +40,17 @@ def connect(ray: Any) -> Iterator[None]:
     address = os.environ.get("RAY_ADDRESS")
     for name, value in {} if address else _LOCAL.items():
         os.environ.setdefault(name, value)
-    handlers = {number: signal.getsignal(number) for number in SIGNALS}
     try:
-        ray.init(
-            address or "local",
-            include_dashboard=None if address else False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        with kept_handlers():  # Ray's own would end the process at SIGTERM
+            ray.init(
+                address or "local",
+                include_dashboard=None if address else False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = f"the Ray cluster at {address} doesn't answer" if address else "Ray can't be started"
         raise ProcessLostError(f"{where}: {str(error).splitlines()[0]}") from None
-    finally:
-        for number, handler in handlers.items():  # Ray ends the process at SIGTERM by itself
-            signal.signal(number, handler)
     try:
         yield
     finally:

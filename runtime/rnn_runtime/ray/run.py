@@ -7,19 +7,21 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from rnn_runtime.classifier import BATCH_SIZE, Classifier
 from rnn_runtime.engine.session import Provider
 from rnn_runtime.errors import InputError, ModelError, ProcessLostError, RnnOnnxError, SettingsError
 from rnn_runtime.files.atomic import atomic_write
 from rnn_runtime.images.remote import is_remote
+from rnn_runtime.model.fields import Range, check_argument
 from rnn_runtime.ray.cluster import Layout, connect, import_ray, lay_out
 from rnn_runtime.results.run import classify_files
-from rnn_runtime.results.shards import DIGITS, ImageList, Part, Shard, name_settings
+from rnn_runtime.results.shards import ImageList, Part, Shard, make_part
 from rnn_runtime.results.write import Format
 
 IMAGES_PER_SHARD = 10_000  # some seconds, so that little is lost with an actor
+_Count = Annotated[int, Range(1)]
 _RETRIES = 3  # of a shard whose actor died
 
 
@@ -88,6 +90,9 @@ def classify_on_ray(
         ProcessLostError: the cluster doesn't answer, or actors died again and again on one shard.
         OSError: a part can't be written.
     """
+    check_argument("provider", provider, Provider)
+    check_argument("actors", actors, _Count | None)
+    check_argument("shards", shards, _Count | None)
     ray = import_ray()
     if format == "table":
         raise SettingsError("`format` of parts must be csv, tsv, jsonl or parquet, not table")
@@ -95,8 +100,13 @@ def classify_on_ray(
     names = list(paths)
     if not names:
         raise InputError("no images are given. Name some")
-    options = {"top_k": top_k, "min_probability": min_probability, "checkpoint_column": checkpoint_column}
-    parts = _plan(classifier, names, shards, format, options)
+    options: dict[str, Any] = {
+        "top_k": top_k,
+        "min_probability": min_probability,
+        "checkpoint_column": checkpoint_column,
+    }
+    images, count = ImageList.of(names), shards or -(-len(names) // IMAGES_PER_SHARD)
+    parts = [make_part(classifier, Shard(number, count), images, format, **options) for number in range(1, count + 1)]
     work = _Work(
         model=os.path.abspath(model),
         sha256=classifier.sha256,
@@ -114,24 +124,6 @@ def classify_on_ray(
                 summary.images += result.images
                 summary.unreadable += result.unreadable
     return summary
-
-
-def _plan(
-    classifier: Classifier, names: Sequence[str], shards: int | None, format: Format, options: Mapping[str, Any]
-) -> list[Part]:
-    """The parts of all shards."""
-    settings = name_settings(
-        top_k=min(options["top_k"], len(classifier.class_names)),
-        min_probability=options["min_probability"],
-        checkpoint_column=options["checkpoint_column"],
-        true_label=False,
-    )
-    count = shards or -(-len(names) // IMAGES_PER_SHARD)
-    images = ImageList.of(names).name
-    return [
-        Part(Shard(number, count), classifier.sha256[:DIGITS], images, settings, format)
-        for number in range(1, count + 1)
-    ]
 
 
 @dataclass(frozen=True, slots=True)

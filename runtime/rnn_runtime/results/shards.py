@@ -17,7 +17,7 @@ from rnn_runtime.results.place import ImagePlacer
 from rnn_runtime.results.run import RunSummary, classify_files
 from rnn_runtime.results.write import Format, printed_path
 
-DIGITS = 12  # of a SHA-256 in a file name
+_DIGITS = 12  # of a SHA-256 in a file name
 _MOST_SHARDS = 99_999
 
 
@@ -127,7 +127,7 @@ class ImageList:
     @property
     def name(self) -> str:
         """The first digits of the SHA-256 so far."""
-        return self._digest.hexdigest()[:DIGITS]
+        return self._digest.hexdigest()[:_DIGITS]
 
     @classmethod
     def of(cls, paths: Iterable[str]) -> "ImageList":
@@ -138,15 +138,26 @@ class ImageList:
         return images
 
 
-def name_settings(*, top_k: int, min_probability: float | None, checkpoint_column: bool, true_label: bool) -> str:
-    """The first digits of the SHA-256 of the settings that change results. `top_k` is at most the number of classes."""
+def make_part(
+    classifier: Classifier,
+    shard: Shard,
+    images: ImageList,
+    format: Format,
+    *,
+    top_k: int,
+    min_probability: float | None,
+    checkpoint_column: bool,
+    true_label: bool = False,
+) -> Part:
+    """The part of a shard of a list that is complete. Arguments are those of `classify_shard`."""
     columns = {
-        "top_k": top_k,
+        "top_k": min(top_k, len(classifier.class_names)),
         "min_probability": min_probability,
         "checkpoint_column": checkpoint_column,
         "true_label": true_label,
     }
-    return hashlib.sha256(json.dumps(columns).encode()).hexdigest()[:DIGITS]
+    settings = hashlib.sha256(json.dumps(columns).encode()).hexdigest()[:_DIGITS]
+    return Part(shard, classifier.sha256[:_DIGITS], images.name, settings, format)
 
 
 def classify_shard(
@@ -198,13 +209,17 @@ def classify_shard(
         return itertools.filterfalse(placer.contains, find()) if placer else find()
 
     images = ImageList.of(find_inputs())
-    settings = name_settings(
-        top_k=min(top_k, len(classifier.class_names)),
+    part = make_part(
+        classifier,
+        shard,
+        images,
+        format,
+        top_k=top_k,
         min_probability=min_probability,
         checkpoint_column=checkpoint_column,
         true_label=evaluation is not None,
     )
-    path = Path(folder) / Part(shard, classifier.sha256[:DIGITS], images.name, settings, format).name
+    path = Path(folder) / part.name
     if path.exists():
         return path, None
     os.makedirs(folder, exist_ok=True)

@@ -6,16 +6,15 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from rnn_runtime.errors import MissingPackageError
+from rnn_runtime.errors import MissingPackageError, SettingsError
 from rnn_runtime.ray import classify_on_ray
-from tests.support.commands import Run, RunProcess, heed_ctrl_c, modules_from
-from tests.support.processes import descendants
+from tests.support.commands import Run, RunProcess, modules_from
+from tests.support.processes import descendants, started_with_children, wait_until
 from tests.support.tampered_models import change_metadata
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]  # one cluster at a time
@@ -39,19 +38,12 @@ def folder(tmp_path: Path, digits_model: Path, digits_images: Path, run: Run) ->
     return tmp_path
 
 
-@contextlib.contextmanager
-def started(folder: Path, *arguments: object, **variables: str) -> Iterator[subprocess.Popen[str]]:
+def started(
+    folder: Path, *arguments: object, **variables: str
+) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
     """The command as a process, with its cluster; all are killed at the end of the block."""
     line = [sys.executable, "-m", "rnn_runtime.ray", "-o", "parts", "-b", "16", *map(str, arguments), "images"]
-    pipe, env = subprocess.PIPE, os.environ | variables
-    process = subprocess.Popen(line, cwd=folder, stdout=pipe, stderr=pipe, text=True, env=env, preexec_fn=heed_ctrl_c)
-    try:
-        yield process
-    finally:
-        for pid in (process.pid, *descendants(process.pid)):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        process.communicate()
+    return started_with_children(line, folder, variables)
 
 
 def parts_of(folder: Path) -> list[Path]:
@@ -59,12 +51,7 @@ def parts_of(folder: Path) -> list[Path]:
 
 
 def wait_for_parts(folder: Path, count: int, process: subprocess.Popen[str]) -> None:
-    for _ in range(100 * _LONGEST):
-        if len(parts_of(folder)) >= count:
-            return
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-    raise AssertionError(f"{len(parts_of(folder))} of {count} parts")
+    wait_until(lambda: len(parts_of(folder)) >= count, process)
 
 
 def actors_of(pids: list[int]) -> list[int]:
@@ -246,3 +233,29 @@ def test_without_ray_it_says_how_to_install_it(folder: Path, monkeypatch: pytest
 
     with pytest.raises(MissingPackageError, match="pip install ray"):
         classify_on_ray(folder / "model.onnx", ["images/0000.png"], folder / "parts")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"provider": "gpu"}, "`provider` must be one of auto, cuda, cpu, not 'gpu'"),
+        ({"actors": 0}, "`actors` must be a whole number"),
+        ({"shards": -3}, "`shards` must be a whole number"),
+    ],
+)
+def test_wrong_arguments_are_refused(folder: Path, arguments: dict[str, Any], error: str) -> None:
+    with pytest.raises(SettingsError, match=error):
+        classify_on_ray(folder / "model.onnx", ["images/0000.png"], folder / "parts", **arguments)
+
+
+def test_it_runs_in_any_thread(folder: Path, run_process: RunProcess) -> None:
+    (folder / "program.py").write_text(
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "from rnn_runtime.ray import classify_on_ray\n"
+        "with ThreadPoolExecutor() as pool:\n"
+        "    print(pool.submit(classify_on_ray, 'model.onnx', ['images/0000.png'], 'parts').result())\n"
+    )
+
+    result = run_process("python", "program.py")
+
+    assert result.stdout == "1 image, 1 parts\n", result.stderr
