@@ -1,31 +1,42 @@
 """Hostile and broken image files: each kind has one result, the same in training and in inference."""
 
+import builtins
+import io
 import json
 import multiprocessing
 import os
 import re
 import shutil
+import struct
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from rnn_runtime import Classifier
 from rnn_runtime.cli import main
 from rnn_runtime.errors import DataError, InputError
+from rnn_runtime.images import decode
+from rnn_runtime.images.decode import convert_image, decode_image
 from rnn_runtime.images.find import find_images
 from rnn_runtime.images.limits import MAX_FILE_BYTES
+from rnn_runtime.model.spec import ImageSpec
+from rnn_train.data import image_folders
 from rnn_train.data.image_folders import load_images
 from rnn_train.data.split_folders import list_classes
 from tests.support.commands import Run
 from tests.support.encoded_images import encode, pattern, to_image
-from tests.support.hostile_images import BOMBS, DAMAGED, NOT_AN_IMAGE, save
+from tests.support.hostile_images import BOMBS, DAMAGED, NOT_AN_IMAGE, gray_gif, save
 from tests.support.results import read_results
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, which the runtime silences itself
@@ -79,6 +90,7 @@ READABLE = {
     "cmyk.jpg": Readable(save(to_image(HALVES).convert("CMYK"), "JPEG", quality=100), HALVES, tolerance=3),
     "cmyk.tif": Readable(save(to_image(COLOUR).convert("CMYK"), "TIFF"), PIXELS),
     "animated.gif": Readable(_animated("GIF"), PIXELS),
+    "gray-palette.gif": Readable(gray_gif(PIXELS), PIXELS),
     "animated.png": Readable(_animated("PNG"), PIXELS),
     "animated.webp": Readable(_animated("WEBP", lossless=True), PIXELS),
     "pages.tif": Readable(_animated("TIFF"), PIXELS),
@@ -198,6 +210,96 @@ def test_special_files_have_one_reason_in_training_and_inference(
     make(tmp_path / name)
 
     assert_same_result(classifier, tmp_path / name, problem)
+
+
+@pytest.mark.parametrize(("height", "channels"), [(8, 3), (5, 1), (11, 3)])
+def test_a_gif_with_a_gray_palette_beside_colors_is_gray_at_any_size(height: int, channels: int) -> None:
+    spec = ImageSpec(height, 6, channels)
+    expected = decode_image(encode(PIXELS), spec)
+
+    assert np.array_equal(decode_image(gray_gif(PIXELS), spec), expected)
+    with Image.open(io.BytesIO(gray_gif(PIXELS))) as image:
+        image.load()
+        assert np.array_equal(convert_image(image, spec), expected)
+
+
+def _exceptions() -> Iterator[Exception]:
+    """One of each kind that Python has, and of some that decoders have."""
+    kinds = [kind for kind in vars(builtins).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    arguments: dict[type, tuple[Any, ...]] = {
+        UnicodeDecodeError: ("utf-8", b"", 0, 1, "?"),
+        UnicodeEncodeError: ("ascii", "", 0, 1, "?"),
+    }
+    arguments |= {UnicodeTranslateError: ("", 0, 1, "?"), ExceptionGroup: ("several", [ValueError("one")])}
+    for kind in [*kinds, zlib.error, struct.error, Image.DecompressionBombError, UnidentifiedImageError]:
+        yield kind(*arguments.get(kind, ("of a decoder",)))
+
+
+EXCEPTIONS = [*_exceptions()]
+STEPS = {
+    "open": (Image, "open"),
+    "reduce": (Image.Image, "draft"),
+    "load": (ImageFile.ImageFile, "load"),
+    "turn": (ImageOps, "exif_transpose"),
+    "convert": (Image.Image, "convert"),
+    "resize": (Image.Image, "resize"),
+    "read for inference": (decode, "read_bytes"),
+    "read for training": (image_folders, "read_bytes"),
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+@given(error=st.sampled_from(EXCEPTIONS))
+def test_whatever_one_file_raises_is_the_error_of_that_file_alone(
+    tmp_path_factory: pytest.TempPathFactory, classifier: Classifier, step: str, error: Exception
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "raising"
+    folder.mkdir(exist_ok=True)
+    good, bad = folder / "good.png", folder / "bad.gif"
+    good.write_bytes(encode(PIXELS))  # of the model's size, so that Pillow isn't asked
+    bad.write_bytes(encode(_LARGE, ".gif"))
+    paths = [str(good), str(bad), str(good)]
+    owner, name = STEPS[step]
+    function = getattr(owner, name)
+
+    def raising(*arguments: Any, **options: Any) -> Any:
+        if step.startswith("read") and arguments[0] != str(bad):
+            return function(*arguments, **options)
+        raise error
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, raising)
+        found = [prediction.error for prediction in classifier.predict(paths)]
+        alone = classifier.predict(str(bad)).error
+        pixels, errors = load_images(paths, (8, 8), 1, skip_unreadable=True)
+
+    if step != "read for training":
+        assert found == [None, alone, None]
+        assert alone
+    if step != "read for inference":
+        assert [*errors] == [1]
+        assert errors[1]
+        assert np.array_equal(pixels, [PIXELS, PIXELS])
+    if not step.startswith("read"):
+        assert errors == {1: alone}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_an_interruption_within_a_file_is_no_error_of_that_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, classifier: Classifier, step: str
+) -> None:
+    path = tmp_path / "a.gif"
+    path.write_bytes(encode(_LARGE, ".gif"))
+    owner, name = STEPS[step]
+    use = partial(load_images, [str(path)]) if step == "read for training" else partial(classifier.predict, path)
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(owner, name, interrupted)
+
+    with pytest.raises(KeyboardInterrupt):
+        use()
 
 
 def test_link_to_an_image_is_that_image(tmp_path: Path, classifier: Classifier) -> None:

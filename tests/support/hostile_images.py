@@ -5,6 +5,8 @@ import struct
 import zlib
 from collections.abc import Callable
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from rnn_runtime.images.limits import MAX_COMMENTS, MAX_DECODED_SIDE, MAX_PIXELS, MAX_SCANS, TOO_MANY_PIXELS
@@ -71,6 +73,18 @@ def webp(width: int, height: int) -> bytes:
     canvas = b"VP8X" + struct.pack("<I4x", 10) + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
     frame = save(Image.new("RGB", (8, 8)), "WEBP", lossless=True)[12:]
     return b"RIFF" + struct.pack("<I", 4 + len(canvas) + len(frame)) + b"WEBP" + canvas + frame
+
+
+def gray_gif(pixels: NDArray[np.uint8]) -> bytes:
+    """A GIF of fewer than 200 gray pixels `(height, width, 1)`: a gray palette of its own beside one of colors."""
+    height, width, _ = pixels.shape
+    # Codes of 9 bits: 256 begins, 257 ends, and the others stand for a pixel each, so nothing is compressed.
+    codes = sum(code << 9 * i for i, code in enumerate([256, *pixels.ravel().tolist(), 257]))
+    packed = codes.to_bytes((9 * (pixels.size + 2) + 7) // 8, "little")
+    colors, grays = bytes([200, 10, 30, 0, 255, 0] * 128), bytes(value for value in range(256) for _ in "rgb")
+    screen = struct.pack("<HHBBB", width, height, 0b11110111, 0, 0) + colors
+    frame = b"," + struct.pack("<HHHHB", 0, 0, width, height, 0b10000111) + grays
+    return b"GIF89a" + screen + frame + bytes([8, len(packed)]) + packed + b"\0;"
 
 
 def jpeg_of_scans(count: int) -> bytes:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rnn_runtime.errors import ImageError
+from rnn_runtime.images.failures import image_errors
 from rnn_runtime.images.image_like import TakenImage, read_taken
 from rnn_runtime.images.pool import map_files
 from rnn_runtime.model.spec import ImageSpec
@@ -56,10 +57,13 @@ def decode_images(
 
 def decode_single(image: str | TakenImage, spec: ImageSpec) -> ImageBatch:
     """Read and decode one image in the calling thread; starting another would take longer than most images do."""
+    found: NDArray[np.uint8] | ImageError
     try:
-        return _to_batch([(image, read_taken(image, spec))], spec)
+        with image_errors():
+            found = read_taken(image, spec)
     except ImageError as error:
-        return _to_batch([(image, error)], spec)
+        found = error
+    return _to_batch([(image, found)], spec)
 
 
 def _to_batch(

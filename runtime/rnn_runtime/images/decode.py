@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
 from rnn_runtime.errors import ImageError
+from rnn_runtime.images.failures import image_errors
 from rnn_runtime.images.limits import MAX_FILE_BYTES, TOO_MANY_PIXELS, check_size, check_work
 from rnn_runtime.images.remote import is_remote, read_remote_bytes
 from rnn_runtime.images.small_png import decode_small_png
@@ -56,15 +57,16 @@ def decode_image(data: bytes, spec: ImageSpec) -> NDArray[np.uint8]:
     Raises:
         ImageError: The bytes are not a complete image, or one beyond the limits in `rnn_runtime.images.limits`.
     """
-    pixels = decode_small_png(data)
-    if pixels is None:
-        # At least twice the size, so that each final pixel is an average of at least four.
-        image = _decode(data, _mode_of(spec), 2 * max(spec.height, spec.width))
-    elif pixels.shape == spec.shape:
-        return pixels
-    else:
-        image = to_image(pixels)
-    return _fit(image, spec)
+    with image_errors(_DAMAGED):
+        pixels = decode_small_png(data)
+        if pixels is None:
+            # At least twice the size, so that each final pixel is an average of at least four.
+            image = _decode(data, _mode_of(spec), 2 * max(spec.height, spec.width))
+        elif pixels.shape == spec.shape:
+            return pixels
+        else:
+            image = to_image(pixels)
+        return _fit(image, spec)
 
 
 def convert_image(image: Image.Image, spec: ImageSpec) -> NDArray[np.uint8]:
@@ -83,14 +85,10 @@ def convert_image(image: Image.Image, spec: ImageSpec) -> NDArray[np.uint8]:
     if 0 in image.size:
         raise ImageError("the image has no pixels")
     check_size(*image.size)
-    try:
+    with image_errors(_DAMAGED):
         image.load()
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
         return _fit(_to_mode(ImageOps.exif_transpose(image) if turned else image, _mode_of(spec)), spec)
-    except (ImageError, MemoryError):
-        raise
-    except Exception:
-        raise ImageError(_DAMAGED) from None
 
 
 def image_shape(data: bytes) -> tuple[int, int, int]:
@@ -102,14 +100,10 @@ def image_shape(data: bytes) -> tuple[int, int, int]:
     Raises:
         ImageError: As for `decode_image`, but damage after the header goes unnoticed.
     """
-    with _open(data) as image:
+    with image_errors(_DAMAGED), _open(data) as image:
         gray = image.mode in ("1", "L", "LA", "F", *_DEEP_MODES)
-        try:
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-        except MemoryError:
-            raise
-        except Exception:  # a PNG may have it at its end, so everything before is read
-            raise ImageError(_DAMAGED) from None
+        # A PNG may have it at its end, so everything before is read.
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
         width, height = image.size[::-1] if turned else image.size
         return height, width, 1 if gray else 3
 
@@ -182,34 +176,30 @@ def _read_all(descriptor: int, size: int) -> bytes:
 def _decode(data: bytes, mode: str, least_side: int) -> Image.Image:
     """Decode to mode `L` or `RGB`, upright. A JPEG may come out smaller, with sides of at least `least_side`."""
     with _open(data) as image:
-        try:
-            image.draft(mode, (least_side, least_side))
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)  # in place: a copy of the largest image takes 256 MB
-            return _to_mode(image, mode)
-        except (ImageError, MemoryError):
-            raise
-        except Exception:  # Pillow's decoders raise any exception for damaged files
-            raise ImageError(_DAMAGED) from None
+        image.draft(mode, (least_side, least_side))
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)  # in place: a copy of the largest image takes 256 MB
+        return _to_mode(image, mode)
 
 
 def _open(data: bytes) -> Image.Image:
     if not data:
         raise ImageError("the file is empty")
-    try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    with image_errors("not an image in a supported format, or damaged"):
+        try:
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        except Image.DecompressionBombError:  # Pillow's limit is above ours
+            raise ImageError(TOO_MANY_PIXELS) from None
         check_size(*image.size)
         check_work(image, data)
-    except Image.DecompressionBombError:  # Pillow's limit is above ours
-        raise ImageError(TOO_MANY_PIXELS) from None
-    except (ImageError, MemoryError):
-        raise
-    except Exception:
-        raise ImageError("not an image in a supported format, or damaged") from None
     return image
 
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:
+    if image.im.mode != image.mode:
+        # Of a GIF whose first frame has a gray ramp as its palette, Pillow 13 says that it is gray, yet gives the
+        # pixels the palette of the whole file.
+        image = Image.fromarray(np.asarray(image))
     if image.mode in _DEEP_MODES:
         deep = np.asarray(image)
         if deep.min() < 0 or deep.max() > 0xFFFF:

@@ -11,6 +11,7 @@ from PIL import Image, ImageFile
 
 from rnn_runtime.errors import ImageError, InputError
 from rnn_runtime.images.decode import FORMATS, convert_image, decode_image, read_image, to_image
+from rnn_runtime.images.failures import image_errors
 from rnn_runtime.images.limits import MAX_FILE_BYTES
 from rnn_runtime.model.spec import ImageSpec
 
@@ -104,17 +105,18 @@ def _take(image: ImageLike, place: str, spec: ImageSpec) -> str | TakenImage:
         return str(image)  # numpy has a subclass
     name = _name_of(image)
     try:
-        if isinstance(image, bytes | bytearray | memoryview):
-            _check_length(image)
-            return TakenImage(name, bytes(image))
-        if isinstance(image, np.ndarray):
-            return TakenImage(name, _convert_array(image, place, spec))
-        if isinstance(image, Image.Image):
-            return TakenImage(name, _convert_pil_image(image, place, spec))
-        if isinstance(image, os.PathLike):
-            return os.fsdecode(image)
-        if hasattr(image, "read"):
-            return TakenImage(name, _read_file(image, place))
+        with image_errors():
+            if isinstance(image, bytes | bytearray | memoryview):
+                _check_length(image)
+                return TakenImage(name, bytes(image))
+            if isinstance(image, np.ndarray):
+                return TakenImage(name, _convert_array(image, place, spec))
+            if isinstance(image, Image.Image):
+                return TakenImage(name, _convert_pil_image(image, place, spec))
+            if isinstance(image, os.PathLike):
+                return os.fsdecode(image)
+            if hasattr(image, "read"):
+                return TakenImage(name, _read_file(image, place))
     except ImageError as error:
         return TakenImage(name, error)
     raise InputError(f"{place} must be {_EXPECTED}, not {_type_name(image)}")

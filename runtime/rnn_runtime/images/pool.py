@@ -10,6 +10,7 @@ from queue import SimpleQueue
 from typing import Generic, TypeVar
 
 from rnn_runtime.errors import ImageError
+from rnn_runtime.images.failures import image_errors
 from rnn_runtime.images.remote import is_remote
 
 Item = TypeVar("Item")  # training passes paths; inference also passes images in memory
@@ -41,7 +42,8 @@ def map_files(
         threads: The most threads to use. Files that take little time are read by one, those in object storage by 32.
 
     Yields:
-        A batch: each path with what the function returned, or the `ImageError` that it raised.
+        A batch: each path with what the function returned, or an `ImageError` if it raised anything but the other
+        errors of this project, which end the run.
     """
     names = iter(paths)
     with (
@@ -117,7 +119,8 @@ class _Batch(Generic[Item, Value]):
             if self._cancelled:
                 break
             try:
-                results.append((path, self._function(path)))
+                with image_errors():
+                    results.append((path, self._function(path)))
             except ImageError as error:
-                results.append((path, error))
+                results.append((path, ImageError(str(error))))  # `error` keeps the file's bytes, in its traceback
         return results, time.perf_counter() - start

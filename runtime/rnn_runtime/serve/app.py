@@ -221,8 +221,6 @@ class _Service:
             return decode_image(data, self._spec)
         except ImageError as error:
             return error
-        except MemoryError:
-            return ImageError("not enough memory to decode it")
 
     async def _in_thread(self, function: Callable[[], Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._decoders, function)

@@ -1,6 +1,7 @@
 """Images that are given as something other than a path have the pixels of their file."""
 
 import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +213,13 @@ def closed(data: bytes) -> io.BytesIO:
     return file
 
 
+class Damaged(io.RawIOBase):
+    """A member of an archive that is damaged."""
+
+    def read(self, _size: int = -1) -> bytes:
+        raise zipfile.BadZipFile("Bad CRC-32 for file 'a.png'")
+
+
 class Failing(io.RawIOBase):
     """A file on a disk that is broken."""
 
@@ -231,6 +239,7 @@ PNG = encode(pattern(8, 6, 1))
         (at_its_end(PNG), r"read to its end already\. Rewind it with seek\(0\)"),
         (closed(PNG), "I/O operation on closed file"),
         (Failing(), "^input/output error$"),
+        (Damaged(), r"^can't be read \(BadZipFile: Bad CRC-32 for file 'a\.png'\)$"),
         (with_closed_file(PNG), "its file was closed before it was decoded"),
         (Image.open(io.BytesIO(PNG[:60])), "a damaged image"),
         (Image.new("L", (0, 5)), "has no pixels"),
