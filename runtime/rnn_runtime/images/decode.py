@@ -21,6 +21,7 @@ from rnn_runtime.model.spec import ImageSpec
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM")  # Pillow's names; Pillow reads many more
 _DEEP_MODES = ("I;16", "I;16B", "I;16L", "I")  # 16-bit gray; Pillow may hold it as 32-bit integers ("I")
+_ON_ITS_SIDE = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _VISIBLE_COLOR = 32  # between the channels of a pixel, of 255
 _DAMAGED = "a damaged image, or an unsupported kind"
 
@@ -102,8 +103,10 @@ def image_shape(data: bytes) -> tuple[int, int, int]:
     """
     with image_errors(_DAMAGED), _open(data) as image:
         gray = image.mode in ("1", "L", "LA", "F", *_DEEP_MODES)
-        # A PNG may have it at its end, so everything before is read.
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        # A PNG may have it at its end, so everything before is read. Of a TIFF, Pillow tells the size that the tag in
+        # its directory leads to, and that in its XMP doesn't.
+        applied = getattr(image, "tag_v2", {}).get(ExifTags.Base.Orientation) in _ON_ITS_SIDE
+        turned = (image.getexif().get(ExifTags.Base.Orientation) in _ON_ITS_SIDE) != applied
         width, height = image.size[::-1] if turned else image.size
         return height, width, 1 if gray else 3
 

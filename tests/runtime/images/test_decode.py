@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
+from PIL.PngImagePlugin import PngInfo
 
 from rnn_runtime.errors import ImageError
 from rnn_runtime.images.decode import decode_image, image_shape, read_image, resize_image
@@ -91,6 +93,38 @@ def test_exif_rotation_is_applied() -> None:
     assert turned.shape == (8, 6, 1)
     assert turned[:4].min() > 200
     assert turned[4:].max() < 50
+
+
+def oriented(pixels: NDArray[np.uint8], suffix: str, orientation: int, *, in_xmp: bool) -> bytes:
+    """An image with an orientation in its EXIF data, or in its XMP."""
+    if not in_xmp:
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        return save(to_image(pixels), suffix, exif=exif, lossless=True)
+    xmp = f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="{orientation}"/></x:xmpmeta>'.encode()
+    if suffix == ".png":
+        text = PngInfo()
+        text.add_itxt("XML:com.adobe.xmp", xmp.decode())
+        return save(to_image(pixels), suffix, pnginfo=text)
+    options: dict[str, Any] = {"tiffinfo": {ExifTags.Base.XMLPacket: xmp}} if suffix == ".tif" else {"xmp": xmp}
+    return save(to_image(pixels), suffix, lossless=True, **options)
+
+
+@pytest.mark.parametrize("in_xmp", [False, True], ids=["exif", "xmp"])
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp"])
+def test_the_shape_in_a_header_is_that_of_the_upright_image(suffix: str, orientation: int, in_xmp: bool) -> None:
+    pixels = pattern(4, 7, 3)
+    diagonal = pixels.swapaxes(0, 1)
+    upright = {2: pixels[:, ::-1], 3: pixels[::-1, ::-1], 4: pixels[::-1]}
+    upright |= {5: diagonal, 6: np.rot90(pixels, -1), 7: diagonal[::-1, ::-1], 8: np.rot90(pixels)}
+    expected = upright.get(orientation, pixels)
+
+    data = oriented(pixels, suffix, orientation, in_xmp=in_xmp)
+
+    assert image_shape(data) == expected.shape
+    if suffix != ".jpg":
+        assert np.array_equal(decode_image(data, ImageSpec(*expected.shape)), expected)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tif", ".webp"])

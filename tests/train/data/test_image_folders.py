@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import ExifTags, Image
 
 from rnn_runtime.errors import DataError, InputError, SettingsError
 from rnn_runtime.images.decode import read_image
@@ -15,6 +16,7 @@ from rnn_runtime.model.spec import ImageSpec
 from rnn_train.data import Data, DataSource, load_data, write_image_folder
 from rnn_train.data.image_folders import load_images
 from rnn_train.data.split_folders import list_classes
+from tests.support.encoded_images import pattern, to_image
 from tests.support.image_folders import write_classes, write_photo
 
 
@@ -384,6 +386,20 @@ def test_a_loaded_folder_holds_what_the_runtime_reads(
     expected = [read_image(path, data.image_spec) for path in sorted(tmp_path.glob(f"*/*.{ending}"))]
     assert data.image_spec == ImageSpec(*(image_size or (8, 7)), channels)
     assert np.array_equal(data.train.images, expected)
+
+
+def test_images_lying_on_their_side_are_trained_on_upright(tmp_path: Path) -> None:
+    lying = Image.Exif()
+    lying[ExifTags.Base.Orientation] = 6
+    for name in ("ant", "bee"):
+        (tmp_path / name).mkdir()
+        for suffix in (".tif", ".png"):
+            to_image(pattern(20, 40, 1)).save(tmp_path / name / f"a{suffix}", exif=lying)
+
+    data = load(tmp_path)
+
+    assert data.image_spec == ImageSpec(40, 20, 1)
+    assert np.array_equal(data.train.images, [np.rot90(pattern(20, 40, 1), -1)] * 4)
 
 
 def test_what_was_left_out_is_noted(tmp_path: Path) -> None:
