@@ -86,6 +86,7 @@ OPTIONS: dict[str, dict[str, list[str]]] = {
         "--class-names": ["a,b", "a,a", ","],
         "--image-size": ["3", "4x5", "0x5", "1x1"],
         "--channels": ["1", "3"],
+        "--depth-range": ["auto", "full", "0-4095", "-5-5", "5-0", "0-70000", "wide"],
         "--skip-unreadable": NONE,
         "--val-split": ["0.2", "0.9"],
         "--preset": ["article", "accurate"],

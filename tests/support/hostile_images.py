@@ -49,6 +49,21 @@ def gray_tiff(width: int, height: int, *more: tuple[int, int, int, int], compres
     return tiff([*tags, (277, 3, 1, 1), *more], zlib.compress(bytes(1_000_000)))
 
 
+def deep_tiff(values: NDArray[np.integer], *, bits: int = 16, signed: bool = False) -> bytes:
+    """A gray TIFF of 12 or 16 bits per pixel, `values` of shape `(height, width)`, with an even width."""
+    height, width = values.shape
+    if bits == 16:
+        pixels = values.astype("<i2" if signed else "<u2").tobytes()
+    else:
+        first, second = values[:, ::2].astype(int), values[:, 1::2].astype(int)
+        packed = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=2)
+        pixels = packed.astype(np.uint8).tobytes()
+    behind_tags = 8 + 2 + 10 * 12 + 4
+    tags = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, bits), (259, 3, 1, 1), (262, 3, 1, 1)]
+    tags += [(273, 4, 1, behind_tags), (277, 3, 1, 1), (278, 4, 1, height), (279, 4, 1, len(pixels))]
+    return tiff([*tags, (339, 3, 1, 2 if signed else 1)], pixels)
+
+
 def tiled_tiff(side: int, compression: int) -> bytes:
     """A TIFF of 64 x 64 in one square tile of any size."""
     behind_tags = 8 + 2 + 10 * 12 + 4

@@ -40,7 +40,7 @@ def whole() -> bytes:
     checkpoint = random_checkpoint(SPEC)
     content = {
         "format": "rnn-onnx checkpoint",
-        "format_version": 3,
+        "format_version": 4,
         "model": SPEC.to_dict(),
         "weights": dict(checkpoint.weights),
         "settings": checkpoint.settings.to_dict(),
@@ -225,10 +225,10 @@ def test_what_other_programs_save_is_refused(tmp_path: Path, content: object) ->
 @pytest.mark.parametrize(
     ("version", "problem"),
     [
-        (1, r"a checkpoint of an older rnn-onnx \(format version 1; this one reads 2 to 3\)\. Train again"),
-        (4, r"a checkpoint of a newer rnn-onnx \(format version 4; this one reads 2 to 3\)\. Upgrade rnn-onnx"),
-        ("2", "its format version is '2'; this one reads 2 to 3"),
-        (None, "its format version is None; this one reads 2 to 3"),
+        (1, r"a checkpoint of an older rnn-onnx \(format version 1; this one reads 2 to 4\)\. Train again"),
+        (5, r"a checkpoint of a newer rnn-onnx \(format version 5; this one reads 2 to 4\)\. Upgrade rnn-onnx"),
+        ("2", "its format version is '2'; this one reads 2 to 4"),
+        (None, "its format version is None; this one reads 2 to 4"),
     ],
 )
 def test_another_format_version_is_named(path: Path, version: object, problem: str) -> None:
@@ -244,12 +244,26 @@ def test_a_checkpoint_of_the_version_before_is_read_with_defaults(path: Path) ->
         del content["temperature"]
         for name in ("patience", "class_weights", "augment", "calibrate"):
             del content["settings"][name]
+        del content["model"]["image"]["depth_range"]
+        del content["source"]["depth_range"]
 
     edit(path, as_version_2)
 
     saved = Checkpoint.load(path)
     assert saved.settings == TrainSettings(calibrate=False)
     assert saved.temperature is None
+
+
+def test_a_checkpoint_of_version_3_reads_deep_images_as_it_did(path: Path) -> None:
+    def as_version_3(content: dict[str, Any]) -> None:
+        content["format_version"] = 3
+        del content["model"]["image"]["depth_range"]
+        del content["source"]["depth_range"]
+
+    edit(path, as_version_3)
+
+    saved = Checkpoint.load(path)
+    assert saved.spec.image_spec.depth_range == saved.source.fixed_depth_range == (0, 65535)
 
 
 @pytest.mark.parametrize("name", ["patience", "class_weights", "augment", "calibrate"])

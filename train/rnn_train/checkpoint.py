@@ -23,17 +23,18 @@ from rnn_runtime.errors import CheckpointError, SettingsError
 from rnn_runtime.files.atomic import atomic_write
 from rnn_runtime.files.kinds import MODEL_SUFFIXES
 from rnn_runtime.model.fields import check_argument
-from rnn_runtime.model.spec import ModelSpec
+from rnn_runtime.model.spec import ModelSpec, with_full_depth
 from rnn_train.calibration import LARGEST_TEMPERATURE, LEAST_TEMPERATURE
 from rnn_train.data import DataSource
 from rnn_train.model import ImageRNN
 from rnn_train.settings import TrainSettings
 
 FORMAT = "rnn-onnx checkpoint"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 _OLDEST_VERSION = 2  # 1 held whole epochs only
-# What a checkpoint of the version before lacks: settings that had no other value then.
+# What checkpoints of earlier versions lack: settings that had no other value then.
 _SETTINGS_SINCE_3 = {"patience": 0, "class_weights": "none", "augment": False, "calibrate": False}
+_SOURCE_SINCE_4 = {"depth_range": "full"}
 _LARGEST_METRIC = 1e300  # far above any loss, count or speed, and below infinity
 
 
@@ -124,14 +125,16 @@ class Checkpoint:
         if type(version) is not int or not _OLDEST_VERSION <= version <= FORMAT_VERSION:
             raise CheckpointError(f"{path}: {_describe_version(version)}")
         try:
-            settings = content["settings"]
+            model, settings, source = content["model"], content["settings"], content["source"]
             if version == _OLDEST_VERSION and isinstance(settings, dict):
                 settings = _SETTINGS_SINCE_3 | settings
+            if version < FORMAT_VERSION and isinstance(source, dict):
+                model, source = with_full_depth(model), _SOURCE_SINCE_4 | source
             checkpoint = cls(
-                ModelSpec.from_dict(content["model"]),
+                ModelSpec.from_dict(model),
                 content["weights"],
                 TrainSettings.from_dict(settings),
-                DataSource.from_dict(content["source"]),
+                DataSource.from_dict(source),
                 content["metrics"],
                 content["samples"],
                 content["progress"],

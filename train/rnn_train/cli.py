@@ -26,7 +26,16 @@ _data, _model, _optimization, _augmentation, _run = map(
     option_group, ("Data", "Model", "Optimization", "Augmentation", "Run and checkpoint")
 )
 
-_DATA_OPTIONS = ("dataset", "data", "data_root", "class_names", "image_size", "channels", "skip_unreadable")
+_DATA_OPTIONS = (
+    "dataset",
+    "data",
+    "data_root",
+    "class_names",
+    "image_size",
+    "channels",
+    "depth_range",
+    "skip_unreadable",
+)
 _MOVED = ("data", "data_root")  # options that say where the data of a continued run is now
 
 
@@ -146,6 +155,13 @@ def _is_reported_elsewhere(error: BaseException) -> bool:
     type=click.Choice(["1", "3"]),
     default_text="as the images are",
     help="Read folders of images as gray (1) or RGB (3).",
+)
+@_data(
+    "--depth-range",
+    metavar="MIN-MAX|full|auto",
+    default_text="what a file's bits can hold",
+    help="Values of black and white in gray images of more than 8 bits, for training and serving. auto: those of the "
+    "training images. full: 0-65535.",
 )
 @_data("--skip-unreadable", is_flag=True, help="Leave out image files that can't be decoded, instead of stopping.")
 @_data(

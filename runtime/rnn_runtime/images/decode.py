@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
 from rnn_runtime.errors import ImageError
+from rnn_runtime.images.depth import DEEP_MODES, check_color_depth, read_values, to_8_bits
 from rnn_runtime.images.failures import image_errors
 from rnn_runtime.images.limits import MAX_FILE_BYTES, TOO_MANY_PIXELS, check_size, check_work
 from rnn_runtime.images.remote import is_remote, read_remote_bytes
@@ -20,7 +21,6 @@ from rnn_runtime.model.spec import ImageSpec
 # Folders are searched for these. A file named by the user is decoded whatever its suffix.
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM")  # Pillow's names; Pillow reads many more
-_DEEP_MODES = ("I;16", "I;16B", "I;16L", "I")  # 16-bit gray; Pillow may hold it as 32-bit integers ("I")
 _ON_ITS_SIDE = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _VISIBLE_COLOR = 32  # between the channels of a pixel, of 255
 _DAMAGED = "a damaged image, or an unsupported kind"
@@ -52,8 +52,9 @@ def decode_image(data: bytes, spec: ImageSpec) -> NDArray[np.uint8]:
         spec: Size and channels that the model was trained with.
 
     Returns:
-        uint8, shape `(spec.height, spec.width, spec.channels)`, 0 to 255. 16-bit images keep their upper
-        8 bits, transparency is dropped, EXIF rotation is applied, three channels are in RGB order.
+        uint8, shape `(spec.height, spec.width, spec.channels)`, 0 to 255. Gray images of 16 bits are read by
+        `spec.depth_range`, others keep their upper 8 bits. Transparency is dropped, EXIF rotation is applied, three
+        channels are in RGB order.
 
     Raises:
         ImageError: The bytes are not a complete image, or one beyond the limits in `rnn_runtime.images.limits`.
@@ -62,7 +63,7 @@ def decode_image(data: bytes, spec: ImageSpec) -> NDArray[np.uint8]:
         pixels = decode_small_png(data)
         if pixels is None:
             # At least twice the size, so that each final pixel is an average of at least four.
-            image = _decode(data, _mode_of(spec), 2 * max(spec.height, spec.width))
+            image = _decode(data, spec, 2 * max(spec.height, spec.width))
         elif pixels.shape == spec.shape:
             return pixels
         else:
@@ -89,7 +90,7 @@ def convert_image(image: Image.Image, spec: ImageSpec) -> NDArray[np.uint8]:
     with image_errors(_DAMAGED):
         image.load()
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-        return _fit(_to_mode(ImageOps.exif_transpose(image) if turned else image, _mode_of(spec)), spec)
+        return _fit(_to_mode(ImageOps.exif_transpose(image) if turned else image, spec), spec)
 
 
 def image_shape(data: bytes) -> tuple[int, int, int]:
@@ -102,13 +103,29 @@ def image_shape(data: bytes) -> tuple[int, int, int]:
         ImageError: As for `decode_image`, but damage after the header goes unnoticed.
     """
     with image_errors(_DAMAGED), _open(data) as image:
-        gray = image.mode in ("1", "L", "LA", "F", *_DEEP_MODES)
+        gray = image.mode in ("1", "L", "LA", "F", *DEEP_MODES)
         # A PNG may have it at its end, so everything before is read. Of a TIFF, Pillow tells the size that the tag in
         # its directory leads to, and that in its XMP doesn't.
         applied = getattr(image, "tag_v2", {}).get(ExifTags.Base.Orientation) in _ON_ITS_SIDE
         turned = (image.getexif().get(ExifTags.Base.Orientation) in _ON_ITS_SIDE) != applied
         width, height = image.size[::-1] if turned else image.size
         return height, width, 1 if gray else 3
+
+
+def deep_values(data: bytes) -> NDArray[np.int32] | None:
+    """The values of a gray image of more than 8 bits per pixel, as they are in the file; None for other images.
+
+    Args:
+        data: As for `decode_image`.
+
+    Returns:
+        int32, shape `(height, width)`, not turned upright.
+
+    Raises:
+        ImageError: As for `decode_image`.
+    """
+    with image_errors(_DAMAGED), _open(data) as image:
+        return read_values(image) if image.mode in DEEP_MODES else None
 
 
 def is_in_color(path: str | Path, spec: ImageSpec) -> bool:
@@ -176,13 +193,14 @@ def _read_all(descriptor: int, size: int) -> bytes:
     return b"".join(parts)
 
 
-def _decode(data: bytes, mode: str, least_side: int) -> Image.Image:
+def _decode(data: bytes, spec: ImageSpec, least_side: int) -> Image.Image:
     """Decode to mode `L` or `RGB`, upright. A JPEG may come out smaller, with sides of at least `least_side`."""
     with _open(data) as image:
-        image.draft(mode, (least_side, least_side))
+        check_color_depth(image, spec.depth_range)
+        image.draft(_mode_of(spec), (least_side, least_side))
         image.load()
         ImageOps.exif_transpose(image, in_place=True)  # in place: a copy of the largest image takes 256 MB
-        return _to_mode(image, mode)
+        return _to_mode(image, spec)
 
 
 def _open(data: bytes) -> Image.Image:
@@ -198,20 +216,18 @@ def _open(data: bytes) -> Image.Image:
     return image
 
 
-def _to_mode(image: Image.Image, mode: str) -> Image.Image:
+def _to_mode(image: Image.Image, spec: ImageSpec) -> Image.Image:
     if image.im.mode != image.mode:
         # Of a GIF whose first frame has a gray ramp as its palette, Pillow 13 says that it is gray, yet gives the
         # pixels the palette of the whole file.
         image = Image.fromarray(np.asarray(image))
-    if image.mode in _DEEP_MODES:
-        deep = np.asarray(image)
-        if deep.min() < 0 or deep.max() > 0xFFFF:
-            raise ImageError("its pixels have more than 16 bits")
-        image = Image.fromarray((deep >> 8).astype(np.uint8))
+    if image.mode in DEEP_MODES:
+        image = to_8_bits(image, spec.depth_range)
     elif image.mode == "F":
         raise ImageError("its pixels are floating-point numbers of unknown range")
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # or Pillow warns
+    mode = _mode_of(spec)
     return image if image.mode == mode else image.convert(mode)
 
 

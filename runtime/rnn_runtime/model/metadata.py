@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rnn_runtime.errors import ModelError, SettingsError
-from rnn_runtime.model.spec import ModelSpec
+from rnn_runtime.model.spec import ModelSpec, with_full_depth
 
-FORMAT_VERSION = 3
-_OLDEST_VERSION = 2  # 1 had no SHA-256 of the file, 2 no temperature
+FORMAT_VERSION = 4
+_OLDEST_VERSION = 2  # 1 had no SHA-256 of the file, 2 no temperature, 2 and 3 no depth range
 _MAX_GOLDEN = 1024  # samples
 
 
@@ -80,7 +80,10 @@ class ModelMetadata:
             raise ModelError("not a model that rnn-export wrote: its metadata has no format 'rnn-onnx'")
         check_format_version(props.get("format_version", ""))
         try:
-            spec = ModelSpec.from_dict(json.loads(props["model"]))
+            model = json.loads(props["model"])
+            if props["format_version"] != str(FORMAT_VERSION):
+                model = with_full_depth(model)
+            spec = ModelSpec.from_dict(model)
             plain = {name: _json_object(props[name]) for name in ("metrics", "export", "parity")}
             _check_tolerances(plain["parity"])
             golden = _read_golden(props["golden_samples"], spec)

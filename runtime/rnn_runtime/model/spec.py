@@ -18,10 +18,13 @@ MAX_IMAGE_SIDE = 4096  # pixels; a row is a time step, and recurrent nets aren't
 MAX_HIDDEN_SIZE = 65536
 MAX_LAYERS = 64
 MAX_CLASSES = 100_000
+DEEPEST = (-(1 << 15), (1 << 16) - 1)  # values of 16 bits, signed and unsigned
 
 Side = Annotated[int, Range(1, MAX_IMAGE_SIDE)]
 HiddenSize = Annotated[int, Range(1, MAX_HIDDEN_SIZE)]
 Layers = Annotated[int, Range(1, MAX_LAYERS)]
+DepthValue = Annotated[int, Range(*DEEPEST)]
+DepthRange = tuple[DepthValue, DepthValue]
 Share = Annotated[float, Range(0, below=1)]
 
 
@@ -29,18 +32,28 @@ Share = Annotated[float, Range(0, below=1)]
 class ImageSpec(PlainFields):
     """The images that a model takes. Rows are time steps; a row's pixels and channels are its features.
 
+    `depth_range` is for gray images of more than 8 bits: the values that become black and white, `(least, most)`. With
+    it, `value` becomes `(value - least) * 256 // (most - least + 1)`, after being limited to the range. None stands for
+    all values that the bits of a file can hold; images that keep less than 17 of 256 grays by that are refused.
+
     Raises:
-        SettingsError: a side isn't within 1 to `MAX_IMAGE_SIDE`, or channels is neither 1 (gray) nor 3 (RGB).
+        SettingsError: a side isn't within 1 to `MAX_IMAGE_SIDE`, channels is neither 1 (gray) nor 3 (RGB), or the range
+            is empty or beyond 16 bits.
     """
 
     height: Side
     width: Side
     channels: int
+    depth_range: DepthRange | None = None
 
     def __post_init__(self) -> None:
         check_fields(self, "image ")
         if self.channels not in (1, 3):
             raise SettingsError(f"image channels must be 1 (gray) or 3 (RGB), not {self.channels!r}")
+        if self.depth_range and self.depth_range[0] >= self.depth_range[1]:
+            raise SettingsError(
+                "the depth range must go from a smaller value to a larger one, not {} to {}".format(*self.depth_range)
+            )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -102,3 +115,10 @@ class ModelSpec(PlainFields):
         """The cell for people: `RNN (tanh)`, `GRU`, `bidirectional LSTM`."""
         name = f"RNN ({self.nonlinearity})" if self.cell == "rnn" else self.cell.upper()
         return f"bidirectional {name}" if self.bidirectional else name
+
+
+def with_full_depth(model: object) -> object:
+    """Add the depth range to a model's description in a file from before there was one: all values of 16 bits."""
+    if isinstance(model, dict) and isinstance(model.get("image"), dict):
+        return model | {"image": {"depth_range": [0, DEEPEST[1]]} | model["image"]}
+    return model

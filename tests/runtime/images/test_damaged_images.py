@@ -17,9 +17,10 @@ from rnn_runtime.images.decode import decode_image, image_shape
 from rnn_runtime.model.spec import ImageSpec
 from tests.support.commands import RunProcess
 from tests.support.encoded_images import pattern, to_image
-from tests.support.hostile_images import jpeg_of_scans, png, rle_bmp, save, tiled_tiff
+from tests.support.hostile_images import deep_tiff, jpeg_of_scans, png, rle_bmp, save, tiled_tiff
 
 PHOTO = to_image(pattern(12, 10, 3))
+DEEP = Image.fromarray(np.random.default_rng(0).integers(0, 1 << 16, (12, 10), np.uint16))
 ROTATED = Image.Exif()
 ROTATED[0x0112] = 6
 
@@ -27,7 +28,7 @@ IMAGES = {
     "gray.png": save(PHOTO.convert("L"), "PNG"),
     "rgb.png": save(PHOTO, "PNG"),
     "palette.png": save(PHOTO.convert("P"), "PNG", transparency=3, exif=ROTATED),
-    "deep.png": save(PHOTO.convert("L").convert("I;16"), "PNG"),
+    "deep.png": save(DEEP, "PNG"),
     "no-pixels.png": png(12, 10, (b"tEXt", b"Raw profile type exif\0\nexif\n8\n49492a00"), bits=1),
     "animated.png": save(PHOTO, "PNG", save_all=True, append_images=[PHOTO.rotate(90)]),
     "rgb.jpg": save(PHOTO, "JPEG", exif=ROTATED),
@@ -38,7 +39,9 @@ IMAGES = {
     "palette.bmp": rle_bmp(12, 10, b"\5\1\0\0\0\2\3\1\0\4\1\2\3\4\0\0" + b"\x0c\7\0\0" * 18),
     "rgb.tif": save(PHOTO, "TIFF"),
     "lzw.tif": save(PHOTO.convert("RGBA"), "TIFF", compression="tiff_lzw"),
-    "deflate.tif": save(PHOTO.convert("I;16"), "TIFF", compression="tiff_deflate"),
+    "deflate.tif": save(DEEP, "TIFF", compression="tiff_deflate"),
+    "signed.tif": deep_tiff(np.arange(120).reshape(12, 10) * 250, signed=True),
+    "12-bit.tif": deep_tiff(np.arange(120).reshape(12, 10) * 34, bits=12),
     "jpeg.tif": save(PHOTO, "TIFF", compression="jpeg"),
     "fax.tif": save(PHOTO.convert("1"), "TIFF", compression="group4"),
     "tiles.tif": tiled_tiff(64, compression=8),

@@ -20,7 +20,12 @@ numbers = st.floats(-1e6, 1e6)
 def model_specs(draw: st.DrawFn) -> ModelSpec:
     channels = draw(st.sampled_from([1, 3]))
     return ModelSpec(
-        image_spec=ImageSpec(draw(st.integers(1, 4096)), draw(st.integers(1, 4096)), channels),
+        image_spec=ImageSpec(
+            draw(st.integers(1, 4096)),
+            draw(st.integers(1, 4096)),
+            channels,
+            draw(st.none() | st.tuples(st.integers(-32768, 0), st.integers(1, 65535))),
+        ),
         class_names=tuple(draw(st.lists(st.text(min_size=1), min_size=2, max_size=20, unique=True))),
         cell=draw(st.sampled_from(CELLS)),
         nonlinearity=draw(st.sampled_from(NONLINEARITIES)),

@@ -32,6 +32,10 @@ def load_idx_folder(folder: Path, source: DataSource) -> Data:
     """
     if source.channels is not None:
         raise DataError(f"{folder}: the number of channels of IDX files can't be chosen. Leave out `channels`")
+    if source.depth_range == "auto":
+        raise DataError(
+            f"{folder}: IDX files have 8 bits, in which no depth range can be found. Leave out `depth_range`"
+        )
     train, test = (_load_split(folder, prefix) for prefix in ("train", "t10k"))
     count = int(max(train.labels.max(), test.labels.max())) + 1
     if source.class_names is not None:

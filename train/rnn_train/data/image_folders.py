@@ -8,14 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rnn_runtime.errors import DataError, ImageError, SettingsError
-from rnn_runtime.images.decode import decode_image, image_shape, read_bytes
+from rnn_runtime.images.decode import decode_image, deep_values, image_shape, read_bytes
 from rnn_runtime.images.pool import map_files, usable_cores
-from rnn_runtime.model.spec import ImageSpec
+from rnn_runtime.model.spec import DepthRange, ImageSpec
 from rnn_train.data.labeled_images import Data, LabeledImages
 from rnn_train.data.source import DataSource
 from rnn_train.data.split_folders import find_splits
 
 _FILES_PER_BATCH = 32  # a few batches at a time are decoded at their own size and not yet in the array
+
+_OUTLIERS = 0.001  # share of an image's pixels, at either end
 
 
 def load_class_folders(folder: Path, source: DataSource) -> Data:
@@ -35,10 +37,15 @@ def load_class_folders(folder: Path, source: DataSource) -> Data:
         raise DataError(f"{splits['validation'].path}: holds the validation images already. Leave out `val_split`")
     class_names = tuple(splits["train"].files)
     paths = {split: [path for files in found.files.values() for path in files] for split, found in splits.items()}
+    depth_range = source.fixed_depth_range
+    if source.depth_range == "auto":
+        depth_range = find_depth_range(paths["train"])
+        notes.append(_describe_depth(depth_range))
     pixels, errors = load_images(
         [path for split in paths.values() for path in split],
         source.image_size,
         source.channels,
+        depth_range,
         skip_unreadable=source.skip_unreadable,
     )
     images, start = {}, 0
@@ -57,13 +64,14 @@ def load_class_folders(folder: Path, source: DataSource) -> Data:
                 f"Left out {len(unreadable)} of {len(labels)} images that can't be decoded, the first: "
                 f"{paths[split][first]}: {unreadable[first]}"
             )
-    return Data(images["train"], images.get("validation"), images.get("test"), class_names, tuple(notes))
+    return Data(images["train"], images.get("validation"), images.get("test"), class_names, tuple(notes), depth_range)
 
 
 def load_images(
     paths: Sequence[str],
     image_size: tuple[int, int] | None = None,
     channels: int | None = None,
+    depth_range: DepthRange | None = None,
     *,
     skip_unreadable: bool = False,
 ) -> tuple[NDArray[np.uint8], dict[int, str]]:
@@ -73,6 +81,7 @@ def load_images(
         paths: The files.
         image_size: `(height, width)` to resize them to; None if they all have the same size.
         channels: 1 or 3; None for 3 if any image is in color, else 1.
+        depth_range: The values of black and white in images of more than 8 bits, as in `ImageSpec`.
         skip_unreadable: Leave out files that can't be decoded, instead of raising.
 
     Returns:
@@ -82,7 +91,7 @@ def load_images(
     Raises:
         DataError: a file can't be decoded, or the images differ in size and there is no `image_size`.
     """
-    images = _Images(len(paths), image_size, channels)
+    images = _Images(len(paths), image_size, channels, depth_range)
     for batch in map_files(images.read, paths, batch_size=_FILES_PER_BATCH, threads=usable_cores()):
         for path, found in batch:
             images.add(path, found)
@@ -96,6 +105,36 @@ def load_images(
     return pixels, errors
 
 
+def find_depth_range(paths: Sequence[str]) -> DepthRange | None:
+    """The smallest and largest value of gray images of more than 8 bits; None if there are no such images.
+
+    The 0.1 % darkest and brightest pixels of each image don't count: one pixel of a sensor that is broken would decide
+    for all images. Files that can't be read are left out.
+    """
+    found: list[tuple[int, int]] = []
+    for batch in map_files(_extremes, paths, batch_size=_FILES_PER_BATCH, threads=usable_cores()):
+        found += [extremes for _, extremes in batch if isinstance(extremes, tuple)]
+    if not found:
+        return None
+    least, most = min(low for low, _ in found), max(high for _, high in found)
+    return (least, most) if least < most else None
+
+
+def _extremes(path: str) -> tuple[int, int] | None:
+    values = deep_values(read_bytes(path))
+    if values is None:
+        return None
+    ignored = int(values.size * _OUTLIERS)
+    ordered = np.partition(values.ravel(), (ignored, values.size - 1 - ignored))
+    return int(ordered[ignored]), int(ordered[-1 - ignored])
+
+
+def _describe_depth(found: DepthRange | None) -> str:
+    if found is None:
+        return "No depth range was found: no training image has more than 8 bits per pixel and more than one value"
+    return f"Of images with more than 8 bits per pixel, the values from {found[0]} to {found[1]} become 0 to 255"
+
+
 @dataclass(frozen=True, slots=True)
 class _Found:
     """A file whose header could be read: its shape, and its pixels or why there are none."""
@@ -107,9 +146,11 @@ class _Found:
 class _Images:
     """Collects images in one array, whose size and channels may follow from the images themselves."""
 
-    def __init__(self, count: int, size: tuple[int, int] | None, channels: int | None) -> None:
+    def __init__(
+        self, count: int, size: tuple[int, int] | None, channels: int | None, depth_range: DepthRange | None
+    ) -> None:
         self.errors: dict[int, str] = {}
-        self._count, self._size, self._channels = count, size, channels
+        self._count, self._size, self._channels, self._depth_range = count, size, channels, depth_range
         self._added = self._kept = 0
         self._first: tuple[str, tuple[int, int, int]] | None = None  # the first file with a header, and its shape
         self._in_color = False
@@ -129,7 +170,7 @@ class _Images:
             # A gray image stays gray here; `add` repeats its values for RGB where needed.
             shape = (*(self._size or found[:2]), self._channels or found[2])
         try:
-            return _Found(shape, decode_image(data, ImageSpec(*shape)))
+            return _Found(shape, decode_image(data, ImageSpec(*shape, self._depth_range)))
         except ImageError as error:
             return _Found(shape, error)
         except SettingsError:

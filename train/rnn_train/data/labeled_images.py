@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rnn_runtime.model.spec import ImageSpec
+from rnn_runtime.model.spec import DepthRange, ImageSpec
 
 _CLASSES_SHOWN = 10  # in a line that describes a data set
 
@@ -37,7 +37,8 @@ class LabeledImages:
 class Data:
     """A data set in memory. `validation` and `test` are None if it has none.
 
-    `notes` are sentences about what was left out or is missing.
+    `depth_range` is how images of more than 8 bits were read, as in `ImageSpec`. `notes` are sentences about what was
+    left out or is missing.
     """
 
     train: LabeledImages
@@ -45,11 +46,13 @@ class Data:
     test: LabeledImages | None
     class_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    depth_range: DepthRange | None = None
 
     @property
     def image_spec(self) -> ImageSpec:
-        """Size and channels of the images."""
-        return ImageSpec(*self.train.images.shape[1:])
+        """Size and channels of the images, and how they were read."""
+        height, width, channels = self.train.images.shape[1:]
+        return ImageSpec(height, width, channels, self.depth_range)
 
     def describe(self) -> str:
         """Counts, size and classes, in one line."""

@@ -39,6 +39,8 @@ def load_data(source: DataSource, *, download: bool = True) -> Data:
         data = load_digits_dataset()
     else:
         data = load_torchvision_dataset(source.dataset or "mnist", source.data_root, download)
+    if source.fixed_depth_range:
+        data = replace(data, depth_range=source.fixed_depth_range)
     if source.image_size:
         data = _resize(data, source.image_size)
     try:

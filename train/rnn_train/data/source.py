@@ -1,10 +1,11 @@
 """Which data set to train on, and how it is split."""
 
+import re
 from dataclasses import dataclass
 
 from rnn_runtime.errors import SettingsError
 from rnn_runtime.model.fields import PlainFields, check_fields
-from rnn_runtime.model.spec import ImageSpec, Share
+from rnn_runtime.model.spec import DepthRange, ImageSpec, Share
 from rnn_train.settings import Dataset
 
 
@@ -23,6 +24,9 @@ class DataSource(PlainFields):
         channels: 1 or 3, for folders of images; by default 3 if any image is in color.
         val_split: Share of the training images to hold out for validation, stratified by class.
         split_seed: Seed of that choice.
+        depth_range: How gray images of more than 8 bits become 8 bits: `"0-4095"` takes these values for black and
+            white, `"full"` 0 to 65535, `"auto"` the smallest and largest value of the training images. By default
+            all values that the bits of a file can hold; an image that loses most of its grays by that is an error.
         skip_unreadable: Leave out image files that can't be decoded, instead of stopping.
 
     Raises:
@@ -37,6 +41,7 @@ class DataSource(PlainFields):
     channels: int | None = None
     val_split: Share = 0.0
     split_seed: int = 0
+    depth_range: str | None = None
     skip_unreadable: bool = False
 
     def __post_init__(self) -> None:
@@ -57,7 +62,25 @@ class DataSource(PlainFields):
             raise SettingsError(
                 f"with a validation split, the seed must be from 0 to {2**32 - 1}, not {self.split_seed!r}"
             )
-        ImageSpec(*(self.image_size or (1, 1)), 1 if self.channels is None else self.channels)  # checks their ranges
+        if self.depth_range == "auto" and self.data is None:
+            raise SettingsError(
+                "a depth range can only be found in folders of images. Leave out `depth_range`, or add `data`"
+            )
+        # checks their ranges
+        ImageSpec(*(self.image_size or (1, 1)), 1 if self.channels is None else self.channels, self.fixed_depth_range)
+
+    @property
+    def fixed_depth_range(self) -> DepthRange | None:
+        """The depth range, unless it is to be found in the data or there is none."""
+        if self.depth_range in (None, "auto"):
+            return None
+        text = "0-65535" if self.depth_range == "full" else self.depth_range
+        found = re.fullmatch(r"(-?\d{1,9})-(-?\d{1,9})", text or "", re.ASCII)
+        if not found:
+            raise SettingsError(
+                f"`depth_range` must be full, auto or the values of black and white, such as 0-4095, not {text!r}"
+            )
+        return int(found[1]), int(found[2])
 
     @property
     def name(self) -> str:

@@ -1,0 +1,103 @@
+"""Gray images of more than 8 bits per pixel, and how their values become 8 bits.
+
+Microscopes, cameras and scanners write 16 bits per pixel and use what their sensors give: 0 to 4095, say.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from rnn_runtime.errors import ImageError
+from rnn_runtime.model.spec import DEEPEST, DepthRange
+
+DEEP_MODES = ("I;16", "I;16B", "I;16L", "I")  # Pillow may hold 16 bits as 32-bit integers ("I")
+_LEAST, _MOST = DEEPEST
+_FEWEST_GRAYS = 17  # a sensor of 12 bits whose values are read as 16 bits leaves 16
+_REMEDY = "Choose a depth range in training: rnn-train --depth-range auto"
+_BITS_PER_SAMPLE, _SAMPLE_FORMAT, _SIGNED = 258, 339, 2  # of TIFF 6.0
+_MAX_COLOR = 255
+_BLOCK = 1 << 20  # pixels
+
+
+def read_values(image: Image.Image) -> NDArray[np.int32]:
+    """The values of an image in one of `DEEP_MODES`, as they are in the file.
+
+    Returns:
+        int32, shape `(height, width)`.
+
+    Raises:
+        ImageError: they have more than 16 bits.
+    """
+    values = np.asarray(image).astype(np.int32)
+    if values.min() < _LEAST or values.max() > _MOST:
+        raise ImageError("its pixels have more than 16 bits")
+    return values
+
+
+def to_8_bits(image: Image.Image, depth_range: DepthRange | None) -> Image.Image:
+    """Bring an image in one of `DEEP_MODES` to mode `L`.
+
+    Args:
+        image: The image, decoded. Of a TIFF, it still has its tags.
+        depth_range: The values that become black and white, as in `ImageSpec`. None for all values that the file's
+            bits can hold, which must leave enough grays.
+
+    Raises:
+        ImageError: its values have more than 16 bits, or without a range: are negative, or leave few grays of many.
+    """
+    values = read_values(image)
+    low, high = depth_range or (0, _largest_value(image))
+    darkest, brightest = int(values.min()), int(values.max())
+    if depth_range is None and darkest < 0:
+        raise ImageError(f"its values are from {darkest} to {brightest}, some below 0. {_REMEDY}")
+    grays = _grays(high - low + 1)
+    np.clip(values, low, high, out=values)
+    values -= low
+    pixels, seen = np.empty(values.size, np.uint8), np.zeros(len(grays), np.bool_)
+    for start in range(0, values.size, _BLOCK):  # NumPy takes 8 bytes per index, for all of them at a time
+        block = values.ravel()[start : start + _BLOCK]
+        pixels[start : start + _BLOCK] = grays[block]
+        seen[block] = True
+    kept = np.unique(grays[seen])
+    left = int(kept[-1]) - int(kept[0]) + 1
+    if depth_range is None and left < _FEWEST_GRAYS and np.count_nonzero(seen) > len(kept):
+        raise ImageError(
+            f"its values are from {darkest} to {brightest} of {high}, which leaves {left} of 256 grays. {_REMEDY}"
+        )
+    return Image.fromarray(pixels.reshape(values.shape))
+
+
+@lru_cache
+def _grays(count: int) -> NDArray[np.uint8]:
+    """The gray, 0 to 255, of each value of a range."""
+    return (np.arange(count, dtype=np.int64) * 256 // count).astype(np.uint8)
+
+
+def check_color_depth(image: Image.Image, depth_range: DepthRange | None) -> None:
+    """Check that a range isn't ignored: of colors and transparent images, Pillow gives the upper 8 of 16 bits.
+
+    Args:
+        image: The image, not decoded yet.
+        depth_range: As for `to_8_bits`.
+
+    Raises:
+        ImageError: the image has more than 8 bits per channel, and another mode than `DEEP_MODES`.
+    """
+    if depth_range in (None, (0, _MOST)) or image.mode in DEEP_MODES:
+        return
+    for tile in getattr(image, "tile", ()):
+        arguments = tile.args if isinstance(tile.args, tuple) else (tile.args,)
+        most = arguments[-1] if tile.codec_name.startswith("ppm") else 0
+        if most > _MAX_COLOR or any(";16" in argument for argument in arguments if isinstance(argument, str)):
+            raise ImageError("it has 16 bits in color or with transparency, and a depth range is for gray images")
+
+
+def _largest_value(image: Image.Image) -> int:
+    """The largest value that an image's bits can hold; half of it is negative for signed numbers."""
+    tags = getattr(image, "tag_v2", {})
+    bits = int(tags.get(_BITS_PER_SAMPLE, (16,))[0])
+    if tags.get(_SAMPLE_FORMAT, (1,))[0] == _SIGNED:
+        bits -= 1
+    return int(2 ** max(8, min(bits, 16))) - 1

@@ -1,0 +1,156 @@
+"""Gray images of more than 8 bits: which values become black and white, and when that is refused."""
+
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+from PIL import Image
+
+from rnn_runtime.errors import ImageError, SettingsError
+from rnn_runtime.images.decode import convert_image, decode_image, deep_values
+from rnn_runtime.model.spec import ImageSpec
+from tests.support.encoded_images import encode, pattern
+from tests.support.hostile_images import deep_tiff, png, save
+
+SPEC = ImageSpec(4, 6, 1)
+FULL = ImageSpec(4, 6, 1, (0, 65535))
+
+values_of_16_bits = arrays(np.uint16, (4, 6))
+
+
+def random_values(least: int, most: int) -> NDArray[np.int32]:
+    values = np.random.default_rng(0).integers(least, most, (4, 6), np.int32, endpoint=True)
+    values[0, :2] = least, most
+    return values
+
+
+def deep_png(values: NDArray[np.integer]) -> bytes:
+    return save(Image.fromarray(values.astype(np.uint16)), "PNG")
+
+
+def test_12_bits_fill_all_grays() -> None:
+    values = random_values(0, 4095)
+
+    decoded = decode_image(deep_tiff(values, bits=12), SPEC)
+
+    assert np.array_equal(decoded[:, :, 0], values >> 4)
+
+
+def test_signed_values_above_zero_fill_all_grays() -> None:
+    values = random_values(0, 32767)
+
+    decoded = decode_image(deep_tiff(values, signed=True), SPEC)
+
+    assert np.array_equal(decoded[:, :, 0], values >> 7)
+
+
+def test_values_below_zero_need_a_range() -> None:
+    data = deep_tiff(random_values(-1024, 3071), signed=True)
+
+    with pytest.raises(ImageError, match=r"^its values are from -1024 to 3071, some below 0\. Choose a depth range in"):
+        decode_image(data, SPEC)
+
+    decoded = decode_image(data, ImageSpec(4, 6, 1, (-1024, 3071)))
+    assert np.array_equal(decoded[:, :, 0], (random_values(-1024, 3071) + 1024) >> 4)
+
+
+@pytest.mark.parametrize(("least", "most", "left"), [(0, 4095, 16), (3, 211, 1), (30_000, 31_000, 5)])
+@pytest.mark.parametrize("encoded", [deep_png, deep_tiff])
+def test_an_image_that_would_lose_most_of_its_grays_is_refused(
+    least: int, most: int, left: int, encoded: Callable[[NDArray[np.integer]], bytes]
+) -> None:
+    data = encoded(random_values(least, most))
+
+    with pytest.raises(
+        ImageError, match=f"^its values are from {least} to {most} of 65535, which leaves {left} of 256"
+    ):
+        decode_image(data, SPEC)
+
+    assert np.array_equal(decode_image(data, FULL)[:, :, 0], random_values(least, most) >> 8)
+    stretched = decode_image(data, ImageSpec(4, 6, 1, (least, most)))
+    assert (stretched.min(), stretched.max()) == (0, 255 if most - least >= 255 else (most - least) * 256 // 209)
+
+
+@pytest.mark.parametrize("factor", [256, 257])
+def test_16_bits_made_of_8_lose_nothing(factor: int) -> None:
+    dim = np.arange(24).reshape(4, 6) % 9 + 3
+
+    assert np.array_equal(decode_image(deep_png(dim * factor), SPEC)[:, :, 0], dim)
+
+
+@pytest.mark.parametrize("value", [0, 77, 65535])
+def test_an_image_of_one_value_is_read(value: int) -> None:
+    assert decode_image(deep_png(np.full((4, 6), value)), SPEC).tolist() == [[[value >> 8]] * 6] * 4
+
+
+@given(values_of_16_bits, st.integers(-32768, 65534), st.integers(1, 100_000))
+def test_a_range_is_applied_as_documented(values: NDArray[np.uint16], least: int, width: int) -> None:
+    most = min(least + width, 65535)
+    expected = [
+        [(min(max(v, least), most) - least) * 256 // (most - least + 1) for v in row] for row in values.tolist()
+    ]
+    spec = ImageSpec(4, 6, 1, (least, most))
+
+    decoded = decode_image(deep_png(values), spec)
+
+    assert decoded[:, :, 0].tolist() == expected
+    assert np.array_equal(convert_image(Image.fromarray(values), spec), decoded)
+
+
+@given(values_of_16_bits)
+def test_the_full_range_keeps_the_upper_8_bits_of_any_image(values: NDArray[np.uint16]) -> None:
+    assert np.array_equal(decode_image(deep_png(values), FULL)[:, :, 0], values >> 8)
+
+
+def test_a_range_changes_no_image_of_8_bits() -> None:
+    data = encode(pattern(4, 6, 1))
+
+    assert np.array_equal(decode_image(data, ImageSpec(4, 6, 1, (0, 99))), pattern(4, 6, 1))
+
+
+COLOR_16 = {
+    "rgb.png": png(6, 4, (b"IDAT", zlib.compress((b"\0" + bytes(range(36))) * 4)), bits=16, color=2),
+    "gray-alpha.png": png(6, 4, (b"IDAT", zlib.compress((b"\0" + bytes(range(24))) * 4)), bits=16, color=4),
+    "rgb.ppm": b"P6 6 4 65535\n" + bytes(range(144)),
+}
+
+
+@pytest.mark.parametrize("name", COLOR_16)
+def test_a_range_is_not_ignored_for_colors_of_16_bits(name: str) -> None:
+    assert decode_image(COLOR_16[name], SPEC).shape == decode_image(COLOR_16[name], FULL).shape == (4, 6, 1)
+
+    with pytest.raises(ImageError, match="16 bits in color or with transparency, and a depth range is for gray images"):
+        decode_image(COLOR_16[name], ImageSpec(4, 6, 1, (0, 4095)))
+
+
+def test_32_bits_are_read_only_where_16_hold_their_values() -> None:
+    for most, fits in ((65535, True), (65536, False)):
+        data = save(Image.fromarray(random_values(0, most)), "TIFF")
+        for spec in (SPEC, FULL):
+            if fits:
+                assert np.array_equal(decode_image(data, spec)[:, :, 0], random_values(0, most) >> 8)
+            else:
+                with pytest.raises(ImageError, match="more than 16 bits"):
+                    decode_image(data, spec)
+
+
+def test_deep_values_are_those_of_the_file() -> None:
+    values = random_values(-5, 4000)
+
+    found = deep_values(deep_tiff(values, signed=True))
+    assert found is not None
+    assert np.array_equal(found, values)
+    assert deep_values(encode(pattern(4, 6, 3))) is None
+    with pytest.raises(ImageError):
+        deep_values(b"no image")
+
+
+@pytest.mark.parametrize("depth_range", [(5, 5), (6, 5), (0, 65536), (-32769, 0), (0.0, 1.0), (0,), "0-5"])
+def test_a_range_that_cannot_be_is_refused(depth_range: tuple[int, int]) -> None:
+    with pytest.raises(SettingsError, match=r"depth.range"):
+        ImageSpec(4, 6, 1, depth_range)
