@@ -3,8 +3,12 @@
 import io
 import os
 import stat
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +18,12 @@ from rnn_runtime.errors import ImageError
 from rnn_runtime.images.depth import DEEP_MODES, check_color_depth, read_values, to_8_bits
 from rnn_runtime.images.failures import image_errors
 from rnn_runtime.images.limits import MAX_FILE_BYTES, TOO_MANY_PIXELS, check_size, check_work
+from rnn_runtime.images.png_chunks import keep_needed_chunks
 from rnn_runtime.images.remote import is_remote, read_remote_bytes
 from rnn_runtime.images.small_png import decode_small_png
 from rnn_runtime.model.spec import ImageSpec
+
+Value = TypeVar("Value")
 
 # Folders are searched for these. A file named by the user is decoded whatever its suffix.
 
@@ -63,7 +70,7 @@ def decode_image(data: bytes, spec: ImageSpec) -> NDArray[np.uint8]:
         pixels = decode_small_png(data)
         if pixels is None:
             # At least twice the size, so that each final pixel is an average of at least four.
-            image = _decode(data, spec, 2 * max(spec.height, spec.width))
+            image = _read_tolerantly(partial(_decode, spec=spec, least_side=2 * max(spec.height, spec.width)), data)
         elif pixels.shape == spec.shape:
             return pixels
         else:
@@ -102,14 +109,7 @@ def image_shape(data: bytes) -> tuple[int, int, int]:
     Raises:
         ImageError: As for `decode_image`, but damage after the header goes unnoticed.
     """
-    with image_errors(_DAMAGED), _open(data) as image:
-        gray = image.mode in ("1", "L", "LA", "F", *DEEP_MODES)
-        # A PNG may have it at its end, so everything before is read. Of a TIFF, Pillow tells the size that the tag in
-        # its directory leads to, and that in its XMP doesn't.
-        applied = getattr(image, "tag_v2", {}).get(ExifTags.Base.Orientation) in _ON_ITS_SIDE
-        turned = (image.getexif().get(ExifTags.Base.Orientation) in _ON_ITS_SIDE) != applied
-        width, height = image.size[::-1] if turned else image.size
-        return height, width, 1 if gray else 3
+    return _read_tolerantly(_shape, data)
 
 
 def deep_values(data: bytes) -> NDArray[np.int32] | None:
@@ -124,8 +124,7 @@ def deep_values(data: bytes) -> NDArray[np.int32] | None:
     Raises:
         ImageError: As for `decode_image`.
     """
-    with image_errors(_DAMAGED), _open(data) as image:
-        return read_values(image) if image.mode in DEEP_MODES else None
+    return _read_tolerantly(_deep_values, data)
 
 
 def is_in_color(path: str | Path, spec: ImageSpec) -> bool:
@@ -191,6 +190,39 @@ def _read_all(descriptor: int, size: int) -> bytes:
     # The file grows or shrinks, or is in /proc, where files have size 0.
     parts = [data, *iter(lambda: os.read(descriptor, 1 << 20), b"")]
     return b"".join(parts)
+
+
+def _read_tolerantly(read: Callable[[bytes], Value], data: bytes) -> Value:
+    """Read an image with Pillow; a PNG that is refused, without the chunks that its pixels don't need.
+
+    Raises:
+        ImageError: what Pillow says of the whole file.
+    """
+    try:
+        with image_errors(_DAMAGED):
+            return read(data)
+    except ImageError:
+        needed = keep_needed_chunks(data)
+        if needed is not None:
+            with suppress(ImageError), image_errors(_DAMAGED):
+                return read(needed)
+        raise
+
+
+def _shape(data: bytes) -> tuple[int, int, int]:
+    with _open(data) as image:
+        gray = image.mode in ("1", "L", "LA", "F", *DEEP_MODES)
+        # A PNG may have it at its end, so everything before is read. Of a TIFF, Pillow tells the size that the tag in
+        # its directory leads to, and that in its XMP doesn't.
+        applied = getattr(image, "tag_v2", {}).get(ExifTags.Base.Orientation) in _ON_ITS_SIDE
+        turned = (image.getexif().get(ExifTags.Base.Orientation) in _ON_ITS_SIDE) != applied
+        width, height = image.size[::-1] if turned else image.size
+        return height, width, 1 if gray else 3
+
+
+def _deep_values(data: bytes) -> NDArray[np.int32] | None:
+    with _open(data) as image:
+        return read_values(image) if image.mode in DEEP_MODES else None
 
 
 def _decode(data: bytes, spec: ImageSpec, least_side: int) -> Image.Image:

@@ -4,6 +4,9 @@ For a longer search: pytest --hypothesis-profile=long tests/runtime/images/test_
 """
 
 import contextlib
+import struct
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +19,7 @@ from rnn_runtime.errors import ImageError
 from rnn_runtime.images.decode import decode_image, image_shape
 from rnn_runtime.model.spec import ImageSpec
 from tests.support.commands import RunProcess
-from tests.support.encoded_images import pattern, to_image
+from tests.support.encoded_images import pattern, png_chunk, to_image
 from tests.support.hostile_images import deep_tiff, jpeg_of_scans, png, rle_bmp, save, tiled_tiff
 
 PHOTO = to_image(pattern(12, 10, 3))
@@ -29,6 +32,9 @@ IMAGES = {
     "rgb.png": save(PHOTO, "PNG"),
     "palette.png": save(PHOTO.convert("P"), "PNG", transparency=3, exif=ROTATED),
     "deep.png": save(DEEP, "PNG"),
+    "extras.png": png(
+        8, 8, (b"pHYs", bytes(9)), (b"zTXt", b"a\0\0" + zlib.compress(b"text")), (b"IDAT", zlib.compress(bytes(72)))
+    ),
     "no-pixels.png": png(12, 10, (b"tEXt", b"Raw profile type exif\0\nexif\n8\n49492a00"), bits=1),
     "animated.png": save(PHOTO, "PNG", save_all=True, append_images=[PHOTO.rotate(90)]),
     "rgb.jpg": save(PHOTO, "JPEG", exif=ROTATED),
@@ -104,6 +110,61 @@ def test_random_bytes_after_a_right_start_are_pixels_or_an_error(rest: bytes, na
 def test_a_truncated_png_has_no_shape_that_could_be_believed() -> None:
     with pytest.raises(ImageError, match="a damaged image"):
         image_shape(IMAGES["rgb.png"][:-40])
+
+
+PNG_PIXELS = pattern(8, 8, 1)
+PNG_ROWS = (b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in PNG_PIXELS)))
+EXTRAS = {
+    b"pHYs": struct.pack(">IIB", 2835, 2835, 1),
+    b"gAMA": struct.pack(">I", 45455),
+    b"cHRM": bytes(32),
+    b"sRGB": b"\0",
+    b"tRNS": b"\0\5",
+    b"tIME": bytes(7),
+    b"tEXt": b"Comment\0by a camera",
+    b"zTXt": b"Comment\0\0" + zlib.compress(b"by a camera"),
+    b"iTXt": b"Comment\0\0\0\0\0by a camera",
+    b"iCCP": b"a profile\0\0" + zlib.compress(bytes(200)),
+    b"acTL": struct.pack(">II", 2, 0),
+    b"prVt": b"of a program",
+}
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "checksum": lambda chunk: chunk[:-1] + bytes([chunk[-1] ^ 1]),
+    "empty": lambda chunk: png_chunk(chunk[4:8], b""),
+    "short": lambda chunk: png_chunk(chunk[4:8], chunk[8:-5]),
+    "junk": lambda chunk: png_chunk(chunk[4:8], b"\xff" * (len(chunk) - 12)),
+    "no letters": lambda chunk: png_chunk(b"\xe9" + chunk[5:8], chunk[8:-4]),
+}
+
+
+@pytest.mark.parametrize("is_large", [False, True], ids=["small", "large"])
+@pytest.mark.parametrize("is_last", [False, True], ids=["before", "behind"])
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("kind", EXTRAS, ids=bytes.decode)
+def test_a_png_is_read_whatever_happens_to_what_its_pixels_do_not_need(
+    kind: bytes, damage: str, is_last: bool, is_large: bool
+) -> None:
+    chunks = [DAMAGE[damage](png_chunk(kind, EXTRAS[kind])), png_chunk(*PNG_ROWS)]
+    start, end = png(8, 8)[:33], png(8, 8)[33:]
+    filling = png_chunk(b"zzZz", bytes(50_000)) if is_large else b""  # a large file goes to another decoder
+    data = start + filling + b"".join(reversed(chunks) if is_last else chunks) + end
+
+    assert np.array_equal(decode_image(data, ImageSpec(8, 8, 1)), PNG_PIXELS)
+    assert image_shape(data) == (8, 8, 1)
+
+
+@pytest.mark.parametrize("is_large", [False, True], ids=["small", "large"])
+@pytest.mark.parametrize(
+    ("kind", "content"), [(b"eXIf", ROTATED.tobytes()[6:]), (b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0<a/>")]
+)
+def test_a_png_whose_orientation_is_damaged_is_an_error(kind: bytes, content: bytes, is_large: bool) -> None:
+    chunk = DAMAGE["checksum"](png_chunk(kind, content))
+    data = png(8, 8, PNG_ROWS)
+    data = data[:33] + chunk + (png_chunk(b"zzZz", bytes(50_000)) if is_large else b"") + data[33:]
+
+    for function in (lambda: decode_image(data, ImageSpec(8, 8, 1)), lambda: image_shape(data)):
+        with pytest.raises(ImageError, match="not an image in a supported format, or damaged"):
+            function()
 
 
 def test_what_libraries_print_of_damage_is_kept_off_stderr(
