@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import logging
 import os
 import sys
 import warnings
@@ -51,12 +52,15 @@ def _discard(descriptor: int) -> None:
 
 
 def quiet_pillow() -> None:
-    """Silence warnings of Pillow and libtiff, in the whole process, as only a command may.
+    """Silence warnings and logs of Pillow and libtiff, in the whole process, as only a command may.
 
-    Pillow warns about damaged EXIF and very large images. We raise our own errors for images that can't be used; for
-    the rest a warning is noise.
+    Pillow warns about damaged EXIF and very large images, and logs what it can't read, without the name of the file. We
+    raise our own errors for images that can't be used; for the rest a warning is noise.
     """
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    log = logging.getLogger("PIL")
+    log.addHandler(logging.NullHandler())  # without any handler, Python prints errors on stderr
+    log.propagate = False
     # libtiff writes to stderr itself, without the name of the file, and Pillow offers no way to it. It is found only
     # where Pillow is a wheel, which brings its own libtiff.
     import PIL

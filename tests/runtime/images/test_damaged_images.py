@@ -5,6 +5,9 @@ For a longer search: pytest --hypothesis-profile=long tests/runtime/images/test_
 
 import contextlib
 import struct
+import subprocess
+import sys
+import textwrap
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +23,7 @@ from rnn_runtime.images.decode import decode_image, image_shape
 from rnn_runtime.model.spec import ImageSpec
 from tests.support.commands import RunProcess
 from tests.support.encoded_images import pattern, png_chunk, to_image
-from tests.support.hostile_images import deep_tiff, jpeg_of_scans, png, rle_bmp, save, tiled_tiff
+from tests.support.hostile_images import deep_tiff, gray_tiff, jpeg_of_scans, png, rle_bmp, save, tiled_tiff
 
 PHOTO = to_image(pattern(12, 10, 3))
 DEEP = Image.fromarray(np.random.default_rng(0).integers(0, 1 << 16, (12, 10), np.uint16))
@@ -173,8 +176,32 @@ def test_what_libraries_print_of_damage_is_kept_off_stderr(
     damaged = bytearray(IMAGES["deflate.tif"])
     damaged[8:12] = b"\xff\xff\xff\xff"  # where its pixels begin
     (tmp_path / "damaged.tif").write_bytes(damaged)
+    samples = gray_tiff(8, 8).replace(struct.pack("<HHII", 277, 3, 1, 1), struct.pack("<HHII", 277, 3, 1, 65535))
+    (tmp_path / "samples.tif").write_bytes(samples)
 
-    result = run_process("rnn-infer", "--provider", "cpu", "--model", digits_model, "damaged.tif")
+    result = run_process("rnn-infer", "--provider", "cpu", "--model", digits_model, "damaged.tif", "samples.tif")
 
     assert "a damaged image" in result.stdout
+    assert "not an image in a supported format" in result.stdout
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_what_pillow_logs_is_left_to_a_program_that_uses_the_library(tmp_path: Path) -> None:
+    (tmp_path / "samples.tif").write_bytes(gray_tiff(8, 8).replace(b"\x15\1\3\0\1\0\0\0\1", b"\x15\1\3\0\1\0\0\0\xff"))
+    program = """
+        import logging
+        from rnn_runtime.errors import ImageError
+        from rnn_runtime.images.decode import read_image
+        from rnn_runtime.model.spec import ImageSpec
+        logging.basicConfig(format="LOG %(message)s")
+        try:
+            read_image("samples.tif", ImageSpec(8, 8, 1))
+        except ImageError as error:
+            print(error)
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+
+    assert result.stderr.startswith("LOG More samples per pixel than can be decoded: 255")
+    assert "not an image in a supported format" in result.stdout
