@@ -36,7 +36,7 @@ from rnn_train.data.image_folders import load_images
 from rnn_train.data.split_folders import list_classes
 from tests.support.commands import Run
 from tests.support.encoded_images import encode, pattern, to_image
-from tests.support.hostile_images import BOMBS, DAMAGED, NOT_AN_IMAGE, gray_gif, save
+from tests.support.hostile_images import BOMBS, DAMAGED, NOT_AN_IMAGE, gray_gif, premultiplied_tiff, save
 from tests.support.results import read_results
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, which the runtime silences itself
@@ -49,6 +49,7 @@ COLOUR = np.repeat(PIXELS, 3, axis=2)
 HALVES = np.repeat(np.array([[[0]], [[255]]], np.uint8), 32, axis=0).reshape(8, 8, 1)
 DEEP = np.random.default_rng(1).integers(0, 1 << 16, (8, 8), np.uint16)
 UPPER_BITS = (DEEP >> 8).astype(np.uint8)[:, :, np.newaxis]
+NO_COLOUR = to_image(np.full((8, 8, 1), 128, np.uint8))
 TURNED = Image.Exif()
 TURNED[0x0112] = 6  # by 90 degrees clockwise to view
 
@@ -88,6 +89,11 @@ READABLE = {
     "alpha.png": Readable(encode(np.concatenate([COLOUR, 255 - PIXELS], axis=2)), PIXELS),
     "alpha.webp": Readable(encode(np.concatenate([COLOUR, PIXELS | 1], axis=2), ".webp"), PIXELS),
     "cmyk.jpg": Readable(save(to_image(HALVES).convert("CMYK"), "JPEG", quality=100), HALVES, tolerance=3),
+    # Of a gray pixel, a and b of LAB are in the middle. L is the perceived lightness, which is near the gray value.
+    "lab.tif": Readable(
+        save(Image.merge("LAB", [to_image(PIXELS), NO_COLOUR, NO_COLOUR]), "TIFF"), PIXELS, tolerance=25
+    ),
+    "premultiplied.tif": Readable(premultiplied_tiff(PIXELS), PIXELS),
     "cmyk.tif": Readable(save(to_image(COLOUR).convert("CMYK"), "TIFF"), PIXELS),
     "animated.gif": Readable(_animated("GIF"), PIXELS),
     "gray-palette.gif": Readable(gray_gif(PIXELS), PIXELS),

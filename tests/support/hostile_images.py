@@ -64,6 +64,16 @@ def deep_tiff(values: NDArray[np.integer], *, bits: int = 16, signed: bool = Fal
     return tiff([*tags, (339, 3, 1, 2 if signed else 1)], pixels)
 
 
+def premultiplied_tiff(pixels: NDArray[np.uint8]) -> bytes:
+    """A TIFF of gray pixels `(height, width, 1)` that are multiplied by an alpha of 255."""
+    height, width, _ = pixels.shape
+    content = np.concatenate([pixels, np.full_like(pixels, 255)], axis=2).tobytes()
+    behind_tags = 8 + 2 + 10 * 12 + 4
+    tags = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 2, 8 | 8 << 16), (259, 3, 1, 1), (262, 3, 1, 1)]
+    tags += [(273, 4, 1, behind_tags), (277, 3, 1, 2), (278, 4, 1, height), (279, 4, 1, len(content))]
+    return tiff([*tags, (338, 3, 1, 1)], content)
+
+
 def tiled_tiff(side: int, compression: int) -> bytes:
     """A TIFF of 64 x 64 in one square tile of any size."""
     behind_tags = 8 + 2 + 10 * 12 + 4

@@ -28,6 +28,7 @@ Value = TypeVar("Value")
 # Folders are searched for these. A file named by the user is decoded whatever its suffix.
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM")  # Pillow's names; Pillow reads many more
+_IN_TWO_STEPS = {"LAB": "RGB", "La": "LA"}  # modes that Pillow converts to these only, and these to all
 _ON_ITS_SIDE = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _VISIBLE_COLOR = 32  # between the channels of a pixel, of 255
 _DAMAGED = "a damaged image, or an unsupported kind"
@@ -211,7 +212,7 @@ def _read_tolerantly(read: Callable[[bytes], Value], data: bytes) -> Value:
 
 def _shape(data: bytes) -> tuple[int, int, int]:
     with _open(data) as image:
-        gray = image.mode in ("1", "L", "LA", "F", *DEEP_MODES)
+        gray = image.mode in ("1", "L", "LA", "La", "F", *DEEP_MODES)
         # A PNG may have it at its end, so everything before is read. Of a TIFF, Pillow tells the size that the tag in
         # its directory leads to, and that in its XMP doesn't.
         applied = getattr(image, "tag_v2", {}).get(ExifTags.Base.Orientation) in _ON_ITS_SIDE
@@ -259,6 +260,8 @@ def _to_mode(image: Image.Image, spec: ImageSpec) -> Image.Image:
         raise ImageError("its pixels are floating-point numbers of unknown range")
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # or Pillow warns
+    elif image.mode in _IN_TWO_STEPS:
+        image = image.convert(_IN_TWO_STEPS[image.mode])
     mode = _mode_of(spec)
     return image if image.mode == mode else image.convert(mode)
 

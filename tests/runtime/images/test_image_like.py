@@ -53,6 +53,7 @@ def modes() -> dict[str, bytes]:
         "I;16": saved(Image.fromarray(deep), "PNG"),
         "I;16B": saved(Image.fromarray(deep.astype(">u2")), "TIFF"),
         "CMYK": saved(photo.convert("CMYK"), "TIFF"),
+        "LAB": saved(Image.merge("LAB", photo.split()[:3]), "TIFF"),
         "GIF": saved(palette, "GIF", save_all=True, append_images=[palette.rotate(90)]),
         "WebP": saved(photo, "WEBP", lossless=True),
         "BMP": saved(photo.convert("RGB"), "BMP"),
