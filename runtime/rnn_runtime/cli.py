@@ -12,7 +12,7 @@ import click
 import rnn_runtime
 from rnn_runtime.command import shared_options
 from rnn_runtime.command.command import Command, as_options
-from rnn_runtime.command.options import Rule, check_rules, is_given, option_group
+from rnn_runtime.command.options import PathOrStorage, Rule, check_rules, is_given, option_group
 from rnn_runtime.command.streams import say
 from rnn_runtime.files.atomic import check_output
 from rnn_runtime.files.kinds import CHECKPOINT_SUFFIXES, MODEL_SUFFIXES
@@ -90,7 +90,12 @@ _RULES = (
     ),
     Rule(
         ("output",),
-        lambda given: given["output"].suffix not in (*CHECKPOINT_SUFFIXES, *MODEL_SUFFIXES),
+        lambda given: given["shard"] is not None or isinstance(given["output"], Path),
+        "is in object storage, which only gets the parts of --shard. Choose a file on a disk, or add --shard 1/1",
+    ),
+    Rule(
+        ("output",),
+        lambda given: Path(given["output"]).suffix not in (*CHECKPOINT_SUFFIXES, *MODEL_SUFFIXES),
         "is named like a checkpoint or model. Choose a name for results, such as results.csv",
     ),
     Rule(
@@ -184,9 +189,9 @@ def _check(ctx: click.Context) -> None:
 @_output(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=PathOrStorage(),
     default_text="standard output",
-    help="Write the results to this file; with --shard, into this folder.",
+    help="Write the results to this file; with --shard, into this folder, which may be in object storage.",
 )
 @_output(
     "-f",
@@ -232,7 +237,7 @@ def _check(ctx: click.Context) -> None:
 )
 @_instead(
     "--merge",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=PathOrStorage(file_okay=False),
     metavar="DIR",
     help="Make one file of the results that --shard wrote into this folder.",
 )
@@ -254,7 +259,7 @@ def main(
     self_check: bool,
     benchmark: bool,
     compare: bool,
-    merge: Path | None,
+    merge: str | Path | None,
     doctor: bool,
     atol: float | None,
     rtol: float | None,
@@ -316,7 +321,7 @@ def _diagnose(model: Path, provider: "Provider", cuda: "CudaOptions") -> None:
         raise click.exceptions.Exit(3)
 
 
-def _merge(folder: Path, output: Path | None, *, quiet: bool) -> None:
+def _merge(folder: str | Path, output: Path | None, *, quiet: bool) -> None:
     from rnn_runtime.results.merge import merge_parts
 
     summary = merge_parts(folder, output)
@@ -434,7 +439,7 @@ def _classify(
 
 
 def _classify_shard(
-    classifier: "Classifier", find: Callable[[], Iterator[str]], shard: str, folder: Path, **options: Any
+    classifier: "Classifier", find: Callable[[], Iterator[str]], shard: str, folder: str | Path, **options: Any
 ) -> "RunSummary | None":
     """What came out; None if the shard's results are there already."""
     from rnn_runtime.results.shards import Shard, classify_shard

@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
 from click.core import ParameterSource
+
+from rnn_runtime.files.remote import is_remote
 
 
 class Option(click.Option):
@@ -34,6 +37,17 @@ class Option(click.Option):
         """The option's names and its text for the help."""
         record = super().get_help_record(ctx)
         return record and (record[0], self._text)
+
+
+class PathOrStorage(click.Path):
+    """A path of this machine, as a `Path`, or a name in object storage, which stays text."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(path_type=Path, **options)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """A name in object storage isn't looked up on the disk."""
+        return value if isinstance(value, str) and is_remote(value) else super().convert(value, param, ctx)
 
 
 def format_value(value: object) -> str:

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
 from rnn_runtime.errors import ImageError
+from rnn_runtime.files.remote import is_remote, read_remote
 from rnn_runtime.images.depth import DEEP_MODES, check_color_depth, read_values, to_8_bits
 from rnn_runtime.images.failures import image_errors
-from rnn_runtime.images.limits import MAX_FILE_BYTES, TOO_MANY_PIXELS, check_size, check_work
+from rnn_runtime.images.limits import MAX_FILE_BYTES, TOO_MANY_BYTES, TOO_MANY_PIXELS, check_size, check_work
 from rnn_runtime.images.png_chunks import keep_needed_chunks
-from rnn_runtime.images.remote import is_remote, read_remote_bytes
 from rnn_runtime.images.small_png import decode_small_png
 from rnn_runtime.model.spec import ImageSpec
 
@@ -161,7 +161,7 @@ def read_bytes(path: str | Path) -> bytes:
         StorageError: It is in object storage, which doesn't answer or refuses.
     """
     if isinstance(path, str) and is_remote(path):
-        return read_remote_bytes(path)
+        return _read_remote(path)
     try:
         # On small files, the system's calls take 40 % of the time of `open` and `read`. O_NONBLOCK: a pipe must not
         # wait for its other end; it is refused below, as everything that isn't a regular file.
@@ -181,10 +181,20 @@ def read_bytes(path: str | Path) -> bytes:
         raise ImageError("not a valid file name") from None
 
 
+def _read_remote(path: str) -> bytes:
+    try:
+        data = read_remote(path, MAX_FILE_BYTES)
+    except FileNotFoundError:
+        raise ImageError("no such file or directory") from None
+    if data is None:
+        raise ImageError(TOO_MANY_BYTES)
+    return data
+
+
 def _read_all(descriptor: int, size: int) -> bytes:
     """All bytes of a file of about `size` bytes."""
     if size > MAX_FILE_BYTES:
-        raise ImageError(f"the file has more than {MAX_FILE_BYTES} bytes, the limit")
+        raise ImageError(TOO_MANY_BYTES)
     data = os.read(descriptor, size + 1)
     if len(data) == size:
         return data

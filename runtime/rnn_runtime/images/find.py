@@ -10,7 +10,7 @@ from typing import Any, TextIO, cast
 
 from rnn_runtime.errors import InputError
 from rnn_runtime.files.kinds import IMAGE_SUFFIXES
-from rnn_runtime.images.remote import is_remote, is_remote_folder, list_remote_folder
+from rnn_runtime.files.remote import is_remote, is_remote_folder, list_remote_folder
 
 
 def find_images(paths: Iterable[str], *, recursive: bool = False, literal: Iterable[str] = ()) -> Iterator[str]:

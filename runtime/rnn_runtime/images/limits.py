@@ -14,6 +14,7 @@ MAX_COMMENTS = (
     1000  # of a plain PPM; Pillow copies up to a megabyte per comment, and a megabyte holds half a million comments
 )
 
+TOO_MANY_BYTES = f"the file has more than {MAX_FILE_BYTES} bytes, the limit"
 TOO_MANY_PIXELS = f"the image has more than {MAX_PIXELS} pixels, the limit"
 
 _PLAIN_FORMATS = (b"P1", b"P2", b"P3")  # PBM, PGM and PPM of plain text

@@ -10,8 +10,8 @@ from queue import SimpleQueue
 from typing import Generic, TypeVar
 
 from rnn_runtime.errors import ImageError
+from rnn_runtime.files.remote import is_remote
 from rnn_runtime.images.failures import image_errors
-from rnn_runtime.images.remote import is_remote
 
 Item = TypeVar("Item")  # training passes paths; inference also passes images in memory
 Value = TypeVar("Value")

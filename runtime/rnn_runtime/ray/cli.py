@@ -9,7 +9,7 @@ import click
 import rnn_runtime
 from rnn_runtime.command import shared_options
 from rnn_runtime.command.command import Command
-from rnn_runtime.command.options import option_group
+from rnn_runtime.command.options import PathOrStorage, option_group
 from rnn_runtime.command.streams import say
 
 _input, _model, _output = map(option_group, ("Input", "Model and provider", "Output"))
@@ -42,9 +42,9 @@ _input, _model, _output = map(option_group, ("Input", "Model and provider", "Out
 @_output(
     "-o",
     "--output",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=PathOrStorage(file_okay=False),
     required=True,
-    help="Write the parts into this folder.",
+    help="Write the parts into this folder, which may be in object storage.",
 )
 @_output(
     "-f",
@@ -59,7 +59,7 @@ _input, _model, _output = map(option_group, ("Input", "Model and provider", "Out
 @_output("-q", "--quiet", is_flag=True, help="Print errors only.")
 @click.version_option(rnn_runtime.__version__, prog_name="python -m rnn_runtime.ray")
 def main(
-    paths: tuple[str, ...], model: Path, output: Path, recursive: bool, null: bool, quiet: bool, **options: Any
+    paths: tuple[str, ...], model: Path, output: str | Path, recursive: bool, null: bool, quiet: bool, **options: Any
 ) -> None:
     """Classify images on a Ray cluster, and write parts for rnn-infer --merge.
 

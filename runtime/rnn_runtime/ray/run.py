@@ -13,9 +13,10 @@ from rnn_runtime.classifier import BATCH_SIZE, Classifier
 from rnn_runtime.engine.session import Provider
 from rnn_runtime.errors import InputError, ModelError, ProcessLostError, RnnOnnxError, SettingsError
 from rnn_runtime.files.atomic import atomic_write
-from rnn_runtime.images.remote import is_remote
+from rnn_runtime.files.remote import is_remote
 from rnn_runtime.model.fields import Range, check_argument
 from rnn_runtime.ray.cluster import Layout, connect, import_ray, lay_out
+from rnn_runtime.results.part_folder import PartFolder
 from rnn_runtime.results.run import classify_files
 from rnn_runtime.results.shards import ImageList, Part, Shard, make_part
 from rnn_runtime.results.write import Format
@@ -23,6 +24,7 @@ from rnn_runtime.results.write import Format
 IMAGES_PER_SHARD = 10_000  # some seconds, so that little is lost with an actor
 _Count = Annotated[int, Range(1)]
 _RETRIES = 3  # of a shard whose actor died
+_REMEDY = "start again; finished parts are kept"
 
 
 @dataclass(slots=True)
@@ -71,7 +73,8 @@ def classify_on_ray(
     Args:
         model: The model. Each actor opens it, and checks that it is the caller's by its SHA-256.
         paths: Image files, as `find_images` gives them.
-        folder: Gets the parts. It is created if it is missing.
+        folder: Gets the parts. It is created if it is missing. As text, it may be in object storage:
+            `s3://bucket/folder`.
         provider: `cpu`; `cuda`, with one GPU per actor; or `auto`, which is `cuda` if the cluster has GPUs.
         actors: How many; None for one per GPU or machine.
         threads: CPU threads per actor; None for all of its machine, or its share of them.
@@ -113,13 +116,14 @@ def classify_on_ray(
         folder=None if all(is_remote(name) or os.path.isabs(name) for name in names) else os.getcwd(),
         options=options | {"format": format, "batch_size": batch_size},
     )
-    os.makedirs(folder, exist_ok=True)
-    missing = [part for part in parts if not (Path(folder) / part.name).exists()]
+    target = PartFolder(folder)
+    there = target.names(missing_ok=True)
+    missing = [part for part in parts if part.name not in there]
     summary = RaySummary(len(parts), len(parts) - len(missing))
     if missing:
         with connect(ray):
             for result in _run(ray, work, lay_out(ray, provider, actors, threads), names, missing):
-                with atomic_write(Path(folder) / result.name, "wb") as file:
+                with target.writing(result.name) as path, atomic_write(path, "wb") as file:
                     file.write(result.content)
                 summary.images += result.images
                 summary.unreadable += result.unreadable
@@ -169,7 +173,7 @@ class _ShardClassifier:
         try:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / name
-                summary = classify_files(self._classifier, images, path, **self._work.options)
+                summary = classify_files(self._classifier, images, path, remedy=_REMEDY, **self._work.options)
                 return _Written(name, path.read_bytes(), summary.images, summary.unreadable)
         except RnnOnnxError as error:
             return error
@@ -241,6 +245,4 @@ def _count_failure(failures: Counter[Part | None], part: Part | None, error: Exc
     if failures[part] > _RETRIES:
         reason = " ".join(str(error).split("\n", 1)[0].rstrip(".").split())
         what = f"shard {part.shard.number}/{part.shard.count}" if part else "starting actors"
-        raise ProcessLostError(
-            f"{what} failed {failures[part]} times: {reason}. Start the same line again; finished parts are kept"
-        )
+        raise ProcessLostError(f"{what} failed {failures[part]} times: {reason}; {_REMEDY}")

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +14,7 @@ from rnn_runtime.errors import InputError, SettingsError
 from rnn_runtime.files.arrow import import_arrow
 from rnn_runtime.files.atomic import atomic_write, check_output
 from rnn_runtime.model.fields import check_argument
+from rnn_runtime.results.part_folder import PartFolder
 from rnn_runtime.results.shards import ImageList, Part
 from rnn_runtime.results.write import DELIMITERS, choose_format, printed_path
 
@@ -48,33 +48,39 @@ def merge_parts(folder: str | Path, output: str | Path | None = None) -> MergeSu
     SHA-256. So the result has each image exactly once.
 
     Args:
-        folder: Holds one part per shard. Other files in it don't matter.
+        folder: Holds one part per shard. Other files in it don't matter. As text, it may be in object storage; the
+            parts are copied to this machine's folder for temporary files first.
         output: The file to write, of the same format as the parts; None for standard output.
 
     Raises:
         InputError: there are no parts, some are missing or damaged, or they are of different models, lists or settings.
         SettingsError: `output` names another format than that of the parts, or Parquet is to go to standard output.
-        MissingPackageError: the parts are Parquet, and pyarrow isn't installed.
+        MissingPackageError: the parts are Parquet or in object storage, and pyarrow isn't installed.
+        StorageError: object storage can't be read.
         OSError: the file can't be written.
     """
     check_argument("output", output, Path | None)
-    folder = Path(folder)
-    parts = _find_parts(folder)
+    source = PartFolder(folder)
+    parts = _find_parts(source)
     format = parts[0].format
-    paths = [folder / part.name for part in parts]
     if output is not None:
-        check_output(Path(output), paths)
+        check_output(Path(output), [source.locate(part.name) for part in parts])
         if choose_format(output, terminal=False) != format:
             raise SettingsError(f"{output}: the parts in {folder} are {format}. Choose a name that ends in .{format}")
     elif format == "parquet":
         raise SettingsError("Parquet needs a file. Set `output`")
     if format == "parquet":
         import_arrow("parquet")
-    summary = MergeSummary(len(parts))
-    images = ImageList.of(_check_parts(paths, parts, summary))
+    with source.reading([part.name for part in parts]) as paths:
+        return _merge(source, parts, paths, output)
+
+
+def _merge(source: PartFolder, parts: Sequence[Part], paths: Sequence[Path], output: str | Path | None) -> MergeSummary:
+    summary, format = MergeSummary(len(parts)), parts[0].format
+    images = ImageList.of(_check_parts(source, parts, paths, summary))
     if images.name != parts[0].images:
         raise InputError(
-            f"{folder}: the paths in the parts aren't the list that they were made of, so a part is damaged. Delete "
+            f"{source}: the paths in the parts aren't the list that they were made of, so a part is damaged. Delete "
             "them, and run the shards again"
         )
     if output is None:
@@ -86,13 +92,9 @@ def merge_parts(folder: str | Path, output: str | Path | None = None) -> MergeSu
     return summary
 
 
-def _find_parts(folder: Path) -> list[Part]:
+def _find_parts(folder: PartFolder) -> list[Part]:
     """The parts of all shards, in their order."""
-    try:
-        names = os.listdir(folder)
-    except OSError as error:
-        raise InputError(f"{folder}: can't list this folder: {error.strerror}") from None
-    parts = sorted((part for part in map(Part.parse, names) if part), key=lambda part: part.shard.number)
+    parts = sorted((part for part in map(Part.parse, folder.names()) if part), key=lambda part: part.shard.number)
     if not parts:
         raise InputError(f"{folder}: no part of a shard is finished in this folder. Write some with `shard`")
     for attribute, called in _WHAT_A_PART_SAYS.items():
@@ -118,10 +120,12 @@ def _find_parts(folder: Path) -> list[Part]:
     return parts
 
 
-def _check_parts(paths: Sequence[Path], parts: Sequence[Part], summary: MergeSummary) -> Iterator[str]:
+def _check_parts(
+    source: PartFolder, parts: Sequence[Part], paths: Sequence[Path], summary: MergeSummary
+) -> Iterator[str]:
     """The paths in all rows. All parts must have the same columns."""
     columns: list[str] | None = None
-    for path, part in zip(paths, parts, strict=True):
+    for part, path in zip(parts, paths, strict=True):
         try:
             for row in _read_rows(path, part.format):
                 columns = columns or list(row)
@@ -134,7 +138,8 @@ def _check_parts(paths: Sequence[Path], parts: Sequence[Part], summary: MergeSum
                 yield printed_path(row["path"])
         except (ValueError, TypeError, KeyError, AttributeError, csv.Error, RecursionError) as error:
             # pyarrow's errors are ValueErrors
-            raise InputError(f"{path}: damaged: {error}. Delete it, and run its shard again") from None
+            where = source.locate(part.name)
+            raise InputError(f"{where}: damaged: {error}. Delete it, and run its shard again") from None
 
 
 def _read_rows(path: Path, format: str) -> Iterator[dict[str, Any]]:

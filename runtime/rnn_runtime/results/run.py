@@ -111,6 +111,7 @@ def classify_files(
     resume: bool = False,
     placer: ImagePlacer | None = None,
     watch: Watch = iter,
+    remedy: str | None = None,
 ) -> RunSummary:
     """Classify image files, and write the results as they come.
 
@@ -132,6 +133,7 @@ def classify_files(
         placer: Puts each image that has a label into the folder of its class. Images that are there already aren't
             classified.
         watch: Passes on the results that it is given, to show how far they are; with `resume`, first the earlier ones.
+        remedy: What an error tells to do; None for how to continue with `resume`.
 
     Returns:
         Counts, time, and what ran.
@@ -158,7 +160,7 @@ def classify_files(
         classifier.metadata.checkpoint_sha256 if checkpoint_column else None,
     )
     run = _Run(classifier, columns, format, batch_size, evaluation, watch, placer)
-    with _telling_what_is_kept(output, format):
+    with _telling_what_is_kept(output, format, remedy):
         if output is None:
             run.classify(paths, sys.stdout)
         elif format in RESUMABLE:
@@ -293,18 +295,20 @@ def _append_results(run: _Run, paths: Iterable[str], output: str | Path, resume:
 
 
 @contextmanager
-def _telling_what_is_kept(output: str | Path | None, format: Format) -> Iterator[None]:
+def _telling_what_is_kept(output: str | Path | None, format: Format, remedy: str | None) -> Iterator[None]:
+    def end() -> str:
+        return f"; {remedy}" if remedy else _kept(output, format)
+
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        raise RunInterruptedError(f"{describe_interrupt(interrupt)}{_kept(output, format)}", interrupt) from None
+        raise RunInterruptedError(f"{describe_interrupt(interrupt)}{end()}", interrupt) from None
     except (OutputError, StorageError) as error:
-        raise type(error)(f"{error}{_kept(output, format)}") from None
+        raise type(error)(f"{error}{end()}") from None
     except OSError as error:
         if output is None:
             raise
-        reason = error.strerror or str(error)
-        raise OutputError(f"{output}: can't be written: {reason}{_kept(output, format)}") from None
+        raise OutputError(f"{output}: can't be written: {error.strerror or error}{end()}") from None
 
 
 def _kept(output: str | Path | None, format: Format) -> str:

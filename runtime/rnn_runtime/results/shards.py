@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 from rnn_runtime.classifier import Classifier
 from rnn_runtime.errors import InputError, SettingsError
 from rnn_runtime.results.evaluation import FolderEvaluation
+from rnn_runtime.results.part_folder import PartFolder
 from rnn_runtime.results.place import ImagePlacer
 from rnn_runtime.results.run import RunSummary, classify_files
 from rnn_runtime.results.write import Format, printed_path
@@ -173,18 +173,19 @@ def classify_shard(
     evaluation: FolderEvaluation | None = None,
     placer: ImagePlacer | None = None,
     **options: Any,
-) -> tuple[Path, RunSummary | None]:
+) -> tuple[str, RunSummary | None]:
     """Classify one shard of a list of images, and write its part of the results into a folder.
 
     Run it for every shard, on any machines that see the same files under the same names. Then `merge_parts` makes one
     file of the parts. A part that is there already is left alone, and one that a killed run has begun is continued
-    (Parquet: begun again), so that a scheduler may repeat the same call.
+    (Parquet and object storage: begun again), so that a scheduler may repeat the same call.
 
     Args:
         classifier: The model.
         find: Lists all images, in the same order each time. Called twice: to count and to classify.
         shard: Which part of the list.
-        folder: Gets the part. It is created if it is missing.
+        folder: Gets the part. It is created if it is missing. As text, it may be in object storage:
+            `s3://bucket/folder`.
         format: `csv`, `tsv`, `jsonl` or `parquet`.
         top_k: As for `classify_files`.
         min_probability: As for `classify_files`.
@@ -200,6 +201,7 @@ def classify_shard(
         InputError: the list changed while the shard was classified; then there is no part. Or as for `classify_files`.
         SettingsError: as for `classify_files`, or `format` is `table`.
         OutputError: the folder or file can't be written.
+        StorageError: object storage can't be read or written.
         RunInterruptedError: Ctrl-C or SIGTERM.
     """
     if format == "table":
@@ -219,23 +221,25 @@ def classify_shard(
         checkpoint_column=checkpoint_column,
         true_label=evaluation is not None,
     )
-    path = Path(folder) / part.name
-    if path.exists():
+    parts = PartFolder(folder)
+    path = parts.locate(part.name)
+    if part.name in parts.names(missing_ok=True):
         return path, None
-    os.makedirs(folder, exist_ok=True)
-    summary = classify_files(
-        classifier,
-        _slice(find_inputs(), shard.bounds(images.count), images),
-        path,
-        format=format,
-        top_k=top_k,
-        min_probability=min_probability,
-        checkpoint_column=checkpoint_column,
-        evaluation=evaluation,
-        placer=placer,
-        resume=format != "parquet",
-        **options,
-    )
+    with parts.writing(part.name) as file:
+        summary = classify_files(
+            classifier,
+            _slice(find_inputs(), shard.bounds(images.count), images),
+            file,
+            format=format,
+            top_k=top_k,
+            min_probability=min_probability,
+            checkpoint_column=checkpoint_column,
+            evaluation=evaluation,
+            placer=placer,
+            resume=format != "parquet",
+            remedy=f"start shard {shard.number}/{shard.count} again",
+            **options,
+        )
     return path, summary
 
 

@@ -1,104 +1,43 @@
 """Images in object storage: a real S3 API on the loopback interface, also one that fails and stalls."""
 
 import collections
-import http.client
-import http.server
 import itertools
 import os
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from rnn_runtime import Classifier, StorageError, find_images
 from rnn_runtime.errors import InputError, MissingPackageError
-from rnn_runtime.images import remote
+from rnn_runtime.files import remote
 from tests.support.commands import Run, RunProcess
 from tests.support.results import assert_same_results, csv_rows
+from tests.support.storage import Proxy, Request, fail, put, reset, started
 
 BUCKET = "images"
 ODD_NAMES = ("a b.png", "é#?%20.png")
 
 
-class Proxy(http.server.ThreadingHTTPServer):
-    """Passes requests on to a server, after `interfere` has seen them."""
-
-    def __init__(self, port: int) -> None:
-        super().__init__(("127.0.0.1", 0), _Pass)
-        self.port = port
-        self.interfere: Callable[[_Pass], bool] = lambda _: False
-
-    def handle_error(self, *_: Any) -> None:
-        """Nothing: a client that no longer waits is no error here."""
-
-
-class _Pass(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Proxy
-
-    def do_GET(self) -> None:
-        if self.server.interfere(self):
-            return
-        there = http.client.HTTPConnection("127.0.0.1", self.server.port)
-        there.request(self.command, self.path, headers=dict(self.headers))
-        answer = there.getresponse()
-        body = answer.read()
-        self.send_response(answer.status)
-        for name, value in answer.getheaders():
-            if name.lower() not in ("content-length", "connection", "transfer-encoding", "date", "server"):
-                self.send_header(name, value)
-        length = answer.getheader("Content-Length") if self.command == "HEAD" else str(len(body))
-        self.send_header("Content-Length", length or "0")
-        self.end_headers()
-        self.wfile.write(body)
-        there.close()
-
-    do_HEAD = do_GET  # noqa: N815
-
-    def log_message(self, *_: Any) -> None:
-        """Nothing."""
-
-
 @pytest.fixture(scope="module")
 def storage(digits_images: Path) -> Iterator[Proxy]:
     """S3 with the bucket `images`: digits/CLASS/NAME.png, odd names, and a file that is no image."""
-    variables = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    _, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in variables.items():
-            patch.setenv(name, value)
-        client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}")
-        client.create_bucket(Bucket=BUCKET)
+    with started() as proxy:
         paths = sorted(digits_images.rglob("*.png"))[::12]
         for path in paths:
-            client.put_object(Bucket=BUCKET, Key=f"digits/{path.parent.name}/{path.name}", Body=path.read_bytes())
+            put(BUCKET, f"digits/{path.parent.name}/{path.name}", path.read_bytes())
         for name in ODD_NAMES:
-            client.put_object(Bucket=BUCKET, Key=f"odd/{name}", Body=paths[0].read_bytes())
-        client.put_object(Bucket=BUCKET, Key="odd/notes.png", Body=b"no image")
-        client.put_object(Bucket=BUCKET, Key="odd/.hidden.png", Body=b"no image")
-        with Proxy(port) as proxy:
-            thread = threading.Thread(target=proxy.serve_forever, args=(0.05,))
-            thread.start()
-            patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.server_address[1]}")
-            yield proxy
-            proxy.shutdown()
-            thread.join()
-    server.stop()
+            put(BUCKET, f"odd/{name}", paths[0].read_bytes())
+        put(BUCKET, "odd/notes.png", b"no image")
+        put(BUCKET, "odd/.hidden.png", b"no image")
+        yield proxy
 
 
 @pytest.fixture(autouse=True)
-def fresh(storage: Proxy) -> Iterator[None]:
-    """Each test connects anew, to a storage that does nothing unusual."""
-    remote._open.cache_clear()
-    yield
-    storage.interfere = lambda _: False
+def fresh(storage: Proxy) -> None:
+    reset(storage)
 
 
 @pytest.fixture(scope="module")
@@ -149,20 +88,13 @@ def test_a_folder_without_images_is_an_error() -> None:
         list(find_images(["s3://images/digits"]))
 
 
-def fail(handler: Any, status: int = 503) -> bool:
-    handler.send_response(status)
-    handler.send_header("Content-Length", "0")
-    handler.end_headers()
-    return True
-
-
 @pytest.mark.slow
 def test_answers_that_fail_are_asked_for_again(storage: Proxy, classifier: Classifier) -> None:
     images = list(find_images(["s3://images/digits"], recursive=True))
     expected = classifier.predict(images)
     asked: collections.Counter[str] = collections.Counter()
 
-    def fail_twice(handler: Any) -> bool:
+    def fail_twice(handler: Request) -> bool:
         asked[handler.command + handler.path] += 1
         return asked[handler.command + handler.path] <= 2 and fail(handler)
 
@@ -255,7 +187,7 @@ def test_actors_of_ray_read_from_storage(
     line = ("python -m rnn_runtime.ray", "-m", digits_model, "-p", "cpu", "-o", "parts", "--shards", 3, "-r")
     failed = 0
 
-    def fail_once_in_three(request: _Pass) -> bool:
+    def fail_once_in_three(request: Request) -> bool:
         nonlocal failed
         failed += 1
         if failed % 3:

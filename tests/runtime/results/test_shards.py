@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 from rnn_runtime import Classifier, classify_files
 from rnn_runtime.errors import InputError, SettingsError
 from rnn_runtime.images.find import find_images
+from rnn_runtime.interruption import RunInterruptedError
 from rnn_runtime.results.merge import merge_parts
 from rnn_runtime.results.shards import Part, Shard, classify_shard
+from rnn_runtime.results.write import Format
 from tests.support.commands import Run, installed
 from tests.support.results import assert_same_results, csv_rows, read_results
 from tests.support.tampered_models import change_metadata
@@ -98,6 +100,27 @@ def test_merged_parquet_is_that_of_a_single_run(folder: Path) -> None:
     single, merged = (pyarrow.parquet.read_table(folder / f"{name}.parquet") for name in ("single", "merged"))
     assert merged.schema == single.schema
     assert_same_results(merged.to_pylist(), single.to_pylist())
+
+
+@pytest.mark.parametrize("style", ["csv", "parquet"])
+def test_a_shard_that_is_stopped_says_to_start_it_again(folder: Path, style: Format) -> None:
+    classifier = Classifier(folder / "model.onnx", "cpu", threads=1)
+    listings = itertools.count()
+
+    def find_stopped() -> Iterator[str]:
+        stop = next(listings) == 1
+        for i, path in enumerate(find(folder)):
+            if stop and i == 7:
+                raise KeyboardInterrupt
+            yield path
+
+    with pytest.raises(RunInterruptedError) as caught:
+        classify_shard(classifier, find_stopped, Shard(1, 2), folder / "parts", format=style)
+
+    assert str(caught.value) == "interrupted; start shard 1/2 again"
+    _, summary = classify_shard(classifier, lambda: find(folder), Shard(1, 2), folder / "parts", format=style)
+    assert summary is not None
+    assert summary.images == 23
 
 
 def test_a_finished_shard_is_left_alone_and_one_that_was_begun_is_continued(folder: Path, run: Run) -> None:

@@ -1,22 +1,28 @@
-"""Image files in object storage: `s3://bucket/name` and `gs://bucket/name`.
+"""Files in object storage: `s3://bucket/name` and `gs://bucket/name`.
 
 Credentials, region and address come from the environment and the files that the provider's own tools use.
 """
 
+import mmap
 import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
-from rnn_runtime.errors import ImageError, StorageError
+from rnn_runtime.errors import StorageError
 from rnn_runtime.files.arrow import import_arrow
-from rnn_runtime.images.limits import MAX_FILE_BYTES
 
 SCHEMES = ("s3://", "gs://")
 _CONNECT_SECONDS, _REQUEST_SECONDS = 10, 30
 # With growing pauses in between, some 6 seconds in all. The standard strategy of AWS would give up on all files once a
 # hundred requests have failed.
 _ATTEMPTS = 8
+_COPY_BYTES = 8 << 20
 
 
 def is_remote(path: str) -> bool:
@@ -52,29 +58,68 @@ def list_remote_folder(path: str) -> list[tuple[str, bool]]:
         ]
 
 
-def read_remote_bytes(path: str) -> bytes:
-    """Read a whole file.
+def read_remote(path: str, limit: int) -> bytes | None:
+    """Read a whole file; None if it has more than `limit` bytes.
 
     Raises:
-        ImageError: it is missing, or has more than `MAX_FILE_BYTES`.
-        StorageError: the storage doesn't answer, or refuses, after several attempts. In the results, that would look
-            like an error of the image.
+        FileNotFoundError: there is no such file.
+        StorageError: the storage doesn't answer, or refuses, after several attempts. For an image, a row of the results
+            would look like an error of the image.
     """
     system, name = _locate(path)
-    try:
-        with _Failures(path), system.open_input_file(name) as file:
-            if file.size() > MAX_FILE_BYTES:
-                raise ImageError(f"the file has more than {MAX_FILE_BYTES} bytes, the limit")
-            return bytes(file.read())
-    except FileNotFoundError:
-        raise ImageError("no such file or directory") from None
+    with _Failures(path), system.open_input_file(name) as file:
+        return None if file.size() > limit else bytes(file.read())
+
+
+def download(path: str, target: Path) -> None:
+    """Copy a file of any size to a disk.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        StorageError: the storage doesn't answer, or refuses, after several attempts.
+        OSError: `target` can't be written.
+    """
+    system, name = _locate(path)
+    with target.open("wb") as file, _Failures(path), system.open_input_file(name) as source:
+        shutil.copyfileobj(source, file, _COPY_BYTES)
+
+
+def upload(source: Path, path: str) -> None:
+    """Copy a file from a disk. It appears in the storage once it is complete, or not at all.
+
+    Raises:
+        StorageError: the storage doesn't answer, or refuses, after several attempts.
+    """
+    system, name = _locate(path)
+
+    def write() -> None:
+        with source.open("rb") as file, _map(file) as content, _Failures(path, "written to"):
+            try:
+                with system.open_output_stream(name) as target:
+                    target.write(content)
+            except FileNotFoundError as error:
+                raise OSError(error) from None
+
+    # Whatever ends the `with` block completes the file there, also Ctrl-C between two calls. It doesn't reach a thread.
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(write).result()
+
+
+@contextmanager
+def _map(file: IO[bytes]) -> Iterator[Any]:
+    """A file's content, read when it is used."""
+    if size := os.fstat(file.fileno()).st_size:
+        with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as content:
+            yield content
+    else:
+        yield b""
 
 
 class _Failures:
     """Turns errors of a storage, but for missing files, into one line."""
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, path: str, done: str = "read from") -> None:
+        self._path, self._done = path, done
 
     def __enter__(self) -> None:
         pass
@@ -82,7 +127,7 @@ class _Failures:
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if isinstance(error, OSError | ValueError) and not isinstance(error, FileNotFoundError):
             reason = str(error).partition("; Details:")[0]
-            raise StorageError(f"{self._path}: can't be read from the storage: {reason}") from None
+            raise StorageError(f"{self._path}: can't be {self._done} the storage: {reason}") from None
 
 
 def _locate(path: str) -> tuple[Any, str]:
