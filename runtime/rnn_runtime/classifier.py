@@ -1,7 +1,7 @@
 """The classifier: a model file, its onnxruntime session, images in and predictions out."""
 
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +16,7 @@ from rnn_runtime.engine.cuda_runner import CudaRunner
 from rnn_runtime.engine.session import Provider, open_session, other_provider
 from rnn_runtime.engine.threads import CpuThreads
 from rnn_runtime.errors import InputError, ModelError, ProviderError
-from rnn_runtime.images.batches import ImageBatch, decode_images, decode_single
+from rnn_runtime.images.batches import ImageBatch, decode_here, decode_images
 from rnn_runtime.images.image_like import ImageLike, TakenImage, is_single_image, take_image, take_images
 from rnn_runtime.images.pool import usable_cores
 from rnn_runtime.model.fields import Range, check_argument
@@ -61,6 +61,23 @@ class Prediction:
             "top": top,
             "error": self.error,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The likeliest classes of several images, small enough to be passed between processes.
+
+    Attributes:
+        rows: Places of the images that have classes.
+        classes: Numbers of the `top_k` most probable classes, in descending order; integers `(len(rows), top_k)`.
+        probabilities: Theirs, float32 of the same shape.
+        errors: What is wrong with the other images, by their place.
+    """
+
+    rows: list[int]
+    classes: NDArray[np.integer[Any]]
+    probabilities: NDArray[np.float32]
+    errors: dict[int, str]
 
 
 class Classifier:
@@ -205,7 +222,7 @@ class Classifier:
         """
         if is_single_image(images):
             spec, (top_k, _) = self.metadata.spec.image_spec, self._check_sizes(top_k, batch_size)
-            (prediction,) = self._predict_batch(decode_single(take_image(images, spec), spec), top_k)  # type: ignore[arg-type]
+            (prediction,) = self._predict_batch(decode_here([take_image(images, spec)], spec), top_k)  # type: ignore[arg-type]
             return prediction
         return list(self.iter_predictions(images, top_k=top_k, batch_size=batch_size))  # type: ignore[arg-type]
 
@@ -234,6 +251,41 @@ class Classifier:
         if is_single_image(images):  # a text is a sequence of letters, and each would be taken for a path
             raise InputError("`images` is a single image. Pass it to `predict`, or put it into a list")
         return self._stream(take_images(images, self.metadata.spec.image_spec), *sizes)
+
+    def rank_files(self, paths: Sequence[str], top_k: int) -> Ranking:
+        """Read and classify files on the CPU in the calling thread alone, as one of several processes.
+
+        `name_ranking` makes predictions of the result.
+
+        Args:
+            paths: Files, one batch of them.
+            top_k: How many of the most probable classes; at most all.
+
+        Raises:
+            ProviderError: As for `predict`.
+        """
+        assert isinstance(self._runner, CpuThreads)
+        batch = decode_here(paths, self.metadata.spec.image_spec)
+        found = self._no_probabilities()
+        if batch.readable:
+            found = self._runner.run_alone("probabilities", batch.images)
+        return self._rank(batch, found, top_k)
+
+    def name_ranking(self, names: Sequence[str], ranking: Ranking) -> list[Prediction]:
+        """The predictions that a ranking of images holds.
+
+        Args:
+            names: The path of each image, in the order in which they were ranked.
+            ranking: What `rank_files` returned, here or in another process.
+        """
+        ranked = zip(ranking.classes.tolist(), ranking.probabilities.tolist(), strict=True)
+        top = dict(zip(ranking.rows, ranked, strict=True))
+        return [
+            Prediction(name, None, None, error=ranking.errors[row])
+            if row in ranking.errors
+            else self._prediction(name, *top[row])
+            for row, name in enumerate(names)
+        ]
 
     def predict_proba(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Compute the probability of each class for images that have the model's own size.
@@ -284,23 +336,24 @@ class Classifier:
     def _take_results(
         self, batch: ImageBatch, run: "Future[NDArray[np.float32]] | None", top_k: int
     ) -> list[Prediction]:
-        probabilities = run.result() if run else np.empty((0, len(self.class_names)), np.float32)
+        probabilities = run.result() if run else self._no_probabilities()
         return self._to_predictions(batch, probabilities, top_k)
 
     def _predict_batch(self, batch: ImageBatch, top_k: int) -> list[Prediction]:
         return self._to_predictions(batch, self._run("probabilities", batch.images), top_k)
 
     def _to_predictions(self, batch: ImageBatch, probabilities: NDArray[np.float32], top_k: int) -> list[Prediction]:
-        errors, good = dict(batch.errors), batch.readable
-        likeliest = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
-        values = np.take_along_axis(probabilities, likeliest, axis=1)
+        return self.name_ranking(batch.names, self._rank(batch, probabilities, top_k))
+
+    def _rank(self, batch: ImageBatch, probabilities: NDArray[np.float32], top_k: int) -> Ranking:
+        classes = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
+        errors = dict(batch.errors)
         for i in np.flatnonzero(~np.isfinite(probabilities).all(axis=1)):
-            errors[good[i]] = "the model's output is not finite"
-        top = dict(zip(good, zip(likeliest.tolist(), values.tolist(), strict=True), strict=True))
-        return [
-            Prediction(path, None, None, error=errors[row]) if row in errors else self._prediction(path, *top[row])
-            for row, path in enumerate(batch.names)
-        ]
+            errors[batch.readable[i]] = "the model's output is not finite"
+        return Ranking(batch.readable, classes, np.take_along_axis(probabilities, classes, axis=1), errors)
+
+    def _no_probabilities(self) -> NDArray[np.float32]:
+        return np.empty((0, len(self.class_names)), np.float32)
 
     def _check_graph(self, runner: CudaRunner | CpuThreads) -> None:
         """Capture a graph for one image, to find out if that works."""
@@ -333,7 +386,7 @@ class Classifier:
                 f"not {images.dtype} of shape {images.shape}. `predict` takes images of any size"
             )
         if not len(images):  # onnxruntime's kernels fail without any rows
-            return np.empty((0, len(self.class_names)), np.float32)
+            return self._no_probabilities()
         return self._runner.run(output, images)
 
     def _check_interface(self) -> None:

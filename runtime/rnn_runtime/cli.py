@@ -400,6 +400,7 @@ def _classify(
     **options: Any,
 ) -> None:
     from rnn_runtime.images.find import find_images, read_names
+    from rnn_runtime.images.pool import usable_cores
     from rnn_runtime.results.evaluation import FolderEvaluation
     from rnn_runtime.results.place import ImagePlacer
     from rnn_runtime.results.run import classify_files, write_summary
@@ -420,6 +421,7 @@ def _classify(
 
     with contextlib.nullcontext() if quiet else _progress(output, format) as bar:
         options |= {"format": format, "evaluation": evaluation, "placer": placer, "watch": bar.watch if bar else iter}
+        options["processes"] = min(classifier.threads, usable_cores())
         if shard is not None and output is not None:
             result = _classify_shard(classifier, find, shard, output, **options)
             if result is None:

@@ -59,9 +59,13 @@ class CpuThreads:
         size = _chunk_size(count, self._threads)
         if size >= count:
             return run_session(self._session, output, images)
-        chunks = [images[start : start + size] for start in range(0, count, size)]
         self._pool = self._pool or ThreadPoolExecutor(self._threads, thread_name_prefix="model")
-        return np.concatenate(list(self._pool.map(partial(run_session, self._session, output), chunks)))
+        return np.concatenate(list(self._pool.map(partial(run_session, self._session, output), _chunks(images, size))))
+
+    def run_alone(self, output: str, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The same in the calling thread alone, as one of several processes that each run batches."""
+        chunks = _chunks(images, _LARGEST_CHUNK)
+        return np.concatenate([run_session(self._session, output, chunk) for chunk in chunks])
 
     def forget_threads(self) -> None:
         """In a forked child, where no threads survive: drop them; the next run starts new ones."""
@@ -69,6 +73,10 @@ class CpuThreads:
             # Destroying it could wait forever for its threads, or for locks that they held at the fork.
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._threaded_session))
         self._pool = self._threaded_session = None
+
+
+def _chunks(images: NDArray[np.uint8], size: int) -> list[NDArray[np.uint8]]:
+    return [images[start : start + size] for start in range(0, len(images), size)]
 
 
 def _chunk_size(images: int, threads: int) -> int:

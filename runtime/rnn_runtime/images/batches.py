@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rnn_runtime.errors import ImageError
-from rnn_runtime.images.failures import image_errors
+from rnn_runtime.images.failures import result_or_error
 from rnn_runtime.images.image_like import TakenImage, read_taken
 from rnn_runtime.images.pool import map_files
 from rnn_runtime.model.spec import ImageSpec
@@ -55,15 +55,10 @@ def decode_images(
         yield _to_batch(results, spec, allocate)
 
 
-def decode_single(image: str | TakenImage, spec: ImageSpec) -> ImageBatch:
-    """Read and decode one image in the calling thread; starting another would take longer than most images do."""
-    found: NDArray[np.uint8] | ImageError
-    try:
-        with image_errors():
-            found = read_taken(image, spec)
-    except ImageError as error:
-        found = error
-    return _to_batch([(image, found)], spec)
+def decode_here(images: Iterable[str | TakenImage], spec: ImageSpec) -> ImageBatch:
+    """Read and decode images in the calling thread; starting another would take longer than most single images do."""
+    read = partial(read_taken, spec=spec)
+    return _to_batch([(image, result_or_error(read, image)) for image in images], spec)
 
 
 def _to_batch(

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 from rnn_runtime.errors import ImageError
 from rnn_runtime.files.remote import is_remote
-from rnn_runtime.images.failures import image_errors
+from rnn_runtime.images.failures import result_or_error
 
 Item = TypeVar("Item")  # training passes paths; inference also passes images in memory
 Value = TypeVar("Value")
@@ -118,9 +118,5 @@ class _Batch(Generic[Item, Value]):
         for path in paths:
             if self._cancelled:
                 break
-            try:
-                with image_errors():
-                    results.append((path, self._function(path)))
-            except ImageError as error:
-                results.append((path, ImageError(str(error))))  # `error` keeps the file's bytes, in its traceback
+            results.append((path, result_or_error(self._function, path)))
         return results, time.perf_counter() - start

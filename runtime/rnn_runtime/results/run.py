@@ -9,20 +9,21 @@ from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Annotated, Any, BinaryIO
 
 import rnn_runtime
 from rnn_runtime.classifier import BATCH_SIZE, Classifier, Prediction
 from rnn_runtime.engine.installation import import_onnxruntime
-from rnn_runtime.errors import OutputError, SettingsError, StorageError
+from rnn_runtime.errors import OutputError, ProcessLostError, SettingsError, StorageError
 from rnn_runtime.files.arrow import import_arrow
 from rnn_runtime.files.atomic import atomic_write, check_output
 from rnn_runtime.files.part_file import growing_file, part_of
 from rnn_runtime.interruption import RunInterruptedError, describe_interrupt
-from rnn_runtime.model.fields import check_argument
+from rnn_runtime.model.fields import Range, check_argument
 from rnn_runtime.results.earlier import EarlierResults
 from rnn_runtime.results.evaluation import FolderEvaluation
 from rnn_runtime.results.place import ImagePlacer
+from rnn_runtime.results.predict import predict_files
 from rnn_runtime.results.write import (
     FORMATS,
     RESUMABLE,
@@ -111,6 +112,7 @@ def classify_files(
     resume: bool = False,
     placer: ImagePlacer | None = None,
     watch: Watch = iter,
+    processes: int = 1,
     remedy: str | None = None,
 ) -> RunSummary:
     """Classify image files, and write the results as they come.
@@ -133,6 +135,9 @@ def classify_files(
         placer: Puts each image that has a label into the folder of its class. Images that are there already aren't
             classified.
         watch: Passes on the results that it is given, to show how far they are; with `resume`, first the earlier ones.
+        processes: The most processes that classify many small files, such as one per core. They are forked from this
+            one: choose more than 1 only where no thread of the program holds a lock that they might need. With 1, this
+            process does all, and so it does on CUDA.
         remedy: What an error tells to do; None for how to continue with `resume`.
 
     Returns:
@@ -146,6 +151,7 @@ def classify_files(
             has other columns, is another model's, or isn't results.
         OutputError: the file can't be written; the text says what is kept.
         StorageError: object storage can't be read; the text says what is kept.
+        ProcessLostError: one of the processes has ended; the text says what is kept.
         RunInterruptedError: Ctrl-C or SIGTERM; the text says what is kept.
     """
     check_argument("output", output, Path | None)
@@ -159,7 +165,8 @@ def classify_files(
         min_probability,
         classifier.metadata.checkpoint_sha256 if checkpoint_column else None,
     )
-    run = _Run(classifier, columns, format, batch_size, evaluation, watch, placer)
+    check_argument("processes", processes, Annotated[int, Range(1)])
+    run = _Run(classifier, columns, format, batch_size, evaluation, watch, placer, processes)
     with _telling_what_is_kept(output, format, remedy):
         if output is None:
             run.classify(paths, sys.stdout)
@@ -216,6 +223,7 @@ class _Run:
     evaluation: FolderEvaluation | None
     watch: Watch
     placer: ImagePlacer | None
+    processes: int
     summary: RunSummary = field(init=False)
 
     def __post_init__(self) -> None:
@@ -247,7 +255,13 @@ class _Run:
         if self.placer:
             missing = itertools.filterfalse(self.placer.contains, missing)
         start = time.perf_counter()
-        predictions = self.classifier.iter_predictions(missing, top_k=self.columns.top_k, batch_size=self.batch_size)
+        predictions = predict_files(
+            self.classifier,
+            missing,
+            top_k=self.columns.top_k,
+            batch_size=self.batch_size,
+            processes=self.processes,
+        )
         # Closed here, not when it happens to be collected: that may be in one of the threads that it waits for.
         with closing(predictions):
             # Placed before its row is written: a run that is killed in between and resumed finds the image there.
@@ -303,7 +317,7 @@ def _telling_what_is_kept(output: str | Path | None, format: Format, remedy: str
         yield
     except KeyboardInterrupt as interrupt:
         raise RunInterruptedError(f"{describe_interrupt(interrupt)}{end()}", interrupt) from None
-    except (OutputError, StorageError) as error:
+    except (OutputError, ProcessLostError, StorageError) as error:
         raise type(error)(f"{error}{end()}") from None
     except OSError as error:
         if output is None:
