@@ -469,12 +469,13 @@ def _warn_of_color(images: Iterator[str], classifier: "Classifier") -> Iterator[
 
 def _progress(output: Path | None, format: "Format") -> "contextlib.AbstractContextManager[Any]":
     # Results that scroll by on the same terminal would break up the bar.
-    scrolling = output is None and format != "table" and sys.stdout.isatty()
-    if scrolling or not sys.stderr.isatty():
+    scrolling = output is None and sys.stdout.isatty()
+    if (scrolling and format != "table") or not sys.stderr.isatty():
         return contextlib.nullcontext()
     from rnn_runtime.command.progress import ImageBar
+    from rnn_runtime.results.table import MEASURED_ROWS
 
-    return ImageBar()
+    return ImageBar(MEASURED_ROWS if scrolling else None)
 
 
 def _print_evaluation(evaluation: "FolderEvaluation", min_probability: float | None, *, err: bool) -> None:

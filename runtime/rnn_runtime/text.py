@@ -10,6 +10,8 @@ _LONGEST_MESSAGE = 2000  # characters
 
 def printable(text: str) -> str:
     """Escape line breaks, terminal codes and undecodable bytes, all of which a file name may hold."""
+    if text.isprintable():
+        return text
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
@@ -21,7 +23,12 @@ def one_line(message: str) -> str:
 
 
 def print_table(table: "Table", file: IO[str]) -> None:
-    """Print a rich table: as wide as the terminal; elsewhere as wide as needed, so that no cell is cut."""
+    """Print a rich table, as `table_text` gives it."""
+    file.write(table_text(table, file))
+
+
+def table_text(table: "Table", file: IO[str]) -> str:
+    """A rich table as text: as wide as the file's terminal; elsewhere as wide as needed, so that no cell is cut."""
     from rich.console import Console
 
     # In a notebook, rich would display the table instead of printing it to the file.
@@ -30,4 +37,4 @@ def print_table(table: "Table", file: IO[str]) -> None:
     console.width = max(console.width, needed.minimum if console.is_terminal else needed.maximum)
     with console.capture() as text:  # not printed by rich, which ends the process if the reader has gone
         console.print(table)
-    file.write(text.get())
+    return text.get()

@@ -142,6 +142,21 @@ def test_results_on_the_terminal_have_no_bar_among_them(folder: Path) -> None:
     assert "Classifying" not in shown
 
 
+def test_a_long_table_on_the_terminal_has_no_bar_among_its_rows(folder: Path) -> None:
+    (source, *_) = (folder / "images" / "4").iterdir()
+    (folder / "many").mkdir()
+    for i in range(1100):
+        (folder / "many" / f"{i:04}.png").hardlink_to(source)
+
+    shown = at_a_terminal("rnn-infer", "many", folder=folder)
+
+    assert [row in shown for row in ("many/0000.png", "many/1099.png")] == [True, True]
+    assert "Classifying" in shown
+    assert shown.rindex("Classifying") < shown.index("many/0000.png")
+    assert shown.count("┏━━") == 1
+    assert "\n│ many/1099.png " in shown
+
+
 def test_labels_from_folders_prints_the_evaluation(run: Run, folder: Path) -> None:
     result = run("rnn-infer", "--recursive", "--labels-from-folders", "--output", "out.csv", "images")
 

@@ -17,9 +17,13 @@ class ImageBar:
     """A bar on stderr: the number of results and of images, and the time left.
 
     Use it in a `with` block, at the end of which the bar disappears.
+
+    Args:
+        most: The bar disappears after this many results, because more scroll by on its terminal; None for no such end.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int | None = None) -> None:
+        self._most = most
         columns = (
             TextColumn("Classifying"),
             BarColumn(),
@@ -66,7 +70,9 @@ class ImageBar:
     def watch(self, results: Iterable[Item]) -> Iterator[Item]:
         """Pass results on, and count them."""
         self._progress.start()
-        for result in results:
+        for i, result in enumerate(results):
+            if i == self._most:
+                self._progress.stop()
             self._progress.advance(self._task)
             yield result
         self._progress.stop()

@@ -10,7 +10,6 @@ from typing import IO, Literal
 
 from rnn_runtime.classifier import Prediction
 from rnn_runtime.errors import SettingsError
-from rnn_runtime.text import print_table, printable
 
 Format = Literal["table", "csv", "tsv", "jsonl", "parquet"]
 FORMATS: tuple[Format, ...] = ("table", "csv", "tsv", "jsonl", "parquet")
@@ -24,9 +23,8 @@ _ENDINGS: dict[str, Format] = {
     ".parquet": "parquet",
 }
 _ROWS_PER_GROUP = 1 << 16  # of a Parquet file; they are in memory until they are written
-_SHORTEST_PATH = 16  # characters that a table shows of a path, however little room there is
 
-_Value = str | float | None
+Value = str | float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +58,9 @@ class Columns:
             "error",
         ]
 
-    def row(self, prediction: Prediction, true_label: str | None) -> list[_Value]:
+    def row(self, prediction: Prediction, true_label: str | None) -> list[Value]:
         """The values of one result, in the order of `names`."""
-        ranked: list[_Value] = [value for pair in prediction.top[: self.top_k] for value in pair]
+        ranked: list[Value] = [value for pair in prediction.top[: self.top_k] for value in pair]
         ranked += [None] * (2 * self.top_k - len(ranked))
         if self.min_probability is not None:
             ranked.insert(0, None if self.is_below(prediction) else ranked[0])
@@ -108,7 +106,7 @@ def write_results(
     *,
     header: bool = True,
 ) -> None:
-    """Write results as text: as they come, or all at the end (a table).
+    """Write results as text, as they come; of a table, the first 1,000 rows come together.
 
     Args:
         results: Predictions, each with the true label, or None.
@@ -128,7 +126,9 @@ def write_results(
             writer.writerow(columns.names)
         writer.writerows(map(_rounded, rows))
     else:
-        _write_table(rows, columns, file)
+        from rnn_runtime.results.table import write_table
+
+        write_table(rows, columns, file)
 
 
 def write_parquet(results: Iterable[tuple[Prediction, str | None]], file: IO[bytes], columns: Columns) -> None:
@@ -162,7 +162,7 @@ def printed_path(path: str) -> str:
     return path.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
-def _utf8(value: _Value) -> _Value:
+def _utf8(value: Value) -> Value:
     return printed_path(value) if isinstance(value, str) else value
 
 
@@ -180,60 +180,6 @@ class _UnixLines:
         self._file.write(row.removesuffix("\r\n") + "\n")
 
 
-def _write_table(rows: Iterable[list[_Value]], columns: Columns, file: IO[str]) -> None:
-    """A table as wide as the terminal, or 80 characters: a long path is shortened in its middle."""
-    from rich.cells import cell_len
-    from rich.console import Console
-    from rich.table import Table
-
-    width = Console(file=file).width
-    named = [dict(zip(columns.names, row, strict=True)) for row in rows]
-    names = list(_shown(dict.fromkeys(columns.names), columns))
-    if not any(row["error"] for row in named):
-        names.remove("error")
-    for digits in (4, 2):  # with fewer where they wouldn't fit
-        shown = [_shown(row, columns, digits) for row in named]
-        widths = {name: max(map(cell_len, (name, *(row[name] for row in shown)))) for name in names}
-        others = sum(width for name, width in widths.items() if name not in ("path", "error")) + 3 * len(names) + 1
-        error = min(widths.get("error", 0), _SHORTEST_PATH)
-        room = width - others - error
-        if room >= min(widths["path"], _SHORTEST_PATH):
-            break
-    table = Table()
-    for name in names:
-        # a long error continues in the next line; a number or label is never cut
-        table.add_column(name, overflow="fold", no_wrap=name != "error")
-    for row in shown:
-        table.add_row(shorten(row.pop("path"), max(room, _SHORTEST_PATH)), *(row[name] for name in names[1:]))
-    print_table(table, file)
-
-
-def _shown(row: dict[str, _Value], columns: Columns, digits: int = 4) -> dict[str, str]:
-    """The cells of a row: with several classes, each has its probability beside it, or they wouldn't fit."""
-    cells = {
-        name: printable(f"{value:.{digits}f}" if isinstance(value, float) else value or "")
-        for name, value in row.items()
-        if name != "checkpoint"
-    }
-    if columns.top_k > 1:
-        first = "label" if columns.min_probability is None else "guess"
-        for rank in range(1, columns.top_k + 1):
-            label, probability = (f"label_{rank}", f"probability_{rank}") if rank > 1 else (first, "probability")
-            cells[label] = f"{cells[label]} {cells.pop(probability)}".strip()
-    return cells
-
-
-def shorten(text: str, width: int) -> str:
-    """A text of at most `width` columns of a terminal: of a longer one, its middle is left out."""
-    from rich.cells import cell_len, set_cell_size
-
-    if cell_len(text) <= width:
-        return text
-    end = (width - 1) * 2 // 3  # the name of a file says more than where its path begins
-    # Letters of some scripts take two columns: where half of one would fit, there is a space instead.
-    return f"{set_cell_size(text, width - 1 - end).rstrip()}…{set_cell_size(text[::-1], end)[::-1].lstrip()}"
-
-
-def _rounded(row: list[_Value]) -> list[_Value]:
+def _rounded(row: list[Value]) -> list[Value]:
     """Probabilities to six digits: float32 has no more."""
     return [f"{value:.6f}" if isinstance(value, float) else value for value in row]

@@ -107,6 +107,45 @@ def test_a_table_has_an_error_column_only_where_there_are_errors() -> None:
     assert "error" in written("table", GOOD, Prediction("b.png", None, None, error="broken"))
 
 
+@pytest.mark.parametrize("count", [1000, 1001, 3000])
+def test_a_long_table_keeps_its_columns(count: int) -> None:
+    rows = [Prediction(f"folder/{i}.png", "7", 0.5, (("7", 0.5),)) for i in range(count - 1)]
+    text = written("table", *rows, Prediction("b.png", None, None, error="broken"))
+
+    lines = text.splitlines()
+    assert len(lines) == count + 4
+    assert {len(line) for line in lines} == {len(lines[0])}
+    assert [line.split()[1] for line in lines[3:-1]] == [row.path for row in rows] + ["b.png"]
+    assert lines[-2].split()[-2] == "broken"
+    assert lines[-1].startswith("└──")
+
+
+def test_what_a_long_table_did_not_measure_is_shortened_if_a_path_and_never_cut_otherwise() -> None:
+    later = Prediction("folder/猫" * 40 + "a.png", "Ankle boot", 0.5, (("Ankle boot", 0.5),))
+    text = written("table", *[GOOD] * 1000, later, Prediction("b.png", None, None, error="a long error " * 9))
+
+    *_, first, second, _ = text.splitlines()
+    assert "…" in first
+    assert "/猫a.png" in first
+    assert " Ankle boot │ 0.5000 " in first
+    assert "a long error " * 9 in second
+
+
+def test_a_long_table_is_written_as_it_comes() -> None:
+    file = io.StringIO()
+    lengths = []
+
+    def results() -> Iterator[tuple[Prediction, None]]:
+        for _ in range(1010):
+            lengths.append(len(file.getvalue()))
+            yield GOOD, None
+
+    write_results(results(), file, "table", Columns())
+
+    assert set(lengths[:1001]) == {0}
+    assert lengths[1001:] == sorted(set(lengths[1001:]))
+
+
 @pytest.mark.parametrize("style", ["csv", "jsonl"])
 def test_rows_are_written_as_they_come(style: Format) -> None:
     file = io.StringIO()
