@@ -1,6 +1,7 @@
 """The command `rnn-export`."""
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from rnn_runtime.command.options import option_group
 from rnn_runtime.command.streams import say
 from rnn_runtime.files.atomic import check_output
 from rnn_runtime.files.kinds import CHECKPOINT_SUFFIXES, MODEL_SUFFIXES
+from rnn_runtime.text import printable
 
 if TYPE_CHECKING:
     from rnn_export.export import ExportReport
@@ -116,8 +118,8 @@ def main(
 ) -> None:
     """Export CHECKPOINT to an ONNX model at OUTPUT, and verify it.
 
-    onnxruntime runs the exported model at batch sizes from 1 to 257, and its logits are compared with PyTorch's.
-    If one differs by more than the tolerances, the command fails and writes nothing.
+    onnxruntime runs the exported model at batch sizes from 1 to 257, fewer for large images, and its logits are
+    compared with PyTorch's. If one differs by more than the tolerances, the command fails and writes nothing.
 
     \b
     rnn-export model.pt model.onnx
@@ -125,10 +127,25 @@ def main(
     """
     chosen = None if graph == "auto" else graph
     options = {"target": target, "graph": chosen, "precision": precision, "atol": atol, "rtol": rtol}
-    report = _export(checkpoint, output, triton, options)
+    with contextlib.nullcontext(str) if quiet else _progress() as progress:
+        report = _export(checkpoint, output, triton, options | {"progress": progress})
     if not quiet:
         say(f"Wrote {report.output}")
         print_report(report)
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[str], object]]:
+    """Shows a text in a line of its own on a terminal, which disappears in the end."""
+    import sys
+
+    if not sys.stderr.isatty():
+        yield str
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("") as status:
+        yield lambda text: status.update(printable(text))
 
 
 def _export(checkpoint: Path, output: Path | None, triton: Path | None, options: dict[str, Any]) -> "ExportReport":

@@ -1,6 +1,7 @@
 """Export: from a checkpoint to a verified model file."""
 
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -49,6 +50,7 @@ TOLERANCES: dict[Precision, Tolerance] = {
     "int8": Tolerance(1.0, 0.1, 0.995),
 }
 GOLDEN_REAL = 8  # sample images of the checkpoint; a random, an all-0 and an all-255 image are added
+MOST_GOLDEN_BYTES = 64 << 10  # or a tenth of the graph, if that is more
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,7 @@ def export_onnx(
     precision: Precision = "fp32",
     atol: float | None = None,
     rtol: float | None = None,
+    progress: Callable[[str], object] = str,
 ) -> ExportReport:
     """Export a checkpoint to an ONNX file, after proving that both compute the same.
 
@@ -99,6 +102,7 @@ def export_onnx(
         precision: Number format of the net, as for `build_onnx_model`. PyTorch always computes in float32.
         atol: Absolute tolerance of a logit; None for that of the precision in `TOLERANCES`.
         rtol: Tolerance relative to PyTorch's logit; None for that of the precision in `TOLERANCES`.
+        progress: Called with a text for people before each part that may take a while.
 
     Raises:
         CheckpointError: the checkpoint can't be read, or its weights aren't finite.
@@ -113,16 +117,19 @@ def export_onnx(
     check_argument("atol", atol, LogitTolerance | None)
     check_argument("rtol", rtol, LogitTolerance | None)
     check_output(Path(output), [checkpoint])
+    progress(f"Reading {checkpoint}")
     saved = Checkpoint.load(checkpoint)
     model = saved.build_model()
     weights = {name: tensor.numpy() for name, tensor in saved.weights.items()}
     for name, values in weights.items():
         if not np.isfinite(values).all():
             raise CheckpointError(f"{checkpoint}: the weight {name} has values that aren't finite. Train again")
+    progress("Building the graph")
     proto = build_onnx_model(saved.spec, weights, graph, precision, saved.temperature, target)
     onnx.checker.check_model(proto, full_check=True)
     described = describe_graph(saved.spec, graph or choose_graph(saved.spec, target))
-    metadata = _make_metadata(saved, model, file_sha256(checkpoint), described, precision, target)
+    golden = _choose_golden(saved, model, most=max(MOST_GOLDEN_BYTES, proto.ByteSize() // 10))
+    metadata = _make_metadata(saved, golden, file_sha256(checkpoint), described, precision, target)
     usual = TOLERANCES[precision]
     tolerance = replace(usual, atol=usual.atol if atol is None else atol, rtol=usual.rtol if rtol is None else rtol)
 
@@ -131,7 +138,8 @@ def export_onnx(
     with TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
         temporary = Path(folder) / output.name
         _write(temporary, proto, metadata, output)
-        report = _verify(temporary, model, _real_images(saved), output, tolerance, saved.temperature)
+        progress(f"Reading the images of {saved.source.name}")
+        report = _verify(temporary, model, _real_images(saved), output, tolerance, saved.temperature, progress)
         _write(temporary, proto, replace(metadata, parity=report.to_dict()), output)
         file_size = temporary.stat().st_size
         os.replace(temporary, output)
@@ -155,18 +163,34 @@ def _describe_training(saved: Checkpoint) -> str:
     return f"{done} epochs" if done >= planned else f"{done} of {planned} epochs (stopped)"
 
 
-def _make_metadata(
-    saved: Checkpoint, model: ImageRNN, sha256: str, graph: str, precision: Precision, target: Target
-) -> ModelMetadata:
-    shape = saved.spec.image_spec.shape
-    golden = np.concatenate(
+def _choose_golden(saved: Checkpoint, model: ImageRNN, most: int) -> GoldenSamples:
+    """Real images of the checkpoint, a random, an all-0 and an all-255 image, which take `most` bytes in the file.
+
+    Large ones would outgrow the weights. They become coarser until they fit: squares of pixels get one value, which
+    compresses well and has the logits of its own.
+    """
+    height, width, channels = saved.spec.image_spec.shape
+    shape = (1, height, width, channels)
+    images = np.concatenate(
         [
             saved.samples.numpy()[:GOLDEN_REAL],
-            np.random.default_rng(0).integers(0, 256, (1, *shape), np.uint8),
-            np.zeros((1, *shape), np.uint8),
-            np.full((1, *shape), 255, np.uint8),
+            np.random.default_rng(0).integers(0, 256, shape, np.uint8),
+            np.zeros(shape, np.uint8),
+            np.full(shape, 255, np.uint8),
         ]
     )
+    side = 1
+    while True:
+        coarse = images[:, ::side, ::side].repeat(side, axis=1).repeat(side, axis=2)[:, :height, :width]
+        golden = GoldenSamples(coarse, predict_logits(model, coarse))
+        if len(golden.to_text()) <= most or side >= max(height, width):
+            return golden
+        side *= 2
+
+
+def _make_metadata(
+    saved: Checkpoint, golden: GoldenSamples, sha256: str, graph: str, precision: Precision, target: Target
+) -> ModelMetadata:
     epochs = saved.metrics.get("epochs", [])
     export = {
         "graph": graph,
@@ -178,7 +202,7 @@ def _make_metadata(
     metrics = {name: value for name, value in saved.metrics.items() if name != "epochs"} | {"epochs": len(epochs)}
     return ModelMetadata(
         saved.spec,
-        GoldenSamples(golden, predict_logits(model, golden)),
+        golden,
         sha256,
         metrics,
         export,
@@ -215,9 +239,11 @@ def _verify(
     output: Path,
     tolerance: Tolerance,
     temperature: float | None,
+    progress: Callable[[str], object],
 ) -> ParityReport:
     classifier = Classifier(path, provider="cpu")
-    report = measure_parity(classifier, model, real_images, temperature=temperature, **asdict(tolerance))
+    options = {"temperature": temperature, "progress": progress} | asdict(tolerance)
+    report = measure_parity(classifier, model, real_images, **options)
     if report.equal_labels < tolerance.least_equal_labels:
         row = max(report.rows, key=lambda row: len(row.label_differences) / row.count)
         first, names = row.label_differences[0], model.spec.class_names

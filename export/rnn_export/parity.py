@@ -1,7 +1,9 @@
 """Parity: the same images in onnxruntime and in PyTorch, and how much the logits differ."""
 
 import copy
-from collections.abc import Mapping, Sequence
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,6 +21,9 @@ _MADE_UP = RANDOM, ALL_0, ALL_255 = "random", "all 0", "all 255"
 # Tolerance of probabilities from equal logits: both sides divide and exponentiate in float32.
 PROBABILITY_ATOL = 1e-5
 MOST_REAL_IMAGES = 10_000  # all of MNIST's test images
+# Pixels times channels of all images of a kind, as many as 170 RGB images of 256 x 256 have.
+_MOST_VALUES = 1 << 25
+_LEAST_SIZES = 2  # of batches, however large the images are
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,16 +115,23 @@ class ParityReport:
         return asdict(self) | {"max_absolute": self.max_absolute}
 
 
+def choose_batch_sizes(values: int) -> tuple[int, ...]:
+    """The sizes of `BATCH_SIZES` that images of so many values, pixels times channels, are compared at."""
+    totals = itertools.accumulate(BATCH_SIZES)
+    fitting = [size for size, total in zip(BATCH_SIZES, totals, strict=True) if total * values <= _MOST_VALUES]
+    return tuple(fitting) if len(fitting) > _LEAST_SIZES else BATCH_SIZES[:_LEAST_SIZES]
+
+
 def measure_parity(
     classifier: Classifier,
     model: ImageRNN,
     real_images: Mapping[str, NDArray[np.uint8]],
     *,
-    batch_sizes: Sequence[int] = BATCH_SIZES,
     atol: float = ATOL,
     rtol: float = RTOL,
     least_equal_labels: float = 0.0,
     temperature: float | None = None,
+    progress: Callable[[str], object] = str,
 ) -> ParityReport:
     """Compare an exported model with its network, at several batch sizes.
 
@@ -130,28 +142,32 @@ def measure_parity(
         classifier: The exported model.
         model: The network, on the CPU, in evaluation mode.
         real_images: Images by name, each uint8 `(images, height, width, channels)`. The first `MOST_REAL_IMAGES` are
-            used, and repeated if the batches need more. Random, all-0 and all-255 images are always added.
-        batch_sizes: Sizes of the batches. Further real images are run in batches of the largest size.
+            used, fewer of large ones, and repeated if the batches need more. Random, all-0 and all-255 images are
+            always added.
         atol: Absolute tolerance of a logit.
         rtol: Tolerance relative to PyTorch's logit.
         least_equal_labels: Share of real images, 0 to 1, that must get the same label as in PyTorch.
         temperature: The number by which the exported model divides the logits before softmax; None for none.
+        progress: Called with a text for people before each kind of images.
     """
+    shape = model.spec.image_spec.shape
+    batch_sizes = choose_batch_sizes(math.prod(shape))
     total = sum(batch_sizes)
-    shape = (total, *model.spec.image_spec.shape)
-    real_images = {name: real[:MOST_REAL_IMAGES] for name, real in real_images.items()}
-    images = {name: np.resize(real, (max(total, len(real)), *shape[1:])) for name, real in real_images.items()} | {
-        RANDOM: np.random.default_rng(0).integers(0, 256, shape, np.uint8),
-        ALL_0: np.zeros(shape, np.uint8),
-        ALL_255: np.full(shape, 255, np.uint8),
+    most = max(total, min(MOST_REAL_IMAGES, _MOST_VALUES // math.prod(shape)))
+    real_images = {name: real[:most] for name, real in real_images.items()}
+    images = dict(real_images) | {
+        RANDOM: np.random.default_rng(0).integers(0, 256, (total, *shape), np.uint8),
+        ALL_0: np.zeros((1, *shape), np.uint8),
+        ALL_255: np.full((1, *shape), 255, np.uint8),
     }
     networks = _Networks(classifier, model, batch_sizes, temperature)
     rows = []
     for name, kind in images.items():
-        real = real_images.get(name)
-        count = total if real is None else len(real)
-        rows.append(_compare(name, count, networks.run(kind), real is not None, atol, rtol))
-    return ParityReport(tuple(rows), tuple(batch_sizes), atol, rtol, least_equal_labels)
+        is_real = name in real_images
+        count = len(kind) if is_real else total
+        progress(f"Comparing {count:,} {name} images with PyTorch")
+        rows.append(_compare(name, count, networks.run(kind), is_real, atol, rtol))
+    return ParityReport(tuple(rows), batch_sizes, atol, rtol, least_equal_labels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,18 +194,21 @@ class _Networks:
         self._session = open_session(Path(classifier.path).read_bytes(), "cpu").session
         self._exact = copy.deepcopy(model).double()
 
-    def run(self, images: NDArray[np.uint8]) -> _Logits:
-        largest = max(self._batch_sizes)
-        ends = [*np.cumsum(self._batch_sizes), *range(sum(self._batch_sizes) + largest, len(images), largest)]
+    def run(self, different: NDArray[np.uint8]) -> _Logits:
+        """Run images, which are repeated if the batches need more."""
+        total, largest = sum(self._batch_sizes), max(self._batch_sizes)
+        images = np.resize(different, (max(total, len(different)), *different.shape[1:]))
+        ends = [*np.cumsum(self._batch_sizes), *range(total + largest, len(images), largest)]
         batches = [batch for batch in np.split(images, ends) if len(batch)]
         # The classifier divides batches among threads. The session shows that the graph itself takes every size.
         outputs = [self._session.run(["logits", "probabilities"], {"images": batch}) for batch in batches]
         whole, probabilities = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
-        pytorch = np.concatenate([predict_logits(self._model, batch) for batch in batches])
+        # PyTorch, which is slower, runs each image once: its logits don't depend on the others.
+        pytorch, exact = (np.resize(predict_logits(net, different), whole.shape) for net in (self._model, self._exact))
         return _Logits(
             np.concatenate([whole, self._classifier.predict_logits(images)]),
             np.tile(pytorch, (2, 1)),
-            np.tile(predict_logits(self._exact, images), (2, 1)),
+            np.tile(exact, (2, 1)),
             self._compare_probabilities(probabilities, whole),
         )
 

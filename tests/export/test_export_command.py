@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
 
 from rnn_export import export_onnx
 from rnn_runtime import Classifier, InputError, SettingsError
+from rnn_runtime.model.difference import Difference
 from rnn_runtime.model.spec import ImageSpec, ModelSpec
 from rnn_train.checkpoint import Checkpoint, file_sha256
 from tests.support.checkpoints import random_checkpoint
@@ -91,6 +93,33 @@ def test_metadata_is_text_that_any_onnx_reader_shows(digits_model: Path) -> None
     assert props["format"] == "rnn-onnx"
     assert json.loads(props["model"])["cell"] == "rnn"
     assert json.loads(props["parity"])["atol"] == 1e-5
+
+
+@pytest.mark.parametrize(
+    ("spec", "is_coarse"),
+    [
+        (ModelSpec(ImageSpec(28, 28, 1), ("a", "b"), hidden_size=4), False),
+        (ModelSpec(ImageSpec(20, 900, 1), ("a", "b"), hidden_size=4), True),
+        (ModelSpec(ImageSpec(20, 900, 1), ("a", "b"), hidden_size=600), False),
+    ],
+    ids=["small", "large", "with large weights"],
+)
+def test_golden_samples_never_outgrow_the_model(tmp_path: Path, spec: ModelSpec, is_coarse: bool) -> None:
+    random_checkpoint(spec).save(tmp_path / "model.pt")
+    export_onnx(tmp_path / "model.pt", tmp_path / "model.onnx")
+
+    classifier = Classifier(tmp_path / "model.onnx", provider="cpu")
+    size = (tmp_path / "model.onnx").stat().st_size
+    assert len(onnx_props(tmp_path / "model.onnx")["golden_samples"]) <= max(65536, size // 10)
+    golden = classifier.metadata.golden
+    assert len(golden.images) == 11
+    assert np.array_equal(golden.images[0], Checkpoint.load(tmp_path / "model.pt").samples[0].numpy()) != is_coarse
+    assert len(np.unique(golden.images[0])) > 100
+    assert Difference.between(classifier.predict_logits(golden.images), golden.logits).within_tolerance
+
+
+def onnx_props(path: Path) -> dict[str, str]:
+    return {prop.key: prop.value for prop in onnx.load(path).metadata_props}
 
 
 def test_same_checkpoint_gives_the_same_bytes(run: Run, tmp_path: Path, digits_checkpoint: Path) -> None:

@@ -12,12 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import softmax
 
+import rnn_runtime
 from rnn_export import export_onnx
 from rnn_export.export import TOLERANCES
 from rnn_export.graph.onnx_model import GRAPHS, PRECISIONS, Graph, Precision, build_onnx_model
 from rnn_runtime import Classifier
 from rnn_runtime.checks.self_check import self_check
 from rnn_runtime.errors import SettingsError
+from rnn_runtime.model.metadata import FORMAT_VERSION
 from rnn_runtime.model.spec import Cell, ImageSpec, ModelSpec, Nonlinearity
 from rnn_train.checkpoint import Checkpoint
 from tests.support.checkpoints import random_checkpoint
@@ -90,6 +92,22 @@ def vanilla_rnn(rows: int, nonlinearity: Nonlinearity, num_layers: int, bidirect
         mean=(0.5,) * 3,
         std=(0.2,) * 3,
     )
+
+
+@pytest.mark.parametrize(("cell", "precision"), [("rnn", "fp32"), ("gru", "fp16"), ("lstm", "fp32"), ("lstm", "int8")])
+def test_a_viewer_finds_what_a_model_is_and_nothing_twice(cell: Cell, precision: Precision) -> None:
+    spec = ModelSpec(ImageSpec(5, 4, 3), ("a", "b"), cell, hidden_size=8, mean=(0.5,) * 3, std=(0.3,) * 3)
+    weights = {name: tensor.numpy() for name, tensor in random_checkpoint(spec).weights.items()}
+
+    model = build_onnx_model(spec, weights, precision=precision, temperature=1.5)
+
+    assert (model.producer_name, model.producer_version) == ("rnn-onnx", rnn_runtime.__version__)
+    assert (model.domain, model.model_version) == ("rnn-onnx", FORMAT_VERSION)
+    assert model.doc_string.startswith(f"{spec.cell_name}, 2 layers of 8. It reads images of 5x4 row by row")
+    assert all(value.doc_string for value in (*model.graph.input, *model.graph.output))
+    assert not model.graph.value_info
+    contents = [(t.data_type, tuple(t.dims), onnx.numpy_helper.to_array(t).tobytes()) for t in model.graph.initializer]
+    assert len(set(contents)) == len(contents)
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rnn_export import export_onnx
-from rnn_export.parity import measure_parity
+from rnn_export.parity import choose_batch_sizes, measure_parity
 from rnn_runtime import Classifier
 from rnn_runtime.model.difference import Difference
 from rnn_runtime.model.spec import ImageSpec, ModelSpec
@@ -78,6 +78,34 @@ def test_an_article_sized_model_differs_by_rounding_only(tmp_path: Path, cell: s
         assert row.count == (16 if row.images == "checkpoint samples" else 1 + 2 + 3 + 7 + 64 + 257)
         # a bug would put the exported model far from float64, and not PyTorch
         assert row.float64.max_absolute < 10 * row.pytorch_float64.max_absolute + 1e-7
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (1, (1, 2, 3, 7, 64, 257)),
+        (28 * 28, (1, 2, 3, 7, 64, 257)),
+        (256 * 256 * 3, (1, 2, 3, 7, 64)),
+        (512 * 512 * 3, (1, 2, 3, 7)),
+        (4096 * 4096 * 3, (1, 2)),
+    ],
+)
+def test_large_images_are_compared_in_smaller_batches(values: int, expected: tuple[int, ...]) -> None:
+    assert choose_batch_sizes(values) == expected
+
+
+def test_an_export_of_large_images_tells_how_many_were_compared(tmp_path: Path) -> None:
+    spec = ModelSpec(ImageSpec(60, 4096, 3), ("a", "b"), hidden_size=8, mean=(0.5,) * 3, std=(0.3,) * 3)
+    random_checkpoint(spec).save(tmp_path / "model.pt")
+    told: list[str] = []
+
+    report = export_onnx(tmp_path / "model.pt", tmp_path / "model.onnx", progress=told.append)
+
+    assert report.parity.batch_sizes == (1, 2, 3, 7)
+    counts = {row.images: row.count for row in report.parity.rows}
+    assert counts == {"checkpoint samples": 16, "random": 13, "all 0": 13, "all 255": 13}
+    for name, count in counts.items():
+        assert f"Comparing {count} {name} images with PyTorch" in told
 
 
 def test_another_temperature_than_the_checkpoints_is_no_parity(tmp_path: Path) -> None:

@@ -5,24 +5,27 @@ for the vanilla RNN nor readable names for those who open the file in a viewer.
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+import rnn_runtime
 from rnn_export.graph.builder import GraphBuilder, Weights
 from rnn_export.graph.operators import add_rnn_operators
 from rnn_export.graph.scan import add_scanned_rnn
 from rnn_export.graph.unrolled import add_unrolled_rnn
 from rnn_export.graph.wavefront import add_wavefront_rnn
 from rnn_runtime.errors import SettingsError
+from rnn_runtime.model.metadata import FORMAT_VERSION
 from rnn_runtime.model.spec import ModelSpec
 
 # The oldest opset with all operators used here, so that old runtimes load the file. onnxruntime reads opset 17 and IR
 # version 8 since version 1.13 (onnxruntime's docs, "ONNX Runtime compatibility").
 OPSET = 17
 IR_VERSION = 8
+PRODUCER = "rnn-onnx"
 
 Graph = Literal["unrolled", "wavefront", "scan", "operator"]
 GRAPHS: tuple[Graph, ...] = ("unrolled", "wavefront", "scan", "operator")
@@ -119,16 +122,11 @@ def build_onnx_model(
         scores = builder.node("Div", ["logits", "probabilities.temperature"], "probabilities.scaled_logits")
     builder.node("Softmax", [scores], "probabilities", axis=1)
 
-    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", *spec.image_spec.shape])
-    outputs = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", len(spec.class_names)])
-        for name in ("logits", "probabilities")
-    ]
     model = helper.make_model(
-        helper.make_graph(builder.nodes, "image_rnn", [images], outputs, builder.initializers),
+        helper.make_graph(builder.nodes, "image_rnn", *_describe_interface(spec), builder.initializers),
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
-        producer_name="rnn-onnx",
+        **_describe_model(spec),
     )
     if precision == "int8":
         from rnn_export.quantize import quantize  # imports onnxruntime's tools only if needed
@@ -143,6 +141,37 @@ _ADD: dict[Graph, Callable[[GraphBuilder, ModelSpec, Weights, str], str]] = {
     "scan": add_scanned_rnn,
     "operator": add_rnn_operators,
 }
+
+
+def _describe_interface(spec: ModelSpec) -> tuple[list[onnx.ValueInfoProto], list[onnx.ValueInfoProto]]:
+    """The inputs and the outputs, with a sentence on each for viewers such as Netron."""
+    order = "gray" if spec.image_spec.channels == 1 else "red, green, blue"
+    images = helper.make_tensor_value_info(
+        "images",
+        TensorProto.UINT8,
+        ["batch", *spec.image_spec.shape],
+        f"Pixels from 0 to 255, rows from top to bottom; channels: {order}",
+    )
+    texts = {
+        "logits": "One value per class, before softmax",
+        "probabilities": "Softmax of the logits, divided by the temperature in the metadata if there is one",
+    }
+    classes: list[str | int | None] = ["batch", len(spec.class_names)]
+    return [images], [helper.make_tensor_value_info(name, TensorProto.FLOAT, classes, texts[name]) for name in texts]
+
+
+def _describe_model(spec: ModelSpec) -> dict[str, Any]:
+    """What a viewer shows of a model beside its graph."""
+    layers = f"{spec.num_layers} {'layer' if spec.num_layers == 1 else 'layers'} of {spec.hidden_size}"
+    size = f"{spec.image_spec.height}x{spec.image_spec.width}"
+    return {
+        "producer_name": PRODUCER,
+        "producer_version": rnn_runtime.__version__,
+        "domain": PRODUCER,
+        "model_version": FORMAT_VERSION,
+        "doc_string": f"{spec.cell_name}, {layers}. It reads images of {size} row by row, and tells "
+        f"{len(spec.class_names)} classes apart. Their names are in the metadata, under the key model.",
+    }
 
 
 def _check_cuda(spec: ModelSpec, graph: Graph, precision: Precision) -> None:

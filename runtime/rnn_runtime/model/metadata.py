@@ -34,6 +34,12 @@ class GoldenSamples:
     images: NDArray[np.uint8]
     logits: NDArray[np.float32]
 
+    def to_text(self) -> str:
+        """The text that is stored: base64 of a compressed NumPy archive."""
+        arrays = io.BytesIO()
+        np.savez_compressed(arrays, images=self.images, logits=self.logits)
+        return base64.b64encode(arrays.getvalue()).decode("ascii")
+
 
 @dataclass(frozen=True, slots=True)
 class ModelMetadata:
@@ -55,8 +61,6 @@ class ModelMetadata:
 
     def to_props(self) -> dict[str, str]:
         """Convert to the texts to store. `from_props` reverses it."""
-        arrays = io.BytesIO()
-        np.savez_compressed(arrays, images=self.golden.images, logits=self.golden.logits)
         return {
             "format": "rnn-onnx",
             "format_version": str(FORMAT_VERSION),
@@ -66,7 +70,7 @@ class ModelMetadata:
             "export": json.dumps(self.export),
             "parity": json.dumps(self.parity),
             "temperature": json.dumps(self.temperature),
-            "golden_samples": base64.b64encode(arrays.getvalue()).decode("ascii"),
+            "golden_samples": self.golden.to_text(),
         }
 
     @classmethod
