@@ -10,8 +10,8 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 def quantize(model: onnx.ModelProto) -> onnx.ModelProto:
     """Quantize a model's LSTM operators with onnxruntime's own tool.
 
-    They become `DynamicQuantizeLSTM`, an operator that only onnxruntime has (ContribOperators.md in its docs), and only
-    for the CPU. A batch is quantized as a whole, so an image's logits depend slightly on the others in its batch.
+    They become `DynamicQuantizeLSTM`, an operator of onnxruntime's own (ContribOperators.md in its docs), which it has
+    for the CPU only. A batch is quantized as a whole, so an image's logits depend slightly on the others in its batch.
 
     Args:
         model: A float32 model with `LSTM` nodes.
