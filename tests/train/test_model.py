@@ -49,7 +49,7 @@ def random_images(spec: ModelSpec, batch: int = 7) -> Tensor:
 @pytest.mark.parametrize("cell", CELLS)
 def test_logits_are_exactly_those_of_the_articles_class(cell: str, num_layers: int, image: ImageSpec) -> None:
     spec = spec_of(image, cell=cell, num_layers=num_layers, hidden_size=16)
-    model = ImageRNN(spec)
+    model = ImageRNN(spec).eval()
     article = ArticleRNN(cell, image.width * image.channels, 16, num_layers, 3)
     article.rnn.load_state_dict(model.rnn.state_dict())
     article.fc.load_state_dict(model.linear.state_dict())
@@ -79,7 +79,7 @@ def test_initial_weights_are_the_articles_for_a_seed(cell: str) -> None:
 @pytest.mark.parametrize("cell", CELLS)
 def test_bidirectional_reads_where_each_direction_ends(cell: str, num_layers: int) -> None:
     spec = spec_of(cell=cell, num_layers=num_layers, bidirectional=True)
-    model = ImageRNN(spec)
+    model = ImageRNN(spec).eval()
     images = random_images(spec)
 
     logits = model(images)
@@ -115,7 +115,7 @@ def test_relu_is_another_net_than_tanh() -> None:
 
 def test_pixels_are_normalized_channel_by_channel() -> None:
     image = ImageSpec(4, 3, 3)
-    normalized = ImageRNN(spec_of(image, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7)))
+    normalized = ImageRNN(spec_of(image, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))).eval()
     images = random_images(normalized.spec)
 
     logits = normalized(images)

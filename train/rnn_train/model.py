@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rnn_runtime.model.spec import ModelSpec
+from rnn_train.recurrent import Memory, has_function, last_outputs
 
 EVALUATION_BATCH = 512  # images that are evaluated at once
 
@@ -20,6 +21,8 @@ class ImageRNN(nn.Module):
     output at the last step goes through one linear layer. A bidirectional net has two last steps: the
     forward direction's is the bottom row, the backward direction's the top row, and the linear layer
     sees both (Keras' `Bidirectional(return_sequences=False)` reads the two the same way).
+
+    In training on a CPU, `rnn_train.recurrent` computes what `rnn` would, but for rounding.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -37,6 +40,7 @@ class ImageRNN(nn.Module):
             bidirectional=spec.bidirectional,
             **options,
         )
+        self._memory = Memory()
         self.dropout = nn.Dropout(spec.dropout)
         self.linear = nn.Linear(spec.hidden_size * spec.num_directions, len(spec.class_names))
         self.register_buffer("mean", torch.tensor(spec.mean, dtype=torch.float32), persistent=False)
@@ -53,12 +57,19 @@ class ImageRNN(nn.Module):
         Returns:
             The weights' dtype, shape `(batch, classes)`.
         """
-        pixels = (images.to(self.mean.dtype) / 255 - self.mean) / self.std
-        _, state = self.rnn(pixels.flatten(start_dim=2))
+        pixels = ((images.to(self.mean.dtype) / 255 - self.mean) / self.std).flatten(start_dim=2)
+        if self.training and has_function(self.rnn):
+            last = last_outputs(self.rnn, pixels, self._memory)
+        else:
+            last = self._last_outputs(pixels)
+        return self.linear(self.dropout(last))  # type: ignore[no-any-return]
+
+    def _last_outputs(self, pixels: Tensor) -> Tensor:
+        _, state = self.rnn(pixels)
         hidden = state[0] if self.spec.cell == "lstm" else state  # an LSTM's state is (hidden, cell)
         # (num_layers * num_directions, batch, hidden_size): the last layer's directions come last
-        last = hidden[-self.spec.num_directions :]
-        return self.linear(self.dropout(last.transpose(0, 1).flatten(start_dim=1)))  # type: ignore[no-any-return]
+        last: Tensor = hidden[-self.spec.num_directions :]
+        return last.transpose(0, 1).flatten(start_dim=1)
 
 
 def predict_logits(

@@ -3,7 +3,7 @@
 import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,6 +24,7 @@ from rnn_train.data import DataSource, LabeledImages
 from rnn_train.evaluation import Results, evaluate, predict_shared, predict_splits
 from rnn_train.output_folder import check_output_space, reserve
 from rnn_train.processes import Processes, join_processes
+from rnn_train.recurrent import has_function, step_threads
 from rnn_train.report_page import write_report
 from rnn_train.reports import write_metrics, write_reports
 from rnn_train.settings import TrainSettings
@@ -251,7 +252,7 @@ def _describe_restored(run: TrainingState, checkpoint: str | Path, threads: int)
         )
     if run.device.type == "cpu" and threads != torch.get_num_threads() and not run.is_done:
         yield (
-            f"{checkpoint}: trained with {threads} threads; torch uses {torch.get_num_threads()} here, so results will "
+            f"{checkpoint}: trained with {threads} threads; torch uses {torch.get_num_threads()} here, so results may "
             f"differ by rounding from an uninterrupted run. For identical ones, set OMP_NUM_THREADS={threads}"
         )
 
@@ -413,13 +414,14 @@ def _train_epoch(
     for batch in batches[epoch.step :]:
         start = time.perf_counter()
         own = batch[processes.rank :: processes.count]
-        rows = own.to(run.device)
-        inputs, targets = augment(images[rows], run.settings), labels[rows]
-        if epoch.step == 0:
-            callback.first_batch(run.epoch + 1, inputs)
         weight = weigh(batch)
-        loss, correct = _take_gradient(run, criterion, inputs, targets, weigh(own) / weight, stop)
-        _step(run)
+        with step_threads(run.model.rnn, len(own)) if has_function(run.model.rnn) else nullcontext():
+            rows = own.to(run.device)
+            inputs, targets = augment(images.index_select(0, rows), run.settings), labels[rows]
+            if epoch.step == 0:
+                callback.first_batch(run.epoch + 1, inputs)
+            loss, correct = _take_gradient(run, criterion, inputs, targets, weigh(own) / weight, stop)
+            _step(run)
         run.last_loss = loss
         # a batch's loss is a mean weighted by class; over the epoch, these weights add up to the number of images
         epoch.loss_sum += loss * weight
