@@ -65,6 +65,7 @@ _RULES = (
         lambda given: given["shard"] is None or given["format"] != "table",
         "of --shard is csv, tsv, jsonl or parquet. Choose one of these",
     ),
+    Rule(("format",), lambda given: given["merge"] is None, "of --merge is that of the parts. Leave it out"),
     Rule(
         ("format", "batch_size"),
         lambda given: bool(given["paths"] or given["benchmark"]),

@@ -46,15 +46,19 @@ def describe_interrupt(interrupt: KeyboardInterrupt) -> str:
 class StopRequest:
     """Records the first Ctrl-C or SIGTERM instead of being interrupted by it.
 
-    A second signal acts as usual. Use it in a `with` block, which restores the handlers at its end. Signals reach only
-    the main thread of a process; in other threads, nothing is recorded.
+    Use it in a `with` block, which restores the handlers at its end. Signals reach only the main thread of a process;
+    in other threads, nothing is recorded.
+
+    Args:
+        second_ends: Whether a second signal acts as usual. If not, it does nothing.
 
     Attributes:
         interrupt: The exception that the recorded signal stands for, or None.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, second_ends: bool = True) -> None:
         self.interrupt: KeyboardInterrupt | None = None
+        self._second_ends = second_ends
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -80,8 +84,9 @@ class StopRequest:
         self.interrupt = self.interrupt or _exception_for(number)
 
     def _take_note(self, number: int, _frame: FrameType | None) -> None:
-        self.interrupt = _exception_for(number)
-        self._restore()
+        self.interrupt = self.interrupt or _exception_for(number)
+        if self._second_ends:
+            self._restore()
 
     def _restore(self) -> None:
         while self._previous:

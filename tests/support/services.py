@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import resource
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,11 +28,23 @@ class Service(subprocess.Popen[str]):
 
 
 @contextlib.contextmanager
-def serving(model: Path, *arguments: object) -> Iterator[Service]:
-    """Start a service on the CPU and a free port of the loopback interface; kill it at the end if it still runs."""
+def serving(model: Path, *arguments: object, most_files: int | None = None) -> Iterator[Service]:
+    """Start a service on the CPU and a free port of the loopback interface; kill it at the end if it still runs.
+
+    Args:
+        model: The model to serve.
+        arguments: More for `rnn-serve`.
+        most_files: How many files it may have open; None for as many as this process.
+    """
+
+    def prepare() -> None:
+        heed_ctrl_c()
+        if most_files is not None:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
+
     line = [installed("rnn-serve"), "--model", model, "--provider", "cpu", "--port", 0, *arguments]
     service = Service(
-        list(map(str, line)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c
+        list(map(str, line)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=prepare
     )
     try:
         assert service.stderr

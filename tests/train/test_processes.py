@@ -5,19 +5,22 @@ import os
 import signal
 import socket
 import sys
-from contextlib import ExitStack
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from rnn_runtime.interruption import SIGNALS
 from rnn_train import DataSource
 from rnn_train.checkpoint import Checkpoint
 from tests.support import train_together
 from tests.support.commands import Run
 from tests.support.idx_files import write_idx_folder
-from tests.support.processes import wait_until
+from tests.support.processes import descendants, wait_until
 from tests.support.torchrun import (
     ROOT,
     errors,
@@ -145,6 +148,21 @@ def test_a_signal_to_any_process_ends_all(tmp_path: Path, rank: int, number: sig
     assert not list((tmp_path / "run").glob("*.tmp"))
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_all_of_them_and_torchrun_lets_the_step_finish(tmp_path: Path, number: signal.Signals) -> None:
+    data = write_idx_folder(tmp_path / "data", train=60)
+    line = ("--data", data, "--epochs", 100_000, "--batch-size", 2, "--hidden-size", 8, "--output", "run/model.pt")
+    with started_together(*line, folder=tmp_path) as started:
+        wait_until((tmp_path / "run" / "metrics.csv").exists, started)
+
+        for pid in (started.pid, worker(started, 0), worker(started, 1)):
+            os.kill(pid, number)
+        result = finish(started)
+
+    (error,) = errors(result)
+    assert error.startswith(f"Error: {SIGNALS[number]}; run/model.pt holds ")
+
+
 def test_a_run_is_resumed_by_as_many_processes_only(tmp_path: Path, run: Run) -> None:
     arguments = ("--dataset", "digits", "--no-plots", "--output", "run/model.pt", "--resume", "auto", "--epochs")
     assert run_together(*arguments, 1, folder=tmp_path).returncode == 0
@@ -196,6 +214,13 @@ def test_an_error_of_all_processes_is_reported_once(tmp_path: Path, arguments: t
 
 def run_on_two_machines(tmp_path: Path, *options: tuple[object, ...]) -> list[Any]:
     """Two torchruns of one process each, as on two machines, each with its own options."""
+    with started_on_two_machines(tmp_path, *options) as runs:
+        return [finish(one) for one in runs]
+
+
+@contextmanager
+def started_on_two_machines(tmp_path: Path, *options: tuple[object, ...]) -> Iterator[list[Any]]:
+    """Start them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -205,7 +230,40 @@ def run_on_two_machines(tmp_path: Path, *options: tuple[object, ...]) -> list[An
         for rank, own in enumerate(options):
             run = started_together(*own, folder=tmp_path, processes=1, options=(*meeting, "--node-rank", str(rank)))
             runs.append(stack.enter_context(run))
-        return [finish(one) for one in runs]
+        yield runs
+
+
+IMPATIENT = """
+import datetime, sys
+import rnn_train.processes
+from rnn_train.cli import main
+
+rnn_train.processes._MEETING = datetime.timedelta(seconds=30)
+main()
+"""
+
+
+def test_others_that_do_not_come_are_waited_for_for_a_while(tmp_path: Path) -> None:
+    (tmp_path / "impatient.py").write_text(IMPATIENT)
+
+    left, mistaken = run_on_two_machines(tmp_path, ("impatient.py", "--dataset", "digits"), ("--outptu",))
+
+    assert any("No such option '--outptu'" in error for error in errors(mistaken)), mistaken.stderr
+    (error,) = errors(left)
+    assert error.startswith("Error: the other processes that torchrun started didn't come within ")
+    assert left.returncode != 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_process_that_waits_for_others_can_be_stopped(tmp_path: Path, number: signal.Signals) -> None:
+    with started_on_two_machines(tmp_path, ("--dataset", "digits"), ("--outptu",)) as (first, second):
+        finish(second)
+        wait_until(lambda: len(descendants(first.pid)) > 0, first)
+        time.sleep(5)  # until it has imported torch, and waits
+        first.send_signal(number)
+        _, stderr = first.communicate(timeout=25)  # torchrun kills after 30 s
+
+    assert f"Error: {SIGNALS[number]}\n" in stderr
 
 
 def test_two_machines_train_together_and_the_first_writes(tmp_path: Path) -> None:

@@ -6,9 +6,11 @@ All of them run the same code and meet in the same calls, in the same order. Alo
 import contextlib
 import itertools
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import torch
@@ -23,6 +25,7 @@ from rnn_train.torchrun import Launch
 
 # A process that ends is noticed at once, because its connections close. These are for machines that vanish.
 WAIT = timedelta(minutes=2)  # between steps
+_MEETING = timedelta(minutes=2)  # at the start
 _WAIT_FOR_DATA = timedelta(hours=6)  # while another process of the machine downloads or reads the images
 _WAIT_FOR_STORE = timedelta(seconds=10)
 
@@ -199,9 +202,7 @@ class Processes:
             yield
         except RuntimeError:  # torch's own classes for it derive from it, and Gloo raises no other
             if self._reports_loss():
-                raise ProcessLostError(
-                    f"another process ended, or didn't answer for {WAIT.total_seconds() / 60:.0f} minutes"
-                ) from None
+                raise ProcessLostError(f"another process ended, or didn't answer for {_minutes(WAIT)}") from None
             raise OtherProcessError(
                 "another process ended; a third one reports it", ProcessLostError.exit_code
             ) from None
@@ -224,24 +225,42 @@ def join_processes() -> Iterator[Processes]:
     A program that has made its process group already keeps it.
 
     Raises:
-        ProcessLostError: they can't be reached.
+        ProcessLostError: they aren't there after two minutes.
     """
     launch = Launch.of_this_process()
     if launch.count == 1:
         yield Processes(launch)
         return
-    try:
-        store, *_ = next(rendezvous("env://"))
-        # The keys of a group that has ended must not meet those of the next.
-        store = PrefixStore(f"rnn_train/{next(_joined)}", store)
-        makes = not dist.is_initialized()
-        if makes:
-            dist.init_process_group("gloo", store=store, rank=launch.rank, world_size=launch.count)
-    except RuntimeError as error:
-        raise ProcessLostError(f"can't reach the other processes that torchrun started: {error}") from None
+    makes = not dist.is_initialized()
+    # In a thread: torch's code, which waits for the others, would hold up Ctrl-C and SIGTERM.
+    met: SimpleQueue[Store | RuntimeError] = SimpleQueue()
+    threading.Thread(target=lambda: met.put(_meet(launch, makes=makes)), daemon=True).start()
+    store = met.get()
+    if isinstance(store, RuntimeError):
+        raise ProcessLostError(
+            f"the other processes that torchrun started didn't come within {_minutes(_MEETING)}. One may have ended "
+            "with an error of its own, such as a wrong option"
+        )
     try:
         yield Processes(launch, store)
     finally:
         if makes:
             with contextlib.suppress(RuntimeError):  # some may have ended
                 dist.destroy_process_group()
+
+
+def _meet(launch: Launch, *, makes: bool) -> Store | RuntimeError:
+    """Wait for the other processes: the store that all of them see, or why there is none."""
+    try:
+        store, *_ = next(rendezvous("env://", timeout=_MEETING))
+        # The keys of a group that has ended must not meet those of the next.
+        store = PrefixStore(f"rnn_train/{next(_joined)}", store)
+        if makes:
+            dist.init_process_group("gloo", store=store, rank=launch.rank, world_size=launch.count, timeout=_MEETING)
+        return store
+    except RuntimeError as error:
+        return error
+
+
+def _minutes(wait: timedelta) -> str:
+    return f"{wait.total_seconds() / 60:.0f} minutes"

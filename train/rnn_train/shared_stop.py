@@ -18,7 +18,8 @@ class SharedStop:
     """
 
     def __init__(self, processes: Processes) -> None:
-        self._processes, self._own = processes, StopRequest()
+        # torchrun passes a signal on that the process may have had already, and kills those that don't end in 30 s.
+        self._processes, self._own = processes, StopRequest(second_ends=processes.is_alone)
         self._learned = False
 
     def __enter__(self) -> Self:

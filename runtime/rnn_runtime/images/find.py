@@ -29,10 +29,12 @@ def find_images(paths: Iterable[str], *, recursive: bool = False, literal: Itera
         above it. A subfolder that can't be listed is included, with a slash at its end: reading it reports why.
 
     Raises:
-        InputError: A folder can't be listed, or a folder or pattern has no images.
+        InputError: `paths` is a single text, a folder can't be listed, or a folder or pattern has no images.
         StorageError: Object storage doesn't answer, or refuses.
         MissingPackageError: Object storage is named, and pyarrow isn't installed.
     """
+    if isinstance(paths, str):  # each of its letters would be a path
+        raise InputError("`paths` is a single text. Put it into a list")
     files, sources = set(), []
     patterns = frozenset(paths)
     for path in dict.fromkeys(itertools.chain(sorted(patterns), literal)):

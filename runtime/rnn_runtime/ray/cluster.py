@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from rnn_runtime.interruption import kept_handlers
 
 # For a cluster that is started here. It listens on 127.0.0.1 only, since whoever reaches its ports can run code.
 _LOCAL = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+
+_SECONDS = 10  # in which a cluster must take a connection
 
 
 def import_ray() -> Any:
@@ -38,6 +41,8 @@ def connect(ray: Any) -> Iterator[None]:
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
+    if address:
+        _check_reachable(address)
     for name, value in {} if address else _LOCAL.items():
         os.environ.setdefault(name, value)
     try:
@@ -55,6 +60,17 @@ def connect(ray: Any) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Check that something listens at an address. Ray itself would go on trying for a quarter of an hour."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not host or not port.isdecimal():  # such as `auto`
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ProcessLostError(f"the Ray cluster at {address} doesn't answer: {error}. Check RAY_ADDRESS") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,11 @@ class RaySummary:
     def __str__(self) -> str:
         earlier = f" ({self.earlier:,} from before)" if self.earlier else ""
         failed = f", {self.unreadable:,} unreadable" if self.unreadable else ""
-        return f"{self.images:,} image{'s' if self.images != 1 else ''}{failed}, {self.parts:,} parts{earlier}"
+        return f"{_count(self.images, 'image')}{failed}, {_count(self.parts, 'part')}{earlier}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' if number != 1 else ''}"
 
 
 def classify_on_ray(
@@ -87,7 +91,7 @@ def classify_on_ray(
 
     Raises:
         MissingPackageError: Ray isn't installed.
-        InputError: there are no images.
+        InputError: there are no images, or `paths` is a single text.
         SettingsError: a value is out of range, or the cluster has fewer CPUs or GPUs.
         ModelError, ProviderError, StorageError: as for `Classifier` and `classify_files`, from any actor.
         ProcessLostError: the cluster doesn't answer, or actors died again and again on one shard.
@@ -100,6 +104,8 @@ def classify_on_ray(
     if format == "table":
         raise SettingsError("`format` of parts must be csv, tsv, jsonl or parquet, not table")
     classifier = Classifier(model, "cpu", threads=1)  # so that a wrong model is found before anything is started
+    if isinstance(paths, str):
+        raise InputError("`paths` is a single text. Put it into a list")
     names = list(paths)
     if not names:
         raise InputError("no images are given. Name some")

@@ -139,7 +139,9 @@ def _check_parts(
         except (ValueError, TypeError, KeyError, AttributeError, csv.Error, RecursionError) as error:
             # pyarrow's errors are ValueErrors
             where = source.locate(part.name)
-            raise InputError(f"{where}: damaged: {error}. Delete it, and run its shard again") from None
+            raise InputError(
+                f"{where}: damaged: {str(error).rstrip('.')}. Delete it, and run its shard again"
+            ) from None
 
 
 def _read_rows(path: Path, format: str) -> Iterator[dict[str, Any]]:
@@ -160,6 +162,8 @@ def _read_rows(path: Path, format: str) -> Iterator[dict[str, Any]]:
         if names is None:
             raise ValueError("it has no header")
         for values in reader:
+            if len(values) != len(names):
+                raise ValueError(f"line {reader.line_num} has {len(values)} values, and the header {len(names)}")
             yield dict(zip(names, values, strict=True))
 
 

@@ -38,6 +38,7 @@ from rnn_runtime.serve.protocol import (
 VERSION = "1"  # of the model: a service has one
 _LONG_BODY = 1 << 16  # bytes of a request that takes too long to read in the event loop
 _RETRY_AFTER = "1"  # seconds
+_LONGEST_PLACE = 200  # characters of a path that an error repeats
 # The page loads nothing from elsewhere, and can't be made to.
 _PAGE_POLICY = (
     "default-src 'none'; connect-src 'self'; img-src 'self' blob: data:; script-src 'unsafe-inline'; "
@@ -120,7 +121,10 @@ class _Service:
 
         async def guarded(request: Request) -> Response:
             start = time.perf_counter()
-            response = await self._respond(route, endpoint, request, queued=queued)
+            try:
+                response = await self._respond(route, endpoint, request, queued=queued)
+            except asyncio.CancelledError:  # the time for what is under way is over
+                response = _error("the service is ending", 503, {"Retry-After": _RETRY_AFTER})
             response.headers["X-Content-Type-Options"] = "nosniff"
             self._metrics.requests.labels(route, response.status_code).inc()
             self._metrics.seconds.labels(route).observe(time.perf_counter() - start)
@@ -148,8 +152,9 @@ class _Service:
     def _is_allowed(self, request: Request) -> bool:
         if self._token is None:
             return True
-        given = request.headers.get("authorization", "").encode("latin-1")
-        return hmac.compare_digest(given, f"Bearer {self._token}".encode())
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        is_right = hmac.compare_digest(given.encode("latin-1"), self._token.encode())
+        return is_right and scheme.lower() == "bearer"
 
     async def page(self, _: Request) -> Response:
         text = files("rnn_runtime.serve").joinpath("page.html").read_text(encoding="utf-8")
@@ -233,6 +238,7 @@ def _error(text: str, status: int, headers: dict[str, str] | None = None) -> Res
 async def _http_error(request: Request, error: Exception) -> Response:
     """What Starlette refuses itself: unknown paths and methods."""
     assert isinstance(error, HTTPException)
-    return _error(
-        f"{request.method} {request.url.path}: {error.detail.lower()}", error.status_code, dict(error.headers or {})
-    )
+    place = f"{request.method} {request.url.path}"
+    if len(place) > _LONGEST_PLACE:
+        place = f"{place[:_LONGEST_PLACE]}..."
+    return _error(f"{place}: {error.detail.lower()}", error.status_code, dict(error.headers or {}))

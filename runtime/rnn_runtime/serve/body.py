@@ -18,6 +18,9 @@ async def read_body(request: Request, most_bytes: int) -> bytes:
     length = request.headers.get("content-length", "0")
     if not length.isdecimal() or int(length) > most_bytes:
         raise _too_large(most_bytes)
+    if "content-length" in request.headers and "transfer-encoding" in request.headers:
+        # A proxy may take the one for the body's end, and this server the other (RFC 9112, section 6.3).
+        raise RequestError("a request has Content-Length or Transfer-Encoding, not both", 400)
     if request.headers.get("content-encoding", "identity") != "identity":
         raise RequestError("compressed bodies aren't supported. Send it as it is", 415)
     if request.headers.get("content-type", "").startswith("multipart/"):

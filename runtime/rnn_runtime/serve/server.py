@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -10,8 +11,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from rnn_runtime.errors import SettingsError
-
-_BACKLOG = 2048  # connections that wait to be accepted
+from rnn_runtime.serve.connections import BACKLOG, Connection, most_connections
 
 
 class _Server(uvicorn.Server):
@@ -34,11 +34,12 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
-        listener.listen(_BACKLOG)
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
+        what = "port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "host"
         reason = error.strerror or error
-        raise SettingsError(f"can't listen on {host}, port {port}: {reason}. Choose another `port`") from None
+        raise SettingsError(f"can't listen on {host}, port {port}: {reason}. Choose another `{what}`") from None
     return listener
 
 
@@ -54,8 +55,11 @@ def serve(
             once.
         ready: Called once the server listens.
     """
+    Connection.most = most_connections()
     config = uvicorn.Config(
         app,
+        http=Connection,
+        backlog=BACKLOG,
         lifespan="off",
         log_config=None,
         log_level="error",

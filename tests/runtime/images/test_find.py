@@ -201,3 +201,8 @@ def test_folder_is_read_while_its_images_are_taken(tmp_path: Path) -> None:
     touch(tmp_path, "in/b/3.png")
 
     assert [first, *found] == ["in/a/1.png", "in/b/2.png", "in/b/3.png"]
+
+
+def test_a_single_text_is_no_list_of_paths() -> None:
+    with pytest.raises(InputError, match="`paths` is a single text"):
+        list(find_images("images"))

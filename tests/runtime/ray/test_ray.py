@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from rnn_runtime.errors import MissingPackageError, SettingsError
+from rnn_runtime.errors import MissingPackageError, ProcessLostError, SettingsError
 from rnn_runtime.ray import classify_on_ray
 from tests.support.commands import Run, RunProcess, modules_from
 from tests.support.processes import descendants, started_with_children, wait_until
@@ -233,6 +234,19 @@ def test_without_ray_it_says_how_to_install_it(folder: Path, monkeypatch: pytest
 
     with pytest.raises(MissingPackageError, match="pip install ray"):
         classify_on_ray(folder / "model.onnx", ["images/0000.png"], folder / "parts")
+
+
+def test_a_cluster_that_is_not_there_is_named_soon(folder: Path, run_process: RunProcess) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    for name in (address, f"ray://{address}"):
+        line = ("python -m rnn_runtime.ray", "-m", folder / "model.onnx", "-o", "parts", "-r", "images")
+        result = run_process(*line, env={"RAY_ADDRESS": name})
+
+        assert result.returncode == ProcessLostError.exit_code
+        assert result.stderr.startswith(f"Error: the Ray cluster at {name} doesn't answer: ")
+        assert len(result.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -260,6 +260,7 @@ def test_a_row_that_is_missing_twice_or_elsewhere_is_noticed(folder: Path) -> No
         (("--shard", "1/3", "-o", "model.onnx", "images"), "-o is named like a checkpoint or model"),
         (("--merge", "nowhere"), "nowhere: can't list this folder"),
         (("--merge", "images"), "images: no part of a shard is finished in this folder"),
+        (("--merge", "images", "-f", "tsv"), "-f of --merge is that of the parts"),
         (("--merge", "images", "images"), "--merge classifies no images and measures nothing"),
         (("--merge", "images", "--provider", "cpu"), "--provider does nothing with --merge"),
         (("-o", "images", "images"), "images: not a regular file"),

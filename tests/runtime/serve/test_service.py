@@ -1,5 +1,6 @@
 """The web service as a process, and clients that aren't ours: tritonclient, curl, and raw connections."""
 
+import contextlib
 import json
 import signal
 import socket
@@ -297,9 +298,9 @@ def test_bytes_that_are_no_http_leave_the_service_as_it_is(service: Service, cli
     assert client.get(f"{service.url}/v2/health/live").status_code == 200
 
 
-def wait_until_under_way(service: Service) -> None:
-    """Return once the service has taken a request that it can't answer yet."""
-    while "rnn_requests_under_way 1.0" not in httpx.get(f"{service.url}/metrics").text:
+def wait_until_under_way(service: Service, count: int = 1) -> None:
+    """Return once the service has taken so many requests that it can't answer yet."""
+    while f"rnn_requests_under_way {count}.0" not in httpx.get(f"{service.url}/metrics").text:
         time.sleep(0.01)
 
 
@@ -362,6 +363,58 @@ def test_a_request_that_never_ends_does_not_hold_up_the_end(digits_model: Path) 
             wait_until_under_way(service)
             service.terminate()
             assert service.wait(30) == 0
+
+
+@pytest.mark.slow
+def test_requests_that_are_cut_off_at_the_end_get_a_sentence_and_no_traceback(digits_model: Path) -> None:
+    with serving(digits_model, "--grace", 1) as service:
+        host, port = service.address.split(":")
+        with contextlib.ExitStack() as stack:
+            stalled = [stack.enter_context(socket.create_connection((host, int(port)))) for _ in range(5)]
+            for connection in stalled:
+                connection.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n")
+            wait_until_under_way(service, len(stalled))
+            service.terminate()
+            _, errors = service.communicate(timeout=30)
+            answers = [connection.recv(10_000) for connection in stalled]
+
+    assert service.returncode == 0
+    assert "Traceback" not in errors
+    assert len(errors.splitlines()) <= 1
+    for answer in answers:
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert answer.endswith(b'{"error":"the service is ending"}')
+
+
+@pytest.mark.slow
+def test_connections_without_headers_leave_room_for_files_and_are_closed(digits_model: Path) -> None:
+    with serving(digits_model, most_files=700) as service:
+        host, port = service.address.split(":")
+        with contextlib.ExitStack() as stack:
+            first, *_ = connections = [
+                stack.enter_context(socket.create_connection((host, int(port)))) for _ in range(600)
+            ]
+            for connection in connections:
+                with contextlib.suppress(ConnectionError):  # too many: it is dropped
+                    connection.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\n")
+            open_files = len(list(Path(f"/proc/{service.pid}/fd").iterdir()))
+            first.settimeout(60)
+            assert first.recv(1) == b""  # after 30 s
+
+        assert httpx.get(f"{service.url}/v2/health/live").status_code == 200
+        service.terminate()
+        _, errors = service.communicate(timeout=30)
+
+    assert open_files < 600
+    assert errors == ""
+
+
+def test_a_body_with_two_ends_is_refused(service: Service) -> None:
+    host, port = service.address.split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        headers = b"Host: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+        connection.sendall(b"POST /classify HTTP/1.1\r\n" + headers)
+        assert b" 400 " in connection.recv(1000).partition(b"\r\n")[0]
 
 
 @pytest.mark.parametrize(
