@@ -11,12 +11,13 @@ BIN := $(VENV)/bin
 # PYTHONWARNINGS: setuptools warns at every editable install of folders that might hide a package; none does
 INSTALL := PYTHONWARNINGS=ignore $(BIN)/pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
-.PHONY: help demo test test-lowest bench lint docs pins clean
+.PHONY: help demo test test-lowest bench bench-quick lint docs pins clean
 help:
 	@echo "make demo         train on handwritten digits, export, and classify image files"
 	@echo "make test         run all tests"
 	@echo "make test-lowest  run the runtime's tests with the lowest versions that it allows, in .venv-lowest"
 	@echo "make bench        compare speed and memory with the alternatives (half an hour on an idle machine)"
+	@echo "make bench-quick  compare speed with another commit (AGAINST=<commit>), in two minutes"
 	@echo "make lint         check style, types and imports"
 	@echo "make docs         build the documentation in site/"
 	@echo "make pins         write constraints/pinned.txt anew, with the newest versions"
@@ -61,6 +62,12 @@ test-lowest:
 bench: $(VENV)/.dev-$(RUNTIME)
 	$(INSTALL) --editable '.[train,$(RUNTIME),bench]'
 	$(BIN)/python -m benchmarks
+
+# such as make bench-quick AGAINST=v0.1.0
+bench-quick: $(VENV)/.train-$(RUNTIME)
+	@test -n "$(AGAINST)" || { echo "Say with which commit to compare: make bench-quick AGAINST=main" >&2; exit 2; }
+	$(INSTALL) --editable '.[train,$(RUNTIME),bench]'
+	$(BIN)/python -m benchmarks --against $(AGAINST)
 
 lint: $(VENV)/.dev-$(RUNTIME)
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -14,7 +15,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import models, processes, serving, shards, torchrun, training
+from benchmarks import models, processes, serving, shards, torchrun, training, versions
 from benchmarks.measure import Row
 from rnn_runtime.files.atomic import atomic_write
 
@@ -27,13 +28,19 @@ GROUPS: dict[str, Callable[[], Iterator[Row]]] = {
     "training": training.run,
 }
 RESULTS = Path(__file__).parent / "results"
+VECTORS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vnni", "amx_bf16", "amx_int8")
 PACKAGES = ("numpy", "onnx", "onnxruntime", "kornia-rs", "pillow", "torch", "torchvision")
 
 
 @click.command()
 @click.argument("groups", nargs=-1, type=click.Choice(list(GROUPS)))
-def main(groups: tuple[str, ...]) -> None:
+@click.option("--against", metavar="COMMIT", help="Compare with another commit of this repository, in two minutes.")
+def main(groups: tuple[str, ...], against: str | None) -> None:
     """Run GROUPS of benchmarks, or all."""
+    if against:
+        print_rows(list(versions.run(against)))
+        print(json.dumps(describe_machine()))
+        return
     rows = []
     for name in groups or GROUPS:
         for row in GROUPS[name]():
@@ -69,9 +76,14 @@ def print_rows(rows: list[Row]) -> None:
 def describe_machine() -> dict[str, object]:
     """What the figures depend on."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    facts = dict(reversed([re.split(r"\s*:\s*", line, maxsplit=1) for line in lines if ":" in line]))
+    flags = facts.get("flags", "").split()
     return {
-        "processor": names[0] if names else platform.processor(),
+        "processor": facts.get("model name", platform.processor()),
+        # Names of rented machines are often just "AMD EPYC": family 25 is Zen 3 and 4, family 26 is Zen 5.
+        "family and model": f"{facts.get('cpu family', '?')}, {facts.get('model', '?')}",
+        "vectors": [flag for flag in VECTORS if flag in flags],
+        "threads": {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "unset")},
         "cores": len(os.sched_getaffinity(0)),
         "system": platform.platform(),
         "python": platform.python_version(),
