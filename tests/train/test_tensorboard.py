@@ -149,6 +149,15 @@ def test_a_folder_that_cannot_be_written_fails_before_training(tmp_path: Path, s
     assert not (tmp_path / "model.pt").exists()
 
 
+def test_a_folder_whose_name_is_not_utf_8_fails_before_training(tmp_path: Path, source: DataSource) -> None:
+    board = TensorBoardCallback(tmp_path / "\udcff")
+
+    with pytest.raises(OutputError, match="its name isn't UTF-8"):
+        train_quietly(tmp_path / "model.pt", source, SETTINGS, callback=board)
+
+    assert not (tmp_path / "model.pt").exists()
+
+
 def test_a_disk_that_fills_up_is_no_reason_to_stop_training(
     tmp_path: Path, source: DataSource, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -59,9 +59,10 @@ class TensorBoardCallback(TrainingCallback):
         _wait_for_a_later_name(Path(self._folder))
         try:
             self._writer = SummaryWriter(self._folder, purge_step=steps_done + 1)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
+            unwritable = error.strerror or error if isinstance(error, OSError) else "its name isn't UTF-8"
             raise OutputError(
-                f"{self._folder}: TensorBoard's events can't be written to this folder: {error.strerror or error}. "
+                f"{self._folder}: TensorBoard's events can't be written to this folder: {unwritable}. "
                 "Choose another folder with `tensorboard`"
             ) from None
 
