@@ -38,7 +38,7 @@ class MergeSummary:
 
     def __str__(self) -> str:
         failed = f", {self.unreadable:,} unreadable" if self.unreadable else ""
-        return f"{self.images:,} image{'s' if self.images != 1 else ''}{failed}, from {self.parts:,} parts"
+        return f"{self.images:,} image{'s' if self.images != 1 else ''}{failed}, from {self.parts:,} part{'s' if self.parts != 1 else ''}"
 
 
 def merge_parts(folder: str | Path, output: str | Path | None = None) -> MergeSummary:

@@ -101,10 +101,10 @@ def test_from_python_it_takes_three_lines(folder: Path, run_process: RunProcess,
 
     result = run_process("python", "program.py")
 
-    assert result.stdout == "3,001 images, 1 unreadable, 1 parts\n", result.stderr
+    assert result.stdout == "3,001 images, 1 unreadable, 1 part\n", result.stderr
     assert result.returncode == 0
     merged = run("rnn-infer", "--merge", "parts", "-o", "merged.jsonl")
-    assert merged.stderr == "3,001 images, 1 unreadable, from 1 parts\n"
+    assert merged.stderr == "3,001 images, 1 unreadable, from 1 part\n"
 
 
 def test_actors_that_are_killed_lose_and_double_nothing(folder: Path, run: Run) -> None:
@@ -177,7 +177,7 @@ def test_an_image_that_kills_actors_ends_the_run(folder: Path) -> None:
     assert process.returncode == 1
     assert stderr.count("\n") == 1, stderr
     assert stderr.startswith("Error: shard 2/2 failed 4 times: ")
-    assert stderr.endswith("Start the same line again; finished parts are kept\n")
+    assert stderr.endswith("start again; finished parts are kept\n")
 
 
 @pytest.mark.parametrize(
@@ -272,4 +272,4 @@ def test_it_runs_in_any_thread(folder: Path, run_process: RunProcess) -> None:
 
     result = run_process("python", "program.py")
 
-    assert result.stdout == "1 image, 1 parts\n", result.stderr
+    assert result.stdout == "1 image, 1 part\n", result.stderr
