@@ -38,3 +38,8 @@ def table_text(table: "Table", file: IO[str]) -> str:
     with console.capture() as text:  # not printed by rich, which ends the process if the reader has gone
         console.print(table)
     return text.get()
+
+
+def count_of(number: int, what: str) -> str:
+    """A number of things: `1 part`, `2,000 parts`."""
+    return f"{number:,} {what}{'s' if number != 1 else ''}"

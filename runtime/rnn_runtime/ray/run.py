@@ -20,6 +20,7 @@ from rnn_runtime.results.part_folder import PartFolder
 from rnn_runtime.results.run import classify_files
 from rnn_runtime.results.shards import ImageList, Part, Shard, make_part
 from rnn_runtime.results.write import Format
+from rnn_runtime.text import count_of
 
 IMAGES_PER_SHARD = 10_000  # some seconds, so that little is lost with an actor
 _Count = Annotated[int, Range(1)]
@@ -46,11 +47,7 @@ class RaySummary:
     def __str__(self) -> str:
         earlier = f" ({self.earlier:,} from before)" if self.earlier else ""
         failed = f", {self.unreadable:,} unreadable" if self.unreadable else ""
-        return f"{_count(self.images, 'image')}{failed}, {_count(self.parts, 'part')}{earlier}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'s' if number != 1 else ''}"
+        return f"{count_of(self.images, 'image')}{failed}, {count_of(self.parts, 'part')}{earlier}"
 
 
 def classify_on_ray(

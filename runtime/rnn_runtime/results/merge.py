@@ -17,6 +17,7 @@ from rnn_runtime.model.fields import check_argument
 from rnn_runtime.results.part_folder import PartFolder
 from rnn_runtime.results.shards import ImageList, Part
 from rnn_runtime.results.write import DELIMITERS, choose_format, printed_path
+from rnn_runtime.text import count_of
 
 _MOST_NAMED = 10  # missing shards in an error
 _WHAT_A_PART_SAYS = {"model": "models", "images": "lists of images", "settings": "settings", "format": "formats"}
@@ -38,7 +39,7 @@ class MergeSummary:
 
     def __str__(self) -> str:
         failed = f", {self.unreadable:,} unreadable" if self.unreadable else ""
-        return f"{self.images:,} image{'s' if self.images != 1 else ''}{failed}, from {self.parts:,} part{'s' if self.parts != 1 else ''}"
+        return f"{count_of(self.images, 'image')}{failed}, from {count_of(self.parts, 'part')}"
 
 
 def merge_parts(folder: str | Path, output: str | Path | None = None) -> MergeSummary:
