@@ -14,7 +14,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import chain, islice
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from queue import SimpleQueue
 
 from rnn_runtime.classifier import Classifier, Prediction, Ranking
@@ -40,8 +40,9 @@ def predict_in_processes(
     local = _LocalBatches(names, min(batch_size, _LARGEST_BATCH))
     batches = iter(local)
     processes = min(processes, _MOST)
+    ended, end = multiprocessing.Pipe(duplex=False)
     executor = ProcessPoolExecutor(
-        processes, multiprocessing.get_context("fork"), initializer=_begin, initargs=(classifier,)
+        processes, multiprocessing.get_context("fork"), initializer=_begin, initargs=(classifier, ended, end)
     )
     top = min(top_k, len(classifier.class_names))
     try:
@@ -53,9 +54,13 @@ def predict_in_processes(
             waiting.extend(_Task(executor, batch, top) for batch in islice(batches, 1))
             yield from classifier.name_ranking(task.names, ranking)
     except BrokenProcessPool:
+        # The executor sends SIGTERM, which the others ignore, and one of them may wait for a lock of the one that ended.
+        end.close()
         raise ProcessLostError("a process that classified images has ended: it was killed, or memory ran out") from None
     finally:
         executor.shutdown(cancel_futures=True)
+        end.close()
+        ended.close()
     yield from classifier.iter_predictions(chain(local.rest, names), top_k=top_k, batch_size=batch_size)
 
 
@@ -110,16 +115,17 @@ def _signals_held() -> Iterator[None]:
 _classifier: Classifier  # of a process that was started here
 
 
-def _begin(classifier: Classifier) -> None:
+def _begin(classifier: Classifier, ended: Connection, end: Connection) -> None:
     global _classifier
     _classifier = classifier
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end.close()  # the parent's is the only one then, so closing that is noticed
+    threading.Thread(target=_end_with_parent, args=(ended,), daemon=True).start()
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(ended: Connection) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
-    wait([parent.sentinel])
+    wait([parent.sentinel, ended])
     os._exit(1)
 
 
