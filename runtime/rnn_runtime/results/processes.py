@@ -54,7 +54,7 @@ def predict_in_processes(
             waiting.extend(_Task(executor, batch, top) for batch in islice(batches, 1))
             yield from classifier.name_ranking(task.names, ranking)
     except BrokenProcessPool:
-        # The executor sends SIGTERM, which the others ignore, and one of them may wait for a lock of the one that ended.
+        # The executor sends SIGTERM, which the others ignore. One of them may wait for a lock of the one that ended.
         end.close()
         raise ProcessLostError("a process that classified images has ended: it was killed, or memory ran out") from None
     finally:
