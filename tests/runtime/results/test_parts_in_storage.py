@@ -1,6 +1,5 @@
 """Parts of shards in object storage: a real S3 API on the loopback interface."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +13,8 @@ from tests.support.results import read_results
 from tests.support.storage import Proxy, Request, contents, empty, fail, put, reset, started
 
 PARTS = "s3://results/digits"
+
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 @pytest.fixture(scope="module")
@@ -30,17 +31,6 @@ def storage(running: Proxy) -> Iterator[Proxy]:
     yield running
     reset(running)
     empty("results")
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, digits_model: Path, digits_images: Path) -> Path:
-    """A working folder with model.onnx, and in images/ 40 digits and a file that is none."""
-    shutil.copy(digits_model, tmp_path / "model.onnx")
-    (tmp_path / "images").mkdir()
-    for i, path in enumerate(sorted(digits_images.rglob("*.png"))[::9]):
-        shutil.copy(path, tmp_path / "images" / f"{i:03}.png")
-    (tmp_path / "images" / "broken.png").write_text("no image")
-    return tmp_path
 
 
 def write_part(run: Run, number: int, *options: str) -> str:
