@@ -25,7 +25,9 @@ COMMANDS = {
     "python -m rnn_runtime.ray": "rnn_runtime.ray.cli",
 }
 
-# For processes whose files may not grow: coverage would write one at their end, and complain.
+# For processes whose files may not grow: coverage would write one at their end, and complain. And for those that get
+# signals: coverage locks its data in Python code, and an exception from a signal handler there leaves them locked, so
+# that each thread that comes to new code waits for ever.
 UNMEASURED: dict[str, str | None] = {"COVERAGE_PROCESS_CONFIG": None, "COVERAGE_PROCESS_START": None}
 
 Result = subprocess.CompletedProcess[str]

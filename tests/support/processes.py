@@ -80,8 +80,7 @@ def started(
 
     line = [installed(command), *map(str, arguments)]
     pipe = subprocess.PIPE
-    left_out = UNMEASURED if largest_file is not None else {}
-    env = {name: value for name, value in os.environ.items() if name not in left_out}
+    env = {name: value for name, value in os.environ.items() if name not in UNMEASURED}
     process = Process(
         line, cwd=folder, stdout=pipe, stderr=pipe, text=True, preexec_fn=prepare, pause_at=pause_at, env=env
     )
