@@ -123,13 +123,18 @@ class CudaRunner:
         if staged is None and len(images) < rows:
             staged = self._staging.take(rows)
             staged[: len(images)] = images
+        padded = images if staged is None else staged
         try:
-            values = self._run_rows(output, images if staged is None else staged)
+            values = self._run_rows(output, padded)
         except Exception as error:  # onnxruntime's exceptions share no base class below this one
-            raise run_failure(len(images), f"the device {self._device}:{self._device_id}", error) from None
-        finally:
+            # The memory may have run out, or may do so because of what this size keeps.
+            self._buckets.forget(len(padded))
             if staged is not None:
-                self._staging.give_back(staged)
+                self._staging.discard(staged)
+            raise run_failure(len(images), f"the device {self._device}:{self._device_id}", error) from None
+        self._buckets.keep(len(padded))
+        if staged is not None:
+            self._staging.give_back(staged)
         return values[: len(images)]
 
     def _run_rows(self, output: str, images: NDArray[np.uint8]) -> NDArray[np.float32]:

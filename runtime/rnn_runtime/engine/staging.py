@@ -45,3 +45,9 @@ class Staging:
         with self._lock:
             del self._taken[array.ctypes.data]
             self._free[len(array)].append(array)
+
+    def discard(self, array: NDArray[np.uint8]) -> None:
+        """Release the memory of an array that was taken, and of all arrays of its size that nobody has taken."""
+        with self._lock:
+            del self._taken[array.ctypes.data]
+            self._free.pop(len(array), None)

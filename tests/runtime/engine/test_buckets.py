@@ -34,6 +34,28 @@ def test_full_batches_are_not_padded_and_parts_of_them_little() -> None:
     assert buckets.fit(1001) == 1024
 
 
+def test_a_size_whose_runs_all_failed_leaves_its_place_to_another() -> None:
+    buckets = Buckets()
+    for size in range(1001, 1021):
+        buckets.fit(size, size)
+        buckets.forget(size)
+
+    buckets.fit(600, 600)
+
+    assert buckets.fit(599) == 600
+    assert buckets.fit(1001) == 1024
+
+
+def test_a_size_that_ran_stays_when_a_later_run_fails() -> None:
+    buckets = Buckets()
+    buckets.fit(600, 600)
+    buckets.keep(600)
+
+    buckets.forget(600)
+
+    assert buckets.fit(599) == 600
+
+
 @given(st.integers(1, 10 * LARGEST))
 def test_a_large_batch_is_divided_into_all_of_its_rows(images: int) -> None:
     rows = range(images)

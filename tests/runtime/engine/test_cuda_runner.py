@@ -1,8 +1,10 @@
 """Runs on a device. The CPU is a device too, so all but CUDA itself can be tested anywhere."""
 
+import gc
 import os
 import subprocess
 import sys
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,10 +29,12 @@ class Watched:
         self.addresses: list[int] = []  # of the images of plain runs
         self.replayed: list[int] = []
         self.bound = 0  # sets of buffers, one per capture
+        self.most = LARGEST  # images for which there is memory
 
     def run(self, outputs: list[str], inputs: dict[str, NDArray[Any]], options: Any) -> Any:
         self.plain.append(len(inputs["images"]))
         self.addresses.append(inputs["images"].ctypes.data)
+        self._check_memory(len(inputs["images"]))
         return self._session.run(outputs, inputs, options)
 
     def io_binding(self) -> Any:
@@ -40,9 +44,14 @@ class Watched:
     def run_with_iobinding(self, binding: Any, options: Any) -> None:
         (size, *_) = binding.get_outputs()[0].shape()
         self.replayed.append(size)
+        self._check_memory(size)
         if self._fails_from is not None and size >= self._fails_from:
             raise RuntimeError("CUDA failure 900: operation not permitted when stream is capturing ; GPU=0")
         self._session.run_with_iobinding(binding, options)
+
+    def _check_memory(self, images: int) -> None:
+        if images > self.most:
+            raise RuntimeError("Failed to allocate memory for requested buffer of size 6553600")
 
 
 def random_images(count: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -170,6 +179,26 @@ def test_a_run_that_fails_says_where_and_with_how_many_images(digits_model: Path
         with pytest.raises(ProviderError, match=r"a run of 3 images failed on the device cpu:0: .*Got: 9 Expected: 8"):
             runner.run("logits", np.zeros((3, 9, 9, 1), np.uint8))
         assert runner.notice is None  # it wasn't for the graph
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_batch_sizes_whose_runs_failed_keep_neither_places_nor_memory(digits_model: Path, graph: bool) -> None:
+    runner, session = make_runner(digits_model, graph=graph)
+    session.most = 100
+    memory = []
+    for size in range(101, 121):  # more than there are places
+        images = runner.allocate(size, batch_size=size)
+        images[:] = random_images(size)
+        memory.append(weakref.ref(images.base))
+        with pytest.raises(ProviderError, match="Failed to allocate memory"):
+            runner.run("logits", images, size)
+    del images
+    gc.collect()
+
+    runner.run("logits", random_images(59), 60)
+
+    assert (session.replayed if graph else session.plain)[-1] == 60
+    assert [reference for reference in memory if reference() is not None] == []
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
