@@ -37,10 +37,19 @@ def png(width: int, height: int, *chunks: tuple[bytes, bytes], bits: int = 8, co
     return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*part) for part in parts)
 
 
-def tiff(entries: list[tuple[int, int, int, int]], rest: bytes) -> bytes:
-    """A little-endian TIFF of one directory with `(tag, type, count, value or offset)`, and `rest` behind it."""
-    directory = b"".join(struct.pack("<HHII", *entry) for entry in sorted(entries))
-    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + directory + bytes(4) + rest
+def tiff(entries: list[tuple[int, int, int, int]], rest: bytes, order: str = "<") -> bytes:
+    """A TIFF of one directory with `(tag, type, count, value or offset)`, and `rest` behind it.
+
+    `order` is that of its bytes, for `struct`.
+    """
+    start = {"<": b"II*\0", ">": b"MM\0*"}[order]
+    directory = b"".join(
+        struct.pack(f"{order}HHI", *entry[:3]) + struct.pack(order + {1: "B3x", 3: "H2x"}.get(entry[1], "I"), entry[3])
+        if entry[2] == 1
+        else struct.pack(f"{order}HHII", *entry)
+        for entry in sorted(entries)
+    )
+    return start + struct.pack(f"{order}IH", 8, len(entries)) + directory + bytes(4) + rest
 
 
 def gray_tiff(width: int, height: int, *more: tuple[int, int, int, int], compression: int = 1) -> bytes:
@@ -49,19 +58,44 @@ def gray_tiff(width: int, height: int, *more: tuple[int, int, int, int], compres
     return tiff([*tags, (277, 3, 1, 1), *more], zlib.compress(bytes(1_000_000)))
 
 
-def deep_tiff(values: NDArray[np.integer], *, bits: int = 16, signed: bool = False) -> bytes:
-    """A gray TIFF of 12 or 16 bits per pixel, `values` of shape `(height, width)`, with an even width."""
+def deep_tiff(
+    values: NDArray[np.integer],
+    *,
+    bits: int = 16,
+    signed: bool = False,
+    white_is_zero: bool = False,
+    order: str = "<",
+    compression: int = 1,
+) -> bytes:
+    """A gray TIFF of 8, 12 or 16 bits per pixel, `values` of shape `(height, width)`, with an even width.
+
+    `order` is that of its bytes, for `struct`; `compression` 1 is none, 8 is deflate.
+    """
     height, width = values.shape
-    if bits == 16:
-        pixels = values.astype("<i2" if signed else "<u2").tobytes()
-    else:
+    if bits == 12:
         first, second = values[:, ::2].astype(int), values[:, 1::2].astype(int)
         packed = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=2)
         pixels = packed.astype(np.uint8).tobytes()
+    else:
+        pixels = values.astype(f"{order}{'i' if signed else 'u'}{bits // 8}").tobytes()
+    pixels = zlib.compress(pixels) if compression == 8 else pixels
     behind_tags = 8 + 2 + 10 * 12 + 4
-    tags = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, bits), (259, 3, 1, 1), (262, 3, 1, 1)]
-    tags += [(273, 4, 1, behind_tags), (277, 3, 1, 1), (278, 4, 1, height), (279, 4, 1, len(pixels))]
-    return tiff([*tags, (339, 3, 1, 2 if signed else 1)], pixels)
+    tags = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, bits), (259, 3, 1, compression)]
+    tags += [(262, 3, 1, 0 if white_is_zero else 1), (273, 4, 1, behind_tags), (277, 3, 1, 1), (278, 4, 1, height)]
+    return tiff([*tags, (279, 4, 1, len(pixels)), (339, 3, 1, 2 if signed else 1)], pixels, order)
+
+
+def planar_tiff(values: NDArray[np.integer], order: str = "<", compression: int = 1) -> bytes:
+    """A TIFF of RGB with 16 bits, one plane per color; `values` `(height, width, 3)`, else as for `deep_tiff`."""
+    height, width, _ = values.shape
+    planes = [values[:, :, i].astype(f"{order}u2").tobytes() for i in range(3)]
+    planes = [zlib.compress(plane) for plane in planes] if compression == 8 else planes
+    at = 8 + 2 + 10 * 12 + 4
+    starts = [at + 30 + sum(map(len, planes[:i])) for i in range(3)]
+    behind = struct.pack(f"{order}3H3I3I", 16, 16, 16, *starts, *map(len, planes))
+    tags = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 3, at), (259, 3, 1, compression), (262, 3, 1, 2)]
+    tags += [(273, 4, 3, at + 6), (277, 3, 1, 3), (278, 4, 1, height), (279, 4, 3, at + 18), (284, 3, 1, 2)]
+    return tiff(tags, behind + b"".join(planes), order)
 
 
 def premultiplied_tiff(pixels: NDArray[np.uint8]) -> bytes:

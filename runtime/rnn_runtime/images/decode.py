@@ -16,10 +16,17 @@ from PIL import ExifTags, Image, ImageOps
 
 from rnn_runtime.errors import ImageError
 from rnn_runtime.files.remote import is_remote, read_remote
-from rnn_runtime.images.depth import DEEP_MODES, check_color_depth, read_values, to_8_bits
+from rnn_runtime.images.depth import (
+    DEEP_MODES,
+    check_color_depth,
+    check_signs,
+    mend_tiff,
+    read_values,
+    to_8_bits,
+)
 from rnn_runtime.images.failures import image_errors
 from rnn_runtime.images.limits import MAX_FILE_BYTES, TOO_MANY_BYTES, TOO_MANY_PIXELS, check_size, check_work
-from rnn_runtime.images.png_chunks import keep_needed_chunks
+from rnn_runtime.images.png_chunks import mend_png
 from rnn_runtime.images.small_png import decode_small_png
 from rnn_runtime.model.spec import ImageSpec
 
@@ -114,7 +121,7 @@ def image_shape(data: bytes) -> tuple[int, int, int]:
 
 
 def deep_values(data: bytes) -> NDArray[np.int32] | None:
-    """The values of a gray image of more than 8 bits per pixel, as they are in the file; None for other images.
+    """The values of a gray image of more than 8 bits per pixel, before any range; None for other images.
 
     Args:
         data: As for `decode_image`.
@@ -204,7 +211,7 @@ def _read_all(descriptor: int, size: int) -> bytes:
 
 
 def _read_tolerantly(read: Callable[[bytes], Value], data: bytes) -> Value:
-    """Read an image with Pillow; a PNG that is refused, without the chunks that its pixels don't need.
+    """Read an image with Pillow; a PNG that is refused, without what browsers overlook.
 
     Raises:
         ImageError: what Pillow says of the whole file.
@@ -213,22 +220,36 @@ def _read_tolerantly(read: Callable[[bytes], Value], data: bytes) -> Value:
         with image_errors(_DAMAGED):
             return read(data)
     except ImageError:
-        needed = keep_needed_chunks(data)
-        if needed is not None:
+        mended = mend_png(data)
+        if mended is not None:
             with suppress(ImageError), image_errors(_DAMAGED):
-                return read(needed)
+                return read(mended)
         raise
 
 
 def _shape(data: bytes) -> tuple[int, int, int]:
     with _open(data) as image:
-        gray = image.mode in ("1", "L", "LA", "La", "F", *DEEP_MODES)
+        gray = _is_gray(image)
         # A PNG may have it at its end, so everything before is read. Of a TIFF, Pillow tells the size that the tag in
         # its directory leads to, and that in its XMP doesn't.
         applied = getattr(image, "tag_v2", {}).get(ExifTags.Base.Orientation) in _ON_ITS_SIDE
         turned = (image.getexif().get(ExifTags.Base.Orientation) in _ON_ITS_SIDE) != applied
         width, height = image.size[::-1] if turned else image.size
         return height, width, 1 if gray else 3
+
+
+def _is_gray(image: Image.Image) -> bool:
+    """Whether an image, not decoded yet, has no colors by its kind or palette."""
+    if image.mode == "P" and image.palette is not None:
+        order, entries = image.palette.getdata()
+        if order.endswith(";L"):  # all reds, then all greens, then all blues
+            colors = np.frombuffer(entries, np.uint8).reshape(3, -1)
+        else:
+            colors = np.frombuffer(entries, np.uint8).reshape(-1, len(order)).T[:3]
+        return bool((colors == colors[0]).all())
+    # Pillow has no mode for 16 bits with transparency, and makes colors of them.
+    deep_with_alpha = any(tile.args == "LA;16B" for tile in getattr(image, "tile", ()))
+    return deep_with_alpha or image.mode in ("1", "L", "LA", "La", "F", *DEEP_MODES)
 
 
 def _deep_values(data: bytes) -> NDArray[np.int32] | None:
@@ -256,10 +277,12 @@ def _open(data: bytes) -> Image.Image:
             raise ImageError(TOO_MANY_PIXELS) from None
         check_size(*image.size)
         check_work(image, data)
+        mend_tiff(image)
     return image
 
 
 def _to_mode(image: Image.Image, spec: ImageSpec) -> Image.Image:
+    check_signs(image)
     if image.im.mode != image.mode:
         # Of a GIF whose first frame has a gray ramp as its palette, Pillow 13 says that it is gray, yet gives the
         # pixels the palette of the whole file.

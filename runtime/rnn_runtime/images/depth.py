@@ -4,10 +4,11 @@ Microscopes, cameras and scanners write 16 bits per pixel and use what their sen
 """
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile
 
 from rnn_runtime.errors import ImageError
 from rnn_runtime.model.spec import DEEPEST, DepthRange
@@ -16,7 +17,13 @@ DEEP_MODES = ("I;16", "I;16B", "I;16L", "I")  # Pillow may hold 16 bits as 32-bi
 _LEAST, _MOST = DEEPEST
 _FEWEST_GRAYS = 17  # a sensor of 12 bits whose values are read as 16 bits leaves 16
 _REMEDY = "Choose a depth range in training: rnn-train --depth-range auto"
-_BITS_PER_SAMPLE, _SAMPLE_FORMAT, _SIGNED = 258, 339, 2  # of TIFF 6.0
+# Tags of TIFF 6.0, and two of their values.
+_BITS_PER_SAMPLE, _SAMPLE_FORMAT, _SIGNED = 258, 339, 2
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
+_PLANES, _SEPARATE = 284, 2
+_DEEP = 16  # bits
+# Pillow's names of orders of bytes: big-endian, and the machine's
+_NATIVE = {"I;16BS": "I;16NS", "I;32BS": "I;32NS"}
 _MAX_COLOR = 255
 _BLOCK = 1 << 20  # pixels
 
@@ -24,8 +31,11 @@ _BLOCK = 1 << 20  # pixels
 def read_values(image: Image.Image) -> NDArray[np.int32]:
     """The values of an image in one of `DEEP_MODES`, as they are in the file.
 
+    Args:
+        image: The image, decoded. Of a TIFF, it still has its tags.
+
     Returns:
-        int32, shape `(height, width)`.
+        int32, shape `(height, width)`; larger values are brighter, also where the file has it the other way round.
 
     Raises:
         ImageError: they have more than 16 bits.
@@ -33,6 +43,8 @@ def read_values(image: Image.Image) -> NDArray[np.int32]:
     values = np.asarray(image).astype(np.int32)
     if values.min() < _LEAST or values.max() > _MOST:
         raise ImageError("its pixels have more than 16 bits")
+    if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # Pillow inverts those of 8 bits and fewer
+        np.subtract(_largest_value(image), values, out=values)
     return values
 
 
@@ -40,7 +52,7 @@ def to_8_bits(image: Image.Image, depth_range: DepthRange | None) -> Image.Image
     """Bring an image in one of `DEEP_MODES` to mode `L`.
 
     Args:
-        image: The image, decoded. Of a TIFF, it still has its tags.
+        image: As for `read_values`.
         depth_range: The values that become black and white, as in `ImageSpec`. None for all values that the file's
             bits can hold, which must leave enough grays.
 
@@ -73,6 +85,37 @@ def to_8_bits(image: Image.Image, depth_range: DepthRange | None) -> Image.Image
 def _grays(count: int) -> NDArray[np.uint8]:
     """The gray, 0 to 255, of each value of a range."""
     return (np.arange(count, dtype=np.int64) * 256 // count).astype(np.uint8)
+
+
+def mend_tiff(image: ImageFile.ImageFile) -> None:
+    """Let Pillow 13 read two kinds of TIFF as they are meant.
+
+    It exchanges the bytes of signed numbers in compressed big-endian files, which libtiff has already brought to the
+    machine's order. And it reads 16 bits as 8 in uncompressed files that have a plane per color.
+
+    Args:
+        image: The image, not decoded yet.
+    """
+    tags: Any = getattr(image, "tag_v2", {})
+    wide = tags.get(_BITS_PER_SAMPLE, (8,))[0] == _DEEP and tags.get(_PLANES) == _SEPARATE
+    for i, tile in enumerate(image.tile if tags else ()):
+        order, *rest = tile.args if isinstance(tile.args, tuple) else (tile.args,)
+        if tile.codec_name == "libtiff":
+            order = _NATIVE.get(order, order)
+        elif wide and isinstance(order, str) and len(order) == 1:
+            order += ";16B" if tags.prefix == b"MM" else ";16L"
+        image.tile[i] = tile._replace(args=(order, *rest))
+
+
+def check_signs(image: Image.Image) -> None:
+    """Refuse signed numbers of 8 bits, which Pillow gives as unsigned: -1 as white.
+
+    Args:
+        image: The image. Of a TIFF, it still has its tags.
+    """
+    tags = getattr(image, "tag_v2", {})
+    if image.mode not in (*DEEP_MODES, "F") and _SIGNED in tags.get(_SAMPLE_FORMAT, ()):
+        raise ImageError("its pixels are signed numbers of 8 bits")
 
 
 def check_color_depth(image: Image.Image, depth_range: DepthRange | None) -> None:

@@ -4,6 +4,7 @@ For a longer search: pytest --hypothesis-profile=long tests/runtime/images/test_
 """
 
 import contextlib
+import itertools
 import struct
 import subprocess
 import sys
@@ -154,6 +155,31 @@ def test_a_png_is_read_whatever_happens_to_what_its_pixels_do_not_need(
 
     assert np.array_equal(decode_image(data, ImageSpec(8, 8, 1)), PNG_PIXELS)
     assert image_shape(data) == (8, 8, 1)
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("is_large", [False, True], ids=["small", "large"])
+def test_a_png_whose_chunks_are_right_may_have_a_wrong_checksum_of_pixels(is_large: bool, parts: int) -> None:
+    pixels = pattern(300, 200, 1) if is_large else PNG_PIXELS
+    height, width, _ = pixels.shape
+    rows = zlib.compress(b"".join(b"\0" + row.tobytes() for row in pixels))[:-4] + b"none"
+    cuts = [len(rows) * part // parts for part in range(parts + 1)]
+    data = png(width, height, *((b"IDAT", rows[start:end]) for start, end in itertools.pairwise(cuts)))
+
+    assert np.array_equal(decode_image(data, ImageSpec(*pixels.shape)), pixels)
+    assert image_shape(data) == pixels.shape
+
+
+@pytest.mark.parametrize("is_large", [False, True], ids=["small", "large"])
+def test_a_png_whose_pixels_changed_is_an_error(is_large: bool) -> None:
+    pixels = pattern(300, 200, 1) if is_large else PNG_PIXELS
+    height, width, _ = pixels.shape
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+    data = bytearray(png(width, height, (b"IDAT", zlib.compress(rows, 0))))
+    data[60] ^= 1  # a pixel, as it is
+
+    with pytest.raises(ImageError, match="a damaged image"):
+        decode_image(bytes(data), ImageSpec(*pixels.shape))
 
 
 @pytest.mark.parametrize("is_large", [False, True], ids=["small", "large"])

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from rnn_runtime.errors import ImageError
 from rnn_runtime.images.decode import decode_image, image_shape, read_image, resize_image
 from rnn_runtime.model.spec import ImageSpec
 from tests.support.encoded_images import LOSSLESS, encode, pattern, png_chunk, to_image
+from tests.support.hostile_images import png
 
 GRAY = ImageSpec(8, 6, 1)
 RGB = ImageSpec(8, 6, 3)
@@ -158,6 +160,35 @@ def test_halving_averages_blocks_of_four() -> None:
 
     expected = pixels.reshape(4, 2, 6, 2).mean(axis=(1, 3))
     assert np.abs(halved[:, :, 0] - expected).max() <= 0.5
+
+
+GRAYS = [value for gray in (7, 250, 90, 120) for value in (gray, gray, gray)]
+COLORS = [*GRAYS[:-1], 121]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".gif"])
+@pytest.mark.parametrize(("colors", "channels"), [(GRAYS, 1), (COLORS, 3)])
+def test_an_image_is_gray_if_its_palette_is(suffix: str, colors: list[int], channels: int) -> None:
+    image = Image.fromarray(pattern(8, 6, 1)[:, :, 0] % 4)
+    image.putpalette(colors)
+    data = save(image, suffix)
+
+    assert image_shape(data) == (8, 6, channels)
+    expected = np.array(colors, np.uint8).reshape(4, 3)[np.asarray(image)]
+    assert np.array_equal(decode_image(data, RGB), expected)
+    assert channels == 3 or np.array_equal(decode_image(data, GRAY), expected[:, :, :1])
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("is_gray", [False, True])
+def test_transparency_is_no_color(bits: int, is_gray: bool) -> None:
+    values = pattern(8, 6, 2 if is_gray else 4)
+    rows = b"".join(b"\0" + row.astype(f">u{bits // 8}").tobytes() for row in values.astype(int) * 257 ** (bits // 16))
+    data = png(6, 8, (b"IDAT", zlib.compress(rows)), bits=bits, color=4 if is_gray else 6)
+
+    spec = GRAY if is_gray else RGB
+    assert image_shape(data) == spec.shape
+    assert np.array_equal(decode_image(data, spec), values[:, :, : spec.channels])
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (10_000, 1), (1, 10_000)])

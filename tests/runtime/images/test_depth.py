@@ -1,5 +1,6 @@
 """Gray images of more than 8 bits: which values become black and white, and when that is refused."""
 
+import io
 import zlib
 from collections.abc import Callable
 
@@ -15,7 +16,7 @@ from rnn_runtime.errors import ImageError, SettingsError
 from rnn_runtime.images.decode import convert_image, decode_image, deep_values
 from rnn_runtime.model.spec import ImageSpec
 from tests.support.encoded_images import encode, pattern
-from tests.support.hostile_images import deep_tiff, png, save
+from tests.support.hostile_images import deep_tiff, planar_tiff, png, save
 
 SPEC = ImageSpec(4, 6, 1)
 FULL = ImageSpec(4, 6, 1, (0, 65535))
@@ -57,6 +58,49 @@ def test_values_below_zero_need_a_range() -> None:
 
     decoded = decode_image(data, ImageSpec(4, 6, 1, (-1024, 3071)))
     assert np.array_equal(decoded[:, :, 0], (random_values(-1024, 3071) + 1024) >> 4)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("compression", [1, 8], ids=["plain", "deflated"])
+@pytest.mark.parametrize("signed", [False, True])
+def test_any_order_of_bytes_gives_the_same_values(order: str, compression: int, signed: bool) -> None:
+    values = random_values(-32768 if signed else 0, 32767)
+
+    data = deep_tiff(values, signed=signed, order=order, compression=compression)
+
+    assert np.all(deep_values(data) == values)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("compression", [1, 8], ids=["plain", "deflated"])
+def test_colors_in_planes_of_16_bits_keep_their_upper_8_bits(order: str, compression: int) -> None:
+    values = np.random.default_rng(0).integers(0, 1 << 16, (4, 6, 3))
+    data = planar_tiff(values, order, compression)
+
+    assert np.array_equal(decode_image(data, ImageSpec(4, 6, 3)), values >> 8)
+    with pytest.raises(ImageError, match="it has 16 bits in color"):
+        decode_image(data, ImageSpec(4, 6, 3, (0, 4095)))
+
+
+def test_where_zero_is_white_values_are_inverted() -> None:
+    values = random_values(0, 65535)
+    data = deep_tiff(values, white_is_zero=True)
+
+    assert np.array_equal(decode_image(data, SPEC)[:, :, 0], (65535 - values) >> 8)
+    assert np.all(deep_values(data) == 65535 - values)
+    assert np.array_equal(convert_image(Image.open(io.BytesIO(data)), SPEC)[:, :, 0], (65535 - values) >> 8)
+
+    shallow = deep_tiff(values >> 8, bits=8, white_is_zero=True)
+    assert np.array_equal(decode_image(shallow, SPEC)[:, :, 0], 255 - (values >> 8))
+
+
+def test_signed_values_of_8_bits_are_refused() -> None:
+    data = deep_tiff(random_values(-128, 127), bits=8, signed=True)
+
+    with pytest.raises(ImageError, match="its pixels are signed numbers of 8 bits"):
+        decode_image(data, SPEC)
+    with pytest.raises(ImageError, match="its pixels are signed numbers of 8 bits"):
+        convert_image(Image.open(io.BytesIO(data)), SPEC)
 
 
 @pytest.mark.parametrize(("least", "most", "left"), [(0, 4095, 16), (3, 211, 1), (30_000, 31_000, 5)])
