@@ -1,7 +1,7 @@
 """Export: from a checkpoint to a verified model file."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from rnn_export.graph.onnx_model import OPSET, Graph, Precision, Target, build_onnx_model, choose_graph, describe_graph
-from rnn_export.parity import PROBABILITY_ATOL, ParityReport, measure_parity
+from rnn_export.parity import PROBABILITY_ATOL, ParityReport, measure_parity, most_images
 from rnn_runtime.classifier import Classifier
 from rnn_runtime.errors import CheckpointError, DataError, OutputError, ParityError
 from rnn_runtime.files.atomic import atomic_write, check_output
@@ -49,8 +49,13 @@ TOLERANCES: dict[Precision, Tolerance] = {
     "fp16": Tolerance(HALF_ATOL, HALF_RTOL, 0.999),
     "int8": Tolerance(1.0, 0.1, 0.995),
 }
-GOLDEN_REAL = 8  # sample images of the checkpoint; a random, an all-0 and an all-255 image are added
+GOLDEN_REAL = 8  # sample images of the checkpoint, fewer of large ones; a random, an all-0 and an all-255 one are added
 MOST_GOLDEN_BYTES = 64 << 10  # or a tenth of the graph, if that is more
+# Pixels per byte in the file. Equal ones take a 1,032nd of a byte each (zlib's technical details), and a third more as
+# text. At this ratio that is a third of the bytes, and two are left for pixels that differ.
+_GOLDEN_RATIO = 256
+_REPEATED_RATIO = 64  # of pixels that repeat those in a row above; about what zlib reaches
+_LEAST_SQUARES = 16  # on the longer side
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +133,7 @@ def export_onnx(
     proto = build_onnx_model(saved.spec, weights, graph, precision, saved.temperature, target)
     onnx.checker.check_model(proto, full_check=True)
     described = describe_graph(saved.spec, graph or choose_graph(saved.spec, target))
+    progress("Choosing golden samples")
     golden = _choose_golden(saved, model, most=max(MOST_GOLDEN_BYTES, proto.ByteSize() // 10))
     metadata = _make_metadata(saved, golden, file_sha256(checkpoint), described, precision, target)
     usual = TOLERANCES[precision]
@@ -166,26 +172,42 @@ def _describe_training(saved: Checkpoint) -> str:
 def _choose_golden(saved: Checkpoint, model: ImageRNN, most: int) -> GoldenSamples:
     """Real images of the checkpoint, a random, an all-0 and an all-255 image, which take `most` bytes in the file.
 
-    Large ones would outgrow the weights. They become coarser until they fit: squares of pixels get one value, which
-    compresses well and has the logits of its own.
+    Large ones would outgrow the weights. They become simpler until they fit, and have the logits of that. Of very large
+    ones there are fewer.
     """
-    height, width, channels = saved.spec.image_spec.shape
-    shape = (1, height, width, channels)
-    images = np.concatenate(
-        [
-            saved.samples.numpy()[:GOLDEN_REAL],
-            np.random.default_rng(0).integers(0, 256, shape, np.uint8),
-            np.zeros(shape, np.uint8),
-            np.full(shape, 255, np.uint8),
-        ]
-    )
-    side = 1
-    while True:
-        coarse = images[:, ::side, ::side].repeat(side, axis=1).repeat(side, axis=2)[:, :height, :width]
-        golden = GoldenSamples(coarse, predict_logits(model, coarse))
-        if len(golden.to_text()) <= most or side >= max(height, width):
-            return golden
+    shape, random = (1, *saved.spec.image_spec.shape), np.random.default_rng(0)
+    made_up = [random.integers(0, 256, shape, np.uint8), np.zeros(shape, np.uint8), np.full(shape, 255, np.uint8)]
+    count = min(most * _GOLDEN_RATIO // made_up[0].size, max(most_images(model), 1 + len(made_up)))
+    real = max(1, min(GOLDEN_REAL, count - len(made_up)))
+    images = np.concatenate([saved.samples.numpy()[:real], *made_up[: max(0, count - real)]])
+    # Logits compress as badly as random bytes.
+    classes = len(saved.spec.class_names)
+    logits = np.frombuffer(random.bytes(4 * classes * len(images)), np.float32).reshape(len(images), classes)
+    simpler = images
+    for simpler in _simplify(images, most):
+        if len(GoldenSamples(simpler, logits).to_text()) <= most:
+            break
+    return GoldenSamples(simpler, predict_logits(model, simpler))
+
+
+def _simplify(images: NDArray[np.uint8], most: int) -> Iterator[NDArray[np.uint8]]:
+    """Images that compress better and better: in squares of one value, then with a few rows only.
+
+    Those that don't fit into `most` bytes for certain, since random pixels don't compress, are left out.
+    """
+    height, width, channels = images.shape[1:]
+    # Rows of squares repeat those above, which has its cost; zeros cost less.
+    side = 1 if images.size <= most * _REPEATED_RATIO else max(height, width)
+    while side == 1 or side * _LEAST_SQUARES <= max(height, width):
+        if 4 * -(-height // side) * -(-width // side) * channels <= 3 * most:
+            yield images[:, ::side, ::side].repeat(side, axis=1).repeat(side, axis=2)[:, :height, :width]
         side *= 2
+    # The first and the last rows are what the two directions of a net see last.
+    for rows in (64, 32, 16, 8, 4, 2, 1):
+        if 2 * rows < height:
+            images = images.copy()
+            images[:, rows:-rows] = 0
+            yield images
 
 
 def _make_metadata(

@@ -23,6 +23,8 @@ PROBABILITY_ATOL = 1e-5
 MOST_REAL_IMAGES = 10_000  # all of MNIST's test images
 # Pixels times channels of all images of a kind, as many as 170 RGB images of 256 x 256 have.
 _MOST_VALUES = 1 << 25
+# Multiplications of the recurrent net for all images of a kind.
+_MOST_MULTIPLICATIONS = 1 << 35
 _LEAST_SIZES = 2  # of batches, however large the images are
 
 
@@ -115,10 +117,17 @@ class ParityReport:
         return asdict(self) | {"max_absolute": self.max_absolute}
 
 
-def choose_batch_sizes(values: int) -> tuple[int, ...]:
-    """The sizes of `BATCH_SIZES` that images of so many values, pixels times channels, are compared at."""
+def most_images(model: ImageRNN) -> int:
+    """The number of images of a kind that are compared in seconds: fewer of large ones, at least one."""
+    values = math.prod(model.spec.image_spec.shape)
+    multiplications = model.spec.image_spec.height * sum(weight.numel() for weight in model.rnn.parameters())
+    return max(1, min(MOST_REAL_IMAGES, _MOST_VALUES // values, _MOST_MULTIPLICATIONS // multiplications))
+
+
+def choose_batch_sizes(images: int) -> tuple[int, ...]:
+    """The sizes of `BATCH_SIZES` that so many images fill."""
     totals = itertools.accumulate(BATCH_SIZES)
-    fitting = [size for size, total in zip(BATCH_SIZES, totals, strict=True) if total * values <= _MOST_VALUES]
+    fitting = [size for size, total in zip(BATCH_SIZES, totals, strict=True) if total <= images]
     return tuple(fitting) if len(fitting) > _LEAST_SIZES else BATCH_SIZES[:_LEAST_SIZES]
 
 
@@ -150,13 +159,12 @@ def measure_parity(
         temperature: The number by which the exported model divides the logits before softmax; None for none.
         progress: Called with a text for people before each kind of images.
     """
-    shape = model.spec.image_spec.shape
-    batch_sizes = choose_batch_sizes(math.prod(shape))
+    shape, most = model.spec.image_spec.shape, most_images(model)
+    batch_sizes = choose_batch_sizes(most)
     total = sum(batch_sizes)
-    most = max(total, min(MOST_REAL_IMAGES, _MOST_VALUES // math.prod(shape)))
     real_images = {name: real[:most] for name, real in real_images.items()}
     images = dict(real_images) | {
-        RANDOM: np.random.default_rng(0).integers(0, 256, (total, *shape), np.uint8),
+        RANDOM: np.random.default_rng(0).integers(0, 256, (min(total, most), *shape), np.uint8),
         ALL_0: np.zeros((1, *shape), np.uint8),
         ALL_255: np.full((1, *shape), 255, np.uint8),
     }
@@ -164,7 +172,7 @@ def measure_parity(
     rows = []
     for name, kind in images.items():
         is_real = name in real_images
-        count = len(kind) if is_real else total
+        count = total if name in (ALL_0, ALL_255) else len(kind)
         progress(f"Comparing {count:,} {name} images with PyTorch")
         rows.append(_compare(name, count, networks.run(kind), is_real, atol, rtol))
     return ParityReport(tuple(rows), batch_sizes, atol, rtol, least_equal_labels)
@@ -172,11 +180,13 @@ def measure_parity(
 
 @dataclass(frozen=True, slots=True)
 class _Logits:
-    """Logits of the same images in the same order, each image twice: the exported model runs them in two ways.
+    """A row of logits per image and run: the exported model runs images in two ways, and some several times.
 
-    `probabilities` is the largest difference of probabilities, as in `ParityRow`.
+    `images` says which image a row is of. `probabilities` is the largest difference of probabilities, as in
+    `ParityRow`.
     """
 
+    images: NDArray[np.integer]
     onnxruntime: NDArray[np.floating]
     pytorch: NDArray[np.floating]
     float64: NDArray[np.floating]
@@ -197,18 +207,21 @@ class _Networks:
     def run(self, different: NDArray[np.uint8]) -> _Logits:
         """Run images, which are repeated if the batches need more."""
         total, largest = sum(self._batch_sizes), max(self._batch_sizes)
-        images = np.resize(different, (max(total, len(different)), *different.shape[1:]))
-        ends = [*np.cumsum(self._batch_sizes), *range(total + largest, len(images), largest)]
-        batches = [batch for batch in np.split(images, ends) if len(batch)]
+        order = np.resize(np.arange(len(different)), max(total, len(different)))
+        ends = [*np.cumsum(self._batch_sizes), *range(total + largest, len(order), largest)]
+        batches = [batch for batch in np.split(order, ends) if len(batch)]
         # The classifier divides batches among threads. The session shows that the graph itself takes every size.
-        outputs = [self._session.run(["logits", "probabilities"], {"images": batch}) for batch in batches]
+        outputs = [self._session.run(["logits", "probabilities"], {"images": different[batch]}) for batch in batches]
         whole, probabilities = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
+        divided = order[: most_images(self._model)]
         # PyTorch, which is slower, runs each image once: its logits don't depend on the others.
-        pytorch, exact = (np.resize(predict_logits(net, different), whole.shape) for net in (self._model, self._exact))
+        pytorch, exact = (predict_logits(net, different) for net in (self._model, self._exact))
+        rows = np.concatenate([order, divided])
         return _Logits(
-            np.concatenate([whole, self._classifier.predict_logits(images)]),
-            np.tile(pytorch, (2, 1)),
-            np.tile(exact, (2, 1)),
+            rows,
+            np.concatenate([whole, self._classifier.predict_logits(different[divided])]),
+            pytorch[rows],
+            exact[rows],
             self._compare_probabilities(probabilities, whole),
         )
 
@@ -229,16 +242,16 @@ def _compare(name: str, count: int, logits: _Logits, real: bool, atol: float, rt
         between(logits.onnxruntime, logits.float64),
         rounding,
         logits.probabilities,
-        _find_label_differences(logits, count, rounding.max_absolute) if real else (),
+        _find_label_differences(logits, rounding.max_absolute) if real else (),
     )
 
 
-def _find_label_differences(logits: _Logits, count: int, rounding: float) -> tuple[LabelDifference, ...]:
-    """Each image is listed once, though it was repeated to fill the batches and run in two ways."""
+def _find_label_differences(logits: _Logits, rounding: float) -> tuple[LabelDifference, ...]:
+    """Each image is listed once, however often it ran."""
     found = {}
     labels, expected = logits.onnxruntime.argmax(axis=1), logits.pytorch.argmax(axis=1)
     for row in np.flatnonzero(labels != expected):
-        image = int(row % (len(labels) // 2) % count)
+        image = int(logits.images[row])
         margin = abs(float(logits.float64[row, labels[row]] - logits.float64[row, expected[row]]))
         found[image] = LabelDifference(image, int(expected[row]), int(labels[row]), margin, margin <= 4 * rounding)
     return tuple(found[image] for image in sorted(found))

@@ -96,15 +96,17 @@ def test_metadata_is_text_that_any_onnx_reader_shows(digits_model: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("spec", "is_coarse"),
+    ("spec", "is_coarse", "count"),
     [
-        (ModelSpec(ImageSpec(28, 28, 1), ("a", "b"), hidden_size=4), False),
-        (ModelSpec(ImageSpec(20, 900, 1), ("a", "b"), hidden_size=4), True),
-        (ModelSpec(ImageSpec(20, 900, 1), ("a", "b"), hidden_size=600), False),
+        (ModelSpec(ImageSpec(28, 28, 1), ("a", "b"), hidden_size=4), False, 11),
+        (ModelSpec(ImageSpec(20, 900, 1), ("a", "b"), hidden_size=4), True, 11),
+        (ModelSpec(ImageSpec(20, 900, 1), ("a", "b"), hidden_size=600), False, 11),
+        (ModelSpec(ImageSpec(900, 4096, 1), ("a", "b"), hidden_size=4), True, 4),
+        (ModelSpec(ImageSpec(1500, 4096, 1), ("a", "b"), hidden_size=4), True, 2),
     ],
-    ids=["small", "large", "with large weights"],
+    ids=["small", "large", "with large weights", "very large", "huge"],
 )
-def test_golden_samples_never_outgrow_the_model(tmp_path: Path, spec: ModelSpec, is_coarse: bool) -> None:
+def test_golden_samples_never_outgrow_the_model(tmp_path: Path, spec: ModelSpec, is_coarse: bool, count: int) -> None:
     random_checkpoint(spec).save(tmp_path / "model.pt")
     export_onnx(tmp_path / "model.pt", tmp_path / "model.onnx")
 
@@ -112,9 +114,10 @@ def test_golden_samples_never_outgrow_the_model(tmp_path: Path, spec: ModelSpec,
     size = (tmp_path / "model.onnx").stat().st_size
     assert len(onnx_props(tmp_path / "model.onnx")["golden_samples"]) <= max(65536, size // 10)
     golden = classifier.metadata.golden
-    assert len(golden.images) == 11
+    assert len(golden.images) == count
     assert np.array_equal(golden.images[0], Checkpoint.load(tmp_path / "model.pt").samples[0].numpy()) != is_coarse
     assert len(np.unique(golden.images[0])) > 100
+    assert len(np.unique(golden.logits, axis=0)) > 1
     assert Difference.between(classifier.predict_logits(golden.images), golden.logits).within_tolerance
 
 

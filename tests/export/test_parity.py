@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from rnn_export import export_onnx
-from rnn_export.parity import choose_batch_sizes, measure_parity
+from rnn_export.parity import choose_batch_sizes, measure_parity, most_images
 from rnn_runtime import Classifier
 from rnn_runtime.model.difference import Difference
-from rnn_runtime.model.spec import ImageSpec, ModelSpec
+from rnn_runtime.model.spec import Cell, ImageSpec, ModelSpec
 from rnn_train.checkpoint import Checkpoint
-from rnn_train.model import predict_logits
+from rnn_train.model import ImageRNN, predict_logits
 from tests.support.checkpoints import random_checkpoint
 
 CELLS = [("rnn", "tanh"), ("rnn", "relu"), ("gru", "tanh"), ("lstm", "tanh")]
@@ -81,17 +81,24 @@ def test_an_article_sized_model_differs_by_rounding_only(tmp_path: Path, cell: s
 
 
 @pytest.mark.parametrize(
-    ("values", "expected"),
+    ("shape", "cell", "expected"),
     [
-        (1, (1, 2, 3, 7, 64, 257)),
-        (28 * 28, (1, 2, 3, 7, 64, 257)),
-        (256 * 256 * 3, (1, 2, 3, 7, 64)),
-        (512 * 512 * 3, (1, 2, 3, 7)),
-        (4096 * 4096 * 3, (1, 2)),
+        ((1, 1, 1), "rnn", (1, 2, 3, 7, 64, 257)),
+        ((28, 28, 1), "rnn", (1, 2, 3, 7, 64, 257)),
+        ((28, 28, 1), "lstm", (1, 2, 3, 7, 64, 257)),
+        ((256, 256, 3), "lstm", (1, 2, 3, 7, 64)),
+        ((512, 512, 3), "rnn", (1, 2, 3, 7)),
+        ((4096, 64, 1), "rnn", (1, 2, 3, 7, 64)),
+        ((4096, 64, 1), "lstm", (1, 2, 3, 7)),
+        ((4096, 4096, 3), "rnn", (1, 2)),
     ],
 )
-def test_large_images_are_compared_in_smaller_batches(values: int, expected: tuple[int, ...]) -> None:
-    assert choose_batch_sizes(values) == expected
+def test_large_images_are_compared_in_smaller_batches(
+    shape: tuple[int, int, int], cell: Cell, expected: tuple[int, ...]
+) -> None:
+    model = ImageRNN(ModelSpec(ImageSpec(*shape), ("a", "b"), cell, mean=(0.5,) * shape[2], std=(0.3,) * shape[2]))
+
+    assert choose_batch_sizes(most_images(model)) == expected
 
 
 def test_an_export_of_large_images_tells_how_many_were_compared(tmp_path: Path) -> None:

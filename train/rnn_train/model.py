@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from rnn_runtime.model.spec import ModelSpec
 from rnn_train.recurrent import Memory, has_function, last_outputs
 
-EVALUATION_BATCH = 512  # images that are evaluated at once
+EVALUATION_BATCH = 512  # images that are evaluated at once, fewer of large ones
+# of the largest intermediate result. In float64 it takes 512 MiB, and PyTorch keeps a few such at a time.
+_MOST_VALUES = 1 << 26
 
 
 class ImageRNN(nn.Module):
@@ -88,7 +90,16 @@ def predict_logits(
     was_training = model.training
     model.eval()
     with torch.inference_mode():
-        batches = torch.split(torch.from_numpy(np.ascontiguousarray(images)), EVALUATION_BATCH)
+        batches = torch.split(torch.from_numpy(np.ascontiguousarray(images)), _evaluation_batch(model.spec))
         logits = torch.cat([model(batch.to(device)).cpu() for batch in batches])
     model.train(was_training)
     return logits.numpy()
+
+
+def _evaluation_batch(spec: ModelSpec) -> int:
+    """A divisor of `EVALUATION_BATCH`, so that processes that share images run the same batches as one."""
+    per_step = max(spec.input_size, 4 * spec.hidden_size * spec.num_directions)  # an LSTM has four gates
+    size = EVALUATION_BATCH
+    while size > 1 and size * spec.image_spec.height * per_step > _MOST_VALUES:
+        size //= 2
+    return size

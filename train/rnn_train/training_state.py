@@ -30,7 +30,8 @@ _UNFIT = (CheckpointError, KeyError, TypeError, ValueError, RuntimeError, Attrib
 # The most that a loss, weight or logit may be. Beyond 1e6, neighbouring float32 values are 0.06 or more apart and
 # cross-entropy is saturated: training has diverged, even if every number is still finite.
 LARGEST_VALUE = 1e6
-SAMPLES = 64  # images in the checkpoint, for checking parity where the data isn't available
+SAMPLES = 64  # images in the checkpoint, for checking parity where the data isn't available; fewer of large ones
+_MOST_SAMPLE_BYTES = 64 << 20
 
 
 @dataclass(slots=True)
@@ -230,7 +231,8 @@ class TrainingState:
 
     def _samples(self) -> NDArray[np.uint8]:
         held_out = self.data.test or self.data.validation or self.data.train
-        spread = np.linspace(0, len(held_out) - 1, min(SAMPLES, len(held_out))).astype(int)
+        most = max(1, min(SAMPLES, _MOST_SAMPLE_BYTES // held_out.images[:1].nbytes))
+        spread = np.linspace(0, len(held_out) - 1, min(most, len(held_out))).astype(int)
         samples: NDArray[np.uint8] = held_out.images[spread]
         return samples
 
