@@ -242,10 +242,10 @@ def _is_gray(image: Image.Image) -> bool:
     """Whether an image, not decoded yet, has no colors by its kind or palette."""
     if image.mode == "P" and image.palette is not None:
         order, entries = image.palette.getdata()
-        if order.endswith(";L"):  # all reds, then all greens, then all blues
-            colors = np.frombuffer(entries, np.uint8).reshape(3, -1)
-        else:
-            colors = np.frombuffer(entries, np.uint8).reshape(-1, len(order)).T[:3]
+        planes = order.endswith(";L")  # all reds, then all greens, then all blues
+        width = 3 if planes else len(order)
+        values = np.frombuffer(entries[: len(entries) // width * width], np.uint8)
+        colors = values.reshape(3, -1) if planes else values.reshape(-1, width).T[:3]
         return bool((colors == colors[0]).all())
     # Pillow has no mode for 16 bits with transparency, and makes colors of them.
     deep_with_alpha = any(tile.args == "LA;16B" for tile in getattr(image, "tile", ()))

@@ -179,6 +179,13 @@ def test_an_image_is_gray_if_its_palette_is(suffix: str, colors: list[int], chan
     assert channels == 3 or np.array_equal(decode_image(data, GRAY), expected[:, :, :1])
 
 
+def test_half_a_color_at_the_end_of_a_palette_is_no_damage() -> None:
+    data = png(6, 8, (b"PLTE", bytes([9, 9, 9, 7])), (b"IDAT", zlib.compress(bytes(56))), color=3)
+
+    assert image_shape(data) == GRAY.shape
+    assert np.array_equal(decode_image(data, GRAY), np.full(GRAY.shape, 9))
+
+
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("is_gray", [False, True])
 def test_transparency_is_no_color(bits: int, is_gray: bool) -> None:
