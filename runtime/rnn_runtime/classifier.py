@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from rnn_runtime.engine.core_cache import images_per_run
 from rnn_runtime.engine.cuda import CUDA_DEFAULTS, CudaOptions
 from rnn_runtime.engine.cuda_runner import CudaRunner
 from rnn_runtime.engine.session import Provider, open_session, other_provider
@@ -153,7 +154,7 @@ class Classifier:
             # For small batches of an LSTM, onnxruntime's own threads are faster than chunks
             # (docs/explanation/measurements.md).
             threaded = open_session(content, "cpu", intra_op_threads=self.threads).session
-        return CpuThreads(self._session, self.threads, threaded)
+        return CpuThreads(self._session, self.threads, images_per_run(self.metadata.spec), threaded)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # In another process, the model is opened again, on the provider that runs here or not at all.

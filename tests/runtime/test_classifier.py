@@ -252,7 +252,7 @@ def test_onnxruntime_keeps_no_record_of_what_it_runs(run_process: RunProcess, tm
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
 def test_threads_change_nothing_but_rounding(tmp_path: Path, cell: Cell, threads: int) -> None:
     model = export_random(tmp_path, cell)
-    images = np.random.default_rng(0).integers(0, 256, (200, 5, 4, 1), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (700, 5, 4, 1), np.uint8)  # several runs each
 
     found = Classifier(model, provider="cpu", threads=threads).predict_logits(images)
 

@@ -22,31 +22,37 @@ class Rows(NamedTuple):
     steps: int
 
 
-def group_sizes(steps: int) -> list[int]:
-    """Sizes of groups of at most 32 steps, as equal as possible."""
-    groups = -(-steps // MOST_PARTS)
+def group_sizes(steps: int, most: int = MOST_PARTS) -> list[int]:
+    """Sizes of groups of at most so many steps, as equal as possible."""
+    groups = -(-steps // most)
     return [steps // groups + (i < steps % groups) for i in range(groups)]
 
 
-def group_steps(builder: GraphBuilder, array: str, steps: int, features: int, name: str) -> list[Rows]:
-    """Divide `(steps, batch, features)` into groups of at most 32 steps, as two-dimensional arrays.
+def group_steps(
+    builder: GraphBuilder, array: str, steps: int, features: int, name: str, most: int = MOST_PARTS
+) -> list[Rows]:
+    """Divide `(steps, batch, features)` into groups of at most so many steps, as two-dimensional arrays.
 
     Split from a two-dimensional array, the steps need no squeezing.
     """
     builder.constant(f"{name}.rows_shape", [-1, features], np.int64)
-    sizes = group_sizes(steps)
-    if len(sizes) == 1:
-        return [Rows(builder.node("Reshape", [array, f"{name}.rows_shape"], f"{name}.rows"), steps)]
+    sizes = group_sizes(steps, most)
+    if len(set(sizes)) == 1 and len(sizes) <= MOST_PARTS:
+        rows = builder.node("Reshape", [array, f"{name}.rows_shape"], f"{name}.rows")
+        groups = [f"{name}.group_{i}" for i in range(len(sizes))]
+        if len(groups) == 1:
+            return [Rows(rows, steps)]
+        return [Rows(group, sizes[0]) for group in builder.nodes_out("Split", [rows], groups, axis=0)]
     builder.constant(f"{name}.group_axis", [0], np.int64)
-    groups, start = [], 0
+    parts, start = [], 0
     for i, size in enumerate(sizes):
         group = f"{name}.group_{i}"
         builder.constant(f"{group}.start", [start], np.int64)
         builder.constant(f"{group}.end", [start + size], np.int64)
         builder.node("Slice", [array, f"{group}.start", f"{group}.end", f"{name}.group_axis"], group)
-        groups.append(Rows(builder.node("Reshape", [group, f"{name}.rows_shape"], f"{group}.rows"), size))
+        parts.append(Rows(builder.node("Reshape", [group, f"{name}.rows_shape"], f"{group}.rows"), size))
         start += size
-    return groups
+    return parts
 
 
 def multiply_steps(builder: GraphBuilder, groups: list[Rows], weight: str, bias: str, name: str) -> list[str]:

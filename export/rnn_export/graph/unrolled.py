@@ -4,6 +4,10 @@ from rnn_export.graph.builder import ACTIVATIONS, GraphBuilder, Weights, concate
 from rnn_export.graph.steps import group_steps, multiply_steps
 from rnn_runtime.model.spec import ModelSpec
 
+# Steps of the first layer whose products with the pixels are one node. Of more, the products leave the core's cache
+# before they are used; of fewer, single images take longer (docs/explanation/measurements.md).
+MOST_STEPS_TOGETHER = 8
+
 
 def add_unrolled_rnn(builder: GraphBuilder, spec: ModelSpec, weights: Weights, pixels: str) -> str:
     """Add a vanilla RNN with nodes for every step; return the name of its output.
@@ -12,7 +16,7 @@ def add_unrolled_rnn(builder: GraphBuilder, spec: ModelSpec, weights: Weights, p
     result of the first as its addend, which saves an addition. In the first layer, whose inputs are all known, the
     products of neighbouring steps are one `Gemm`.
     """
-    rows = group_steps(builder, pixels, spec.image_spec.height, spec.input_size, "pixels")
+    rows = group_steps(builder, pixels, spec.image_spec.height, spec.input_size, "pixels", MOST_STEPS_TOGETHER)
     steps: list[str] = []
     for layer in range(spec.num_layers):
         directions = []

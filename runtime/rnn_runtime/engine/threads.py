@@ -15,8 +15,7 @@ from rnn_runtime.engine.calls import run_session
 if TYPE_CHECKING:
     import onnxruntime
 
-# Images that a thread runs at once: few enough for its core's cache (docs/explanation/measurements.md).
-_SMALLEST_CHUNK, _LARGEST_CHUNK = 16, 64
+_SMALLEST_CHUNK = 16  # images that are worth to wake a thread
 
 
 class CpuThreads:
@@ -27,6 +26,7 @@ class CpuThreads:
     Args:
         session: A session of one thread, with the input `images` and the outputs `logits` and `probabilities`.
         threads: Number of threads that share a batch.
+        largest_chunk: The most images that a thread runs at once.
         threaded_session: The same model with onnxruntime's own threads, for batches of a single chunk.
     """
 
@@ -34,9 +34,11 @@ class CpuThreads:
         self,
         session: "onnxruntime.InferenceSession",
         threads: int,
+        largest_chunk: int,
         threaded_session: "onnxruntime.InferenceSession | None" = None,
     ) -> None:
         self._session, self._threads, self._threaded_session = session, threads, threaded_session
+        self._largest_chunk = largest_chunk
         self._pool: ThreadPoolExecutor | None = None
         _instances.add(self)
 
@@ -54,9 +56,9 @@ class CpuThreads:
             ProviderError: the run failed, for instance because memory ran out.
         """
         count = len(images)
-        if self._threaded_session and count <= _LARGEST_CHUNK:
+        if self._threaded_session and count <= self._largest_chunk:
             return run_session(self._threaded_session, output, images)
-        size = _chunk_size(count, self._threads)
+        size = self._chunk_size(count)
         if size >= count:
             return run_session(self._session, output, images)
         self._pool = self._pool or ThreadPoolExecutor(self._threads, thread_name_prefix="model")
@@ -64,8 +66,13 @@ class CpuThreads:
 
     def run_alone(self, output: str, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The same in the calling thread alone, as one of several processes that each run batches."""
-        chunks = _chunks(images, _LARGEST_CHUNK)
+        chunks = _chunks(images, self._largest_chunk)
         return np.concatenate([run_session(self._session, output, chunk) for chunk in chunks])
+
+    def _chunk_size(self, images: int) -> int:
+        """Images per run: all threads get as many runs, none of more than the largest chunk."""
+        runs = -(-images // (self._threads * self._largest_chunk)) * self._threads
+        return max(-(-images // runs), _SMALLEST_CHUNK)
 
     def forget_threads(self) -> None:
         """In a forked child, where no threads survive: drop them; the next run starts new ones."""
@@ -77,11 +84,6 @@ class CpuThreads:
 
 def _chunks(images: NDArray[np.uint8], size: int) -> list[NDArray[np.uint8]]:
     return [images[start : start + size] for start in range(0, len(images), size)]
-
-
-def _chunk_size(images: int, threads: int) -> int:
-    """Images per thread and run: all threads are busy, and each chunk fits a core's cache."""
-    return min(max(-(-images // threads), _SMALLEST_CHUNK), _LARGEST_CHUNK)
 
 
 _instances: "weakref.WeakSet[CpuThreads]" = weakref.WeakSet()
