@@ -58,16 +58,31 @@ class CpuThreads:
         count = len(images)
         if self._threaded_session and count <= self._largest_chunk:
             return run_session(self._threaded_session, output, images)
-        size = self._chunk_size(count)
-        if size >= count:
-            return run_session(self._session, output, images)
-        self._pool = self._pool or ThreadPoolExecutor(self._threads, thread_name_prefix="model")
-        return np.concatenate(list(self._pool.map(partial(run_session, self._session, output), _chunks(images, size))))
+        if self._threads == 1 or count <= _SMALLEST_CHUNK:
+            return self.run_alone(output, images)
+        return self._share(_chunks(images, self._chunk_size(count)), output)
 
     def run_alone(self, output: str, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The same in the calling thread alone, as one of several processes that each run batches."""
+        """The same in the calling thread alone."""
         chunks = _chunks(images, self._largest_chunk)
         return np.concatenate([run_session(self._session, output, chunk) for chunk in chunks])
+
+    def _share(self, chunks: list[NDArray[np.uint8]], output: str) -> NDArray[np.float32]:
+        """Run the first chunk in the calling thread, which is awake, and then the last ones that no other has begun."""
+        self._pool = self._pool or ThreadPoolExecutor(self._threads - 1, thread_name_prefix="model")
+        run = partial(run_session, self._session, output)
+        others = [self._pool.submit(run, chunk) for chunk in chunks[1:]]
+        try:
+            first, last = run(chunks[0]), []
+            for chunk, other in zip(reversed(chunks), reversed(others), strict=False):
+                if not other.cancel():
+                    break
+                last.append(run(chunk))
+            between = [other.result() for other in others if not other.cancelled()]
+        finally:
+            for other in others:
+                other.cancel()
+        return np.concatenate([first, *between, *reversed(last)])
 
     def _chunk_size(self, images: int) -> int:
         """Images per run: all threads get as many runs, none of more than the largest chunk."""
