@@ -1,5 +1,6 @@
 """Any folder of images, file by file: our pixels beside Pillow's, refusals by reason, time and memory."""
 
+import io
 import resource
 import sys
 import time
@@ -52,8 +53,10 @@ def compare_folder(folder: Path) -> Comparison:
         InputError: the folder can't be listed, or has no images.
     """
     found = Comparison()
-    for path in find_images([str(folder)], recursive=True):
-        _compare(path, found)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for path in find_images([str(folder)], recursive=True):
+            _compare(path, found)
     return found
 
 
@@ -90,8 +93,8 @@ def _compare(path: str, found: Comparison) -> None:
 
 
 def _decode_by_pillow(path: str, channels: int) -> NDArray[np.uint8]:
-    with warnings.catch_warnings(), Image.open(path) as image:
-        warnings.simplefilter("ignore")
+    # Of a TIFF that it maps into memory, which it opens by name for, Pillow 13 turns some orientations twice.
+    with Image.open(io.BytesIO(read_bytes(path))) as image:
         upright = ImageOps.exif_transpose(image)
         pixels = np.asarray(upright.convert("L" if channels == 1 else "RGB"))
     return pixels.reshape(*pixels.shape[:2], channels)
