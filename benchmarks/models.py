@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from benchmarks import product_limit
 from benchmarks.measure import Row, compare, race_once, race_throughput
 from benchmarks.peers.networks import ArticleNetwork, export_dynamo, export_legacy, open_session, run_session
+from benchmarks.product_limit import MFLOP_AN_IMAGE
 from rnn_export import export_onnx
 from rnn_export.graph.onnx_model import Precision, build_onnx_model
 from rnn_runtime import Classifier
@@ -27,7 +28,6 @@ from rnn_train.model import ImageRNN
 from rnn_train.settings import TrainSettings
 
 EAGER, LEGACY, DYNAMO = "PyTorch eager", "legacy export", "dynamo export"
-MFLOP_AN_IMAGE = 2.95  # 28 rows, 2 layers of 128: 2 x 28 x (28 x 128 + 3 x 128 x 128) = 2.95 million
 
 # peer -> batch size -> least ratio
 TARGETS: dict[str, dict[str, dict[int, float]]] = {

@@ -24,7 +24,7 @@ from rnn_runtime.images.depth import (
     read_values,
     to_8_bits,
 )
-from rnn_runtime.images.failures import image_errors
+from rnn_runtime.images.failures import ImageErrors
 from rnn_runtime.images.limits import MAX_FILE_BYTES, TOO_MANY_BYTES, TOO_MANY_PIXELS, check_size, check_work
 from rnn_runtime.images.png_chunks import mend_png
 from rnn_runtime.images.small_png import decode_small_png
@@ -74,7 +74,7 @@ def decode_image(data: bytes, spec: ImageSpec) -> NDArray[np.uint8]:
     Raises:
         ImageError: The bytes are not a complete image, or one beyond the limits in `rnn_runtime.images.limits`.
     """
-    with image_errors(_DAMAGED):
+    with ImageErrors(_DAMAGED):
         pixels = decode_small_png(data)
         if pixels is None:
             # At least twice the size, so that each final pixel is an average of at least four.
@@ -102,7 +102,7 @@ def convert_image(image: Image.Image, spec: ImageSpec) -> NDArray[np.uint8]:
     if 0 in image.size:
         raise ImageError("the image has no pixels")
     check_size(*image.size)
-    with image_errors(_DAMAGED):
+    with ImageErrors(_DAMAGED):
         image.load()
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
         return _fit(_to_mode(ImageOps.exif_transpose(image) if turned else image, spec), spec)
@@ -217,12 +217,12 @@ def _read_tolerantly(read: Callable[[bytes], Value], data: bytes) -> Value:
         ImageError: what Pillow says of the whole file.
     """
     try:
-        with image_errors(_DAMAGED):
+        with ImageErrors(_DAMAGED):
             return read(data)
     except ImageError:
         mended = mend_png(data)
         if mended is not None:
-            with suppress(ImageError), image_errors(_DAMAGED):
+            with suppress(ImageError), ImageErrors(_DAMAGED):
                 return read(mended)
         raise
 
@@ -270,7 +270,7 @@ def _decode(data: bytes, spec: ImageSpec, least_side: int) -> Image.Image:
 def _open(data: bytes) -> Image.Image:
     if not data:
         raise ImageError("the file is empty")
-    with image_errors("not an image in a supported format, or damaged"):
+    with ImageErrors("not an image in a supported format, or damaged"):
         try:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
         except Image.DecompressionBombError:  # Pillow's limit is above ours

@@ -11,7 +11,7 @@ from PIL import Image, ImageFile
 
 from rnn_runtime.errors import ImageError, InputError
 from rnn_runtime.images.decode import FORMATS, convert_image, decode_image, read_image, to_image
-from rnn_runtime.images.failures import image_errors
+from rnn_runtime.images.failures import ImageErrors
 from rnn_runtime.images.limits import MAX_FILE_BYTES
 from rnn_runtime.model.spec import ImageSpec
 
@@ -105,7 +105,7 @@ def _take(image: ImageLike, place: str, spec: ImageSpec) -> str | TakenImage:
         return str(image)  # numpy has a subclass
     name = _name_of(image)
     try:
-        with image_errors():
+        with ImageErrors():
             if isinstance(image, bytes | bytearray | memoryview):
                 _check_length(image)
                 return TakenImage(name, bytes(image))
