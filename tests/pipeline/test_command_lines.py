@@ -103,6 +103,7 @@ OPTIONS: dict[str, dict[str, list[str]]] = {
         "--clip-norm": ["1"],
         "--label-smoothing": ["0.1"],
         "--class-weights": ["none", "balanced"],
+        "--amp": NONE,
         "--normalize": NONE,
         "--shift": COUNTS,
         "--flip": NONE,

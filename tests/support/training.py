@@ -20,6 +20,20 @@ from rnn_train.processes import Processes
 from rnn_train.training import TrainResult
 
 
+def _has_lstm_in_bfloat16() -> bool:
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.nn.LSTM(1, 1)(torch.zeros(1, 1, 1))
+    except RuntimeError:
+        return False
+    return True
+
+
+LSTM_IN_BFLOAT16 = pytest.mark.skipif(
+    not _has_lstm_in_bfloat16(), reason="torch has no LSTM in bfloat16 for this processor: on x86, it needs AVX-512"
+)
+
+
 def train_quietly(path: Path, source: DataSource, settings: TrainSettings, **others: Any) -> TrainResult:
     """Train on the CPU, without plots."""
     return train(source, settings, path, device="cpu", plots=False, **others)

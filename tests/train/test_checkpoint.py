@@ -40,7 +40,7 @@ def whole() -> bytes:
     checkpoint = random_checkpoint(SPEC)
     content = {
         "format": "rnn-onnx checkpoint",
-        "format_version": 4,
+        "format_version": 5,
         "model": SPEC.to_dict(),
         "weights": dict(checkpoint.weights),
         "settings": checkpoint.settings.to_dict(),
@@ -225,10 +225,10 @@ def test_what_other_programs_save_is_refused(tmp_path: Path, content: object) ->
 @pytest.mark.parametrize(
     ("version", "problem"),
     [
-        (1, r"a checkpoint of an older rnn-onnx \(format version 1; this one reads 2 to 4\)\. Train again"),
-        (5, r"a checkpoint of a newer rnn-onnx \(format version 5; this one reads 2 to 4\)\. Upgrade rnn-onnx"),
-        ("2", "its format version is '2'; this one reads 2 to 4"),
-        (None, "its format version is None; this one reads 2 to 4"),
+        (1, r"a checkpoint of an older rnn-onnx \(format version 1; this one reads 2 to 5\)\. Train again"),
+        (6, r"a checkpoint of a newer rnn-onnx \(format version 6; this one reads 2 to 5\)\. Upgrade rnn-onnx"),
+        ("2", "its format version is '2'; this one reads 2 to 5"),
+        (None, "its format version is None; this one reads 2 to 5"),
     ],
 )
 def test_another_format_version_is_named(path: Path, version: object, problem: str) -> None:
@@ -242,7 +242,7 @@ def test_a_checkpoint_of_the_version_before_is_read_with_defaults(path: Path) ->
     def as_version_2(content: dict[str, Any]) -> None:
         content["format_version"] = 2
         del content["temperature"]
-        for name in ("patience", "class_weights", "augment", "calibrate"):
+        for name in ("patience", "class_weights", "augment", "calibrate", "amp"):
             del content["settings"][name]
         del content["model"]["image"]["depth_range"]
         del content["source"]["depth_range"]
@@ -257,6 +257,7 @@ def test_a_checkpoint_of_the_version_before_is_read_with_defaults(path: Path) ->
 def test_a_checkpoint_of_version_3_reads_deep_images_as_it_did(path: Path) -> None:
     def as_version_3(content: dict[str, Any]) -> None:
         content["format_version"] = 3
+        del content["settings"]["amp"]
         del content["model"]["image"]["depth_range"]
         del content["source"]["depth_range"]
 
@@ -266,7 +267,17 @@ def test_a_checkpoint_of_version_3_reads_deep_images_as_it_did(path: Path) -> No
     assert saved.spec.image_spec.depth_range == saved.source.fixed_depth_range == (0, 65535)
 
 
-@pytest.mark.parametrize("name", ["patience", "class_weights", "augment", "calibrate"])
+def test_a_checkpoint_of_version_4_was_trained_in_float32(path: Path) -> None:
+    def as_version_4(content: dict[str, Any]) -> None:
+        content["format_version"] = 4
+        del content["settings"]["amp"]
+
+    edit(path, as_version_4)
+
+    assert not Checkpoint.load(path).settings.amp
+
+
+@pytest.mark.parametrize("name", ["patience", "class_weights", "augment", "calibrate", "amp"])
 def test_a_checkpoint_of_this_version_needs_all_settings(path: Path, name: str) -> None:
     edit(path, lambda content: content["settings"].pop(name))
 

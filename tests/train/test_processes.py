@@ -116,6 +116,20 @@ def test_only_the_first_process_prints(tmp_path: Path, run: Run) -> None:
     assert ours["epochs"][0]["validation_loss"] == pytest.approx(theirs["epochs"][0]["validation_loss"], rel=1e-2)
 
 
+def test_processes_train_in_bfloat16_together(tmp_path: Path) -> None:
+    line = ("--dataset", "digits", "--amp", "--device", "cpu", "--no-plots", "--resume", "auto", "--epochs")
+    whole, first, resumed = (
+        run_together(*line, epochs, "--output", output, folder=tmp_path)
+        for output, epochs in (("whole.pt", 2), ("model.pt", 1), ("model.pt", 2))
+    )
+
+    for result in (whole, first, resumed):
+        assert result.returncode == 0, result.stderr
+        assert result.stderr.count("--amp is for CUDA. On CPUs, training is usually faster in float32") == 1
+    assert Checkpoint.load(tmp_path / "whole.pt").settings.amp
+    assert_same_run(Checkpoint.load(tmp_path / "model.pt"), Checkpoint.load(tmp_path / "whole.pt"))
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_signal_to_any_process_ends_all(tmp_path: Path, rank: int, number: signal.Signals) -> None:

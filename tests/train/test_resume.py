@@ -18,7 +18,15 @@ from rnn_train.data import load_data
 from tests.support.commands import Run
 from tests.support.idx_files import write_idx_folder
 from tests.support.image_folders import write_classes
-from tests.support.training import KnownAccuracies, Recorder, StopIn, assert_equal, assert_same_run, train_quietly
+from tests.support.training import (
+    LSTM_IN_BFLOAT16,
+    KnownAccuracies,
+    Recorder,
+    StopIn,
+    assert_equal,
+    assert_same_run,
+    train_quietly,
+)
 
 SMALL = TrainSettings(hidden_size=8, learning_rate=0.01, epochs=4, batch_size=16)
 
@@ -57,6 +65,8 @@ KINDS_OF_RUN = pytest.mark.parametrize(
         {"schedule": "one-cycle", "cell": "gru", "dropout": 0.1, "weight_decay": 0.01, "normalize": True, "shift": 1},
         {"clip_norm": 0.1, "label_smoothing": 0.1},
         {"augment": True, "class_weights": "balanced"},
+        {"amp": True, "cell": "gru", "dropout": 0.2},
+        pytest.param({"amp": True, "cell": "lstm"}, marks=LSTM_IN_BFLOAT16),
     ],
     ids=str,
 )
@@ -79,7 +89,7 @@ def test_a_run_stopped_by_the_version_before_is_resumed(tmp_path: Path, source: 
     run_and_stop(tmp_path / "model.pt", source, settings, 3)
     content = torch.load(tmp_path / "model.pt", weights_only=True)
     content["format_version"] = 2
-    for name in ("patience", "class_weights", "augment", "calibrate"):
+    for name in ("patience", "class_weights", "augment", "calibrate", "amp"):
         del content["settings"][name]
     del content["model"]["image"]["depth_range"]
     del content["source"]["depth_range"]

@@ -30,6 +30,7 @@ def test_defaults_are_the_articles() -> None:
         "clip_norm": 0.0,
         "label_smoothing": 0.0,
         "class_weights": "none",
+        "amp": False,
         "normalize": False,
         "shift": 0,
         "flip": False,
@@ -56,7 +57,7 @@ def test_defaults_are_the_articles() -> None:
         ("schedule", "linear"),
         ("schedule", None),
         *(("class_weights", value) for value in ("equal", None, True, 1.0)),
-        *((name, value) for name in ("normalize", "flip", "augment", "calibrate") for value in (1, "yes", None)),
+        *((name, value) for name in ("normalize", "flip", "augment", "calibrate", "amp") for value in (1, "yes", None)),
     ],
 )
 def test_values_out_of_range_are_refused_and_named(name: str, value: object) -> None:
@@ -97,6 +98,7 @@ SETTINGS = st.builds(
     shift=st.integers(0, 5),
     flip=st.booleans(),
     augment=st.booleans(),
+    amp=st.booleans(),
     class_weights=st.sampled_from(["none", "balanced"]),
     seed=st.integers(0, 2**63 - 1),
 )

@@ -214,7 +214,7 @@ def test_options_reach_the_settings(run: Run, tmp_path: Path) -> None:
     options = (
         "--cell rnn --nonlinearity relu --hidden-size 6 --num-layers 3 --bidirectional --dropout 0.25 --epochs 1 "
         "--batch-size 8 --learning-rate 0.02 --schedule one-cycle --weight-decay 0.5 --clip-norm 2 "
-        "--label-smoothing 0.125 --class-weights balanced --normalize --shift 2 --flip --augment --seed 9 "
+        "--label-smoothing 0.125 --class-weights balanced --amp --normalize --shift 2 --flip --augment --seed 9 "
         "--image-size 5x4 --val-split 0.25 "
         "--class-names ant,bee,cat,dog --output out/run.pt --device cpu --no-plots"
     )
@@ -238,6 +238,7 @@ def test_options_reach_the_settings(run: Run, tmp_path: Path) -> None:
         clip_norm=2.0,
         label_smoothing=0.125,
         class_weights="balanced",
+        amp=True,
         normalize=True,
         shift=2,
         flip=True,

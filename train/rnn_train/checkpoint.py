@@ -30,11 +30,12 @@ from rnn_train.model import ImageRNN
 from rnn_train.settings import TrainSettings
 
 FORMAT = "rnn-onnx checkpoint"
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 _OLDEST_VERSION = 2  # 1 held whole epochs only
 # What checkpoints of earlier versions lack: settings that had no other value then.
 _SETTINGS_SINCE_3 = {"patience": 0, "class_weights": "none", "augment": False, "calibrate": False}
 _SOURCE_SINCE_4 = {"depth_range": "full"}
+_SETTINGS_SINCE_5 = {"amp": False}
 _LARGEST_METRIC = 1e300  # far above any loss, count or speed, and below infinity
 
 
@@ -126,9 +127,11 @@ class Checkpoint:
             raise CheckpointError(f"{path}: {_describe_version(version)}")
         try:
             model, settings, source = content["model"], content["settings"], content["source"]
-            if version == _OLDEST_VERSION and isinstance(settings, dict):
+            if version < 3 and isinstance(settings, dict):
                 settings = _SETTINGS_SINCE_3 | settings
-            if version < FORMAT_VERSION and isinstance(source, dict):
+            if version < 5 and isinstance(settings, dict):
+                settings = _SETTINGS_SINCE_5 | settings
+            if version < 4 and isinstance(source, dict):
                 model, source = with_full_depth(model), _SOURCE_SINCE_4 | source
             checkpoint = cls(
                 ModelSpec.from_dict(model),
@@ -138,7 +141,7 @@ class Checkpoint:
                 content["metrics"],
                 content["samples"],
                 content["progress"],
-                None if version == _OLDEST_VERSION else content["temperature"],
+                None if version < 3 else content["temperature"],
             )
             checkpoint._check()
         except KeyError as error:

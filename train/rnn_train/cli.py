@@ -209,6 +209,7 @@ def _is_reported_elsewhere(error: BaseException) -> bool:
     click.Choice(CLASS_WEIGHTS),
     "Weights of the classes in the loss; balanced: rare classes count as much as frequent ones.",
 )
+@_setting(_optimization, "amp", bool, "Compute steps in bfloat16 (autocast), for CUDA; slower on CPUs.")
 @_setting(_augmentation, "shift", click.IntRange(0), "Shift training images at random by up to this many pixels.")
 @_setting(
     _augmentation,

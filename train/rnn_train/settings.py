@@ -45,6 +45,8 @@ class TrainSettings(PlainFields):
         class_weights: `none`, or `balanced`: the loss of an image of a class with `count` of the `n` training images
             counts `n / (classes * count)` times, so that each class counts the same
             (scikit-learn's `compute_class_weight`). Validation loss and accuracy stay unweighted.
+        amp: Compute each step's logits in bfloat16 where that is accurate enough (torch's autocast); for CUDA. Weights,
+            optimizer, loss and evaluation stay float32.
         normalize: Bring pixels to mean 0 and standard deviation 1 over the training images, per channel.
         shift: Move each training image by up to this many pixels on both axes; uncovered pixels become 0.
         flip: Mirror half of the training images from left to right; not for writing.
@@ -73,6 +75,7 @@ class TrainSettings(PlainFields):
     clip_norm: _FromZero = 0.0
     label_smoothing: Share = 0.0
     class_weights: ClassWeights = "none"
+    amp: bool = False
     normalize: bool = False
     shift: _CountFromZero = 0
     flip: bool = False

@@ -3,7 +3,7 @@
 import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -87,7 +87,7 @@ def train(
         SettingsError: the settings are out of range, contradict each other, make training diverge, or aren't those of
             the run to continue.
         CheckpointError: the run to continue can't be read.
-        ProviderError: there is no CUDA device, and `device` is `cuda`.
+        ProviderError: there is no CUDA device, and `device` is `cuda`; or the device can't do what `amp` asks for.
         OutputError: the checkpoint can't be written (the last one stays), or another run writes to its folder.
         RunInterruptedError: Ctrl-C or SIGTERM; the text says what the checkpoint holds.
         ProcessLostError: another process ended or doesn't answer; the text says what the checkpoint holds.
@@ -342,7 +342,8 @@ def _run(
         else:
             callback = TrainingCallback()
     about_data = [f"{run.source.name}: {run.data.describe()}", *run.data.notes]
-    for text in (*about_data, *_describe_use(run), *_describe_batches(run), *_describe_processes(run), *notes):
+    about_run = [*_describe_use(run), *_describe_batches(run), *_describe_processes(run), *_describe_precision(run)]
+    for text in (*about_data, *about_run, *notes):
         callback.note(text)
     if run.history:
         saving.save_metrics()
@@ -380,6 +381,12 @@ def _describe_processes(run: TrainingState) -> list[str]:
     return [f"{run.processes.count} processes share each batch, on {run.device.type}"]
 
 
+def _describe_precision(run: TrainingState) -> list[str]:
+    if run.device.type != "cpu" or not run.settings.amp or run.is_done:
+        return []
+    return ["`amp` is for CUDA. On CPUs, training is usually faster in float32, without it"]
+
+
 def _train(run: TrainingState, saving: _Saving, callback: TrainingCallback, stop: SharedStop) -> None:
     images = torch.from_numpy(run.data.train.images).to(run.device)
     labels = torch.from_numpy(run.data.train.labels).to(run.device)
@@ -415,7 +422,7 @@ def _train_epoch(
         start = time.perf_counter()
         own = batch[processes.rank :: processes.count]
         weight = weigh(batch)
-        with step_threads(run.model.rnn, len(own)) if has_function(run.model.rnn) else nullcontext():
+        with _threads(run, len(own)):
             rows = own.to(run.device)
             inputs, targets = augment(images.index_select(0, rows), run.settings), labels[rows]
             if epoch.step == 0:
@@ -430,6 +437,18 @@ def _train_epoch(
         epoch.seconds += time.perf_counter() - start
         callback.step(run.epoch + 1, epoch.step, loss, len(batch))
         yield
+
+
+def _threads(run: TrainingState, batch: int) -> AbstractContextManager[None]:
+    """The threads of a step: torch's own, except where `rnn_train.recurrent` computes it."""
+    with _autocast(run):
+        ours = has_function(run.model.rnn)
+    return step_threads(run.model.rnn, batch) if ours else nullcontext()
+
+
+def _autocast(run: TrainingState) -> torch.autocast:
+    """With `amp`, compute products in bfloat16. Its exponents are those of float32, so no gradient needs scaling."""
+    return torch.autocast(run.device.type, torch.bfloat16, enabled=run.settings.amp)
 
 
 def _weigher(class_weights: Tensor | None, labels: NDArray[np.int64]) -> Callable[[Tensor], float]:
@@ -454,8 +473,9 @@ def _take_gradient(
     # The number of images is exact up to 2**24, and so many don't fit into memory.
     outcome = torch.zeros(2, device=run.device)
     if len(targets):
-        logits = run.model(inputs)
-        loss = criterion(logits, targets) * share
+        with _autocast(run):
+            logits = run.model(inputs).float()
+            loss = criterion(logits, targets) * share
         loss.backward()
         outcome[0], outcome[1] = loss.detach(), (logits.argmax(dim=1) == targets).sum()
     else:  # the last batch of an epoch may have fewer images than there are processes

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from rnn_runtime.errors import CheckpointError, DataError, ProviderError, SettingsError
@@ -110,10 +110,11 @@ class TrainingState:
         Raises:
             DataError: the data is missing, damaged, not as expected, or not the same in all processes.
             SettingsError: the settings don't fit the data or the number of processes.
-            ProviderError: there is no CUDA device, and `device` is `cuda`.
+            ProviderError: there is no CUDA device, and `device` is `cuda`; or the device can't do what `amp` asks for.
         """
         with processes.agree():
             target = _find_device(device, processes)
+            _check_precision(settings, target)
         processes.use_device(target)
         data = load_shared(source, processes)
         sha256 = _data_sha256(data, source)
@@ -368,6 +369,23 @@ def _find_device(device: Device, processes: Processes) -> torch.device:
         )
     torch.cuda.set_device(processes.local_rank)
     return torch.device("cuda", processes.local_rank)
+
+
+def _check_precision(settings: TrainSettings, device: torch.device) -> None:
+    """Check that the device computes what `amp` asks for."""
+    if not settings.amp:
+        return
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise ProviderError("this GPU doesn't compute in bfloat16 (NVIDIA's do since Ampere). Train without `amp`")
+    if device.type == "cpu" and settings.cell == "lstm":
+        try:
+            with torch.autocast("cpu", torch.bfloat16):
+                nn.LSTM(1, 1)(torch.zeros(1, 1, 1))
+        except RuntimeError:  # oneDNN has such LSTMs for some processors only, and says it when one is computed
+            raise ProviderError(
+                "torch has no LSTM in bfloat16 for this processor (on x86, it needs AVX-512). Train without `amp`, or "
+                "on a GPU"
+            ) from None
 
 
 def _make_spec(data: Data, settings: TrainSettings) -> ModelSpec:

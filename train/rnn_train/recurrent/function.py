@@ -14,11 +14,12 @@ from rnn_train.recurrent.threads import Tasks, compute_in_halves
 
 
 def has_function(net: nn.RNNBase) -> bool:
-    """Whether `last_outputs` is faster than a net's own training step: an RNN's or a GRU's on a CPU.
+    """Whether `last_outputs` is faster than a net's own training step: an RNN's or a GRU's on a CPU, in float32.
 
-    An LSTM's step is one call of oneDNN for each layer and direction (docs/explanation/measurements.md).
+    An LSTM's step is one call of oneDNN for each layer and direction (docs/explanation/measurements.md). Under
+    autocast, products are in bfloat16, and the function's buffers have the dtype of the weights.
     """
-    return net.mode != "LSTM" and net.weight_hh_l0.device.type == "cpu"
+    return net.mode != "LSTM" and net.weight_hh_l0.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
 
 
 def last_outputs(net: nn.RNNBase, inputs: Tensor, memory: "Memory") -> Tensor:
