@@ -23,7 +23,8 @@ PROBABILITY_ATOL = 1e-5
 MOST_REAL_IMAGES = 10_000  # all of MNIST's test images
 # Pixels times channels of all images of a kind, as many as 170 RGB images of 256 x 256 have.
 _MOST_VALUES = 1 << 25
-# Multiplications of the recurrent net for all images of a kind: those of 11,500 images of 28 x 28 and an LSTM of 128 units.
+# Multiplications of the recurrent net for all images of a kind: those that an LSTM of 128 units takes for 11,500 images
+# of 28 x 28.
 _MOST_MULTIPLICATIONS = 1 << 36
 _LEAST_SIZES = 2  # of batches, however large the images are
 
