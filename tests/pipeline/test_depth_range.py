@@ -127,7 +127,8 @@ def test_a_range_can_only_be_found_in_folders_of_images(run: Run) -> None:
     [
         ("wide", "--depth-range must be full, auto or the values of black and white, such as 0-4095, not 'wide'"),
         ("9-5", "the depth range must go from a smaller value to a larger one, not 9 to 5"),
-        ("0-65536", "image depth_range[1] must be a whole number from -32768 to 65535, not 65536"),
+        ("0-65536", "--depth-range must have values from -32768 to 65535, not '0-65536'"),
+        ("-10--5", "--depth-range must hold 17 values or more, one for each gray that is left, not '-10--5'"),
     ],
 )
 def test_a_range_that_cannot_be_is_named(run: Run, value: str, problem: str) -> None:
@@ -144,3 +145,23 @@ def test_negative_values_can_be_given(run: Run, tmp_path: Path) -> None:
 
     assert result.returncode == 0, result.stderr
     assert Checkpoint.load(tmp_path / "model.pt").spec.image_spec.depth_range == (-1000, 3000)
+
+
+@pytest.mark.usefixtures("microscope")
+def test_images_beyond_the_range_are_refused_in_training_and_inference(run: Run, tmp_path: Path) -> None:
+    refused = run("rnn-train", *TRAINING, "--depth-range", "-1000--900")
+
+    assert refused.returncode == 2
+    assert "24 of 24 images can't be read, the first: photos/left/0.png: all its values, from 1" in refused.stderr
+    assert "are beyond the depth range -1000--900. Choose a range in training that holds them" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+
+    assert run("rnn-train", *TRAINING, "--epochs", "1", "--depth-range", "100-799").returncode == 0
+    assert run("rnn-export", "model.pt", "model.onnx").returncode == 0
+    Image.fromarray(np.full((40, 32), 900, np.uint16)).save(tmp_path / "bright.png")
+    result = run("rnn-infer", "bright.png", "photos/left/0.png", "--output", "out.csv")
+
+    assert result.returncode == 1
+    bright, usual = read_results(tmp_path / "out.csv")
+    assert bright["error"].startswith("all its values, from 900 to 900, are beyond the depth range 100-799. Choose a")
+    assert usual["label"]

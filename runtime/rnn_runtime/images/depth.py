@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from rnn_runtime.errors import ImageError
-from rnn_runtime.model.spec import DEEPEST, DepthRange
+from rnn_runtime.model.spec import DEEPEST, FEWEST_GRAYS, DepthRange
 
 DEEP_MODES = ("I;16", "I;16B", "I;16L", "I")  # Pillow may hold 16 bits as 32-bit integers ("I")
 _LEAST, _MOST = DEEPEST
-_FEWEST_GRAYS = 17  # a sensor of 12 bits whose values are read as 16 bits leaves 16
-_REMEDY = "Choose a depth range in training: rnn-train --depth-range auto"
+_REMEDY = "Choose a depth range in training: rnn-train --depth-range auto, or two values such as 0-4095"
 # Tags of TIFF 6.0, and two of their values.
 _BITS_PER_SAMPLE, _SAMPLE_FORMAT, _SIGNED = 258, 339, 2
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
@@ -57,13 +56,19 @@ def to_8_bits(image: Image.Image, depth_range: DepthRange | None) -> Image.Image
             bits can hold, which must leave enough grays.
 
     Raises:
-        ImageError: its values have more than 16 bits, or without a range: are negative, or leave few grays of many.
+        ImageError: its values have more than 16 bits. With a range: all are beyond it. Without one: some are negative,
+            or they leave few grays of many.
     """
     values = read_values(image)
     low, high = depth_range or (0, _largest_value(image))
     darkest, brightest = int(values.min()), int(values.max())
     if depth_range is None and darkest < 0:
         raise ImageError(f"its values are from {darkest} to {brightest}, some below 0. {_REMEDY}")
+    if darkest > high or brightest < low:
+        raise ImageError(
+            f"all its values, from {darkest} to {brightest}, are beyond the depth range {low}-{high}. "
+            "Choose a range in training that holds them: rnn-train --depth-range auto"
+        )
     grays = _grays(high - low + 1)
     np.clip(values, low, high, out=values)
     values -= low
@@ -74,7 +79,7 @@ def to_8_bits(image: Image.Image, depth_range: DepthRange | None) -> Image.Image
         seen[block] = True
     kept = np.unique(grays[seen])
     left = int(kept[-1]) - int(kept[0]) + 1
-    if depth_range is None and left < _FEWEST_GRAYS and np.count_nonzero(seen) > len(kept):
+    if depth_range is None and left < FEWEST_GRAYS and np.count_nonzero(seen) > len(kept):
         raise ImageError(
             f"its values are from {darkest} to {brightest} of {high}, which leaves {left} of 256 grays. {_REMEDY}"
         )

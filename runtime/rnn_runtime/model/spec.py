@@ -19,6 +19,7 @@ MAX_HIDDEN_SIZE = 65536
 MAX_LAYERS = 64
 MAX_CLASSES = 100_000
 DEEPEST = (-(1 << 15), (1 << 16) - 1)  # values of 16 bits, signed and unsigned
+FEWEST_GRAYS = 17  # a sensor of 12 bits whose values are read as 16 bits leaves 16
 
 Side = Annotated[int, Range(1, MAX_IMAGE_SIDE)]
 HiddenSize = Annotated[int, Range(1, MAX_HIDDEN_SIZE)]
@@ -34,7 +35,8 @@ class ImageSpec(PlainFields):
 
     `depth_range` is for gray images of more than 8 bits: the values that become black and white, `(least, most)`. With
     it, `value` becomes `(value - least) * 256 // (most - least + 1)`, after being limited to the range. None stands for
-    all values that the bits of a file can hold; images that keep less than 17 of 256 grays by that are refused.
+    all values that the bits of a file can hold; images that keep less than `FEWEST_GRAYS` of 256 grays by that are
+    refused. So are, with a range, images of which no value lies within it.
 
     Raises:
         SettingsError: a side isn't within 1 to `MAX_IMAGE_SIDE`, channels is neither 1 (gray) nor 3 (RGB), or the range

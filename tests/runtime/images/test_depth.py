@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
@@ -139,6 +139,7 @@ def test_a_range_is_applied_as_documented(values: NDArray[np.uint16], least: int
         [(min(max(v, least), most) - least) * 256 // (most - least + 1) for v in row] for row in values.tolist()
     ]
     spec = ImageSpec(4, 6, 1, (least, most))
+    assume(values.min() <= most and values.max() >= least)  # others are refused
 
     decoded = decode_image(deep_png(values), spec)
 
@@ -151,10 +152,36 @@ def test_the_full_range_keeps_the_upper_8_bits_of_any_image(values: NDArray[np.u
     assert np.array_equal(decode_image(deep_png(values), FULL)[:, :, 0], values >> 8)
 
 
-def test_a_range_changes_no_image_of_8_bits() -> None:
-    data = encode(pattern(4, 6, 1))
+@pytest.mark.parametrize("depth_range", [(0, 99), (1000, 3000)])
+@pytest.mark.parametrize("pixels", [pattern(4, 6, 1), np.zeros((4, 6, 1), np.uint8), np.full((4, 6, 1), 255, np.uint8)])
+def test_a_range_changes_no_image_of_8_bits(pixels: NDArray[np.uint8], depth_range: tuple[int, int]) -> None:
+    assert np.array_equal(decode_image(encode(pixels), ImageSpec(4, 6, 1, depth_range)), pixels)
 
-    assert np.array_equal(decode_image(data, ImageSpec(4, 6, 1, (0, 99))), pattern(4, 6, 1))
+
+@pytest.mark.parametrize(("least", "most"), [(0, 99), (700, 65535), (0, 0), (65535, 65535)])
+def test_an_image_beyond_the_range_is_refused(least: int, most: int) -> None:
+    values = random_values(least, most)
+    spec = ImageSpec(4, 6, 1, (100, 699))
+    problem = (
+        f"^all its values, from {least} to {most}, are beyond the depth range 100-699. Choose a range in training "
+        "that holds them: rnn-train --depth-range auto$"
+    )
+
+    with pytest.raises(ImageError, match=problem):
+        decode_image(deep_png(values), spec)
+    with pytest.raises(ImageError, match=problem):
+        convert_image(Image.fromarray(values.astype(np.uint16)), spec)
+
+
+@pytest.mark.parametrize(("value", "gray"), [(100, 0), (699, 255)])
+def test_an_image_at_an_end_of_the_range_lies_within_it(value: int, gray: int) -> None:
+    spec = ImageSpec(4, 6, 1, (100, 699))
+    flat = np.full((4, 6), value)
+    nearly_beyond = np.full((4, 6), 0 if value == 100 else 65535)
+    nearly_beyond[1, 1] = value
+
+    for values in (flat, nearly_beyond):
+        assert np.all(decode_image(deep_png(values), spec) == gray)
 
 
 COLOR_16 = {

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from rnn_runtime.errors import SettingsError
 from rnn_runtime.model.fields import PlainFields, check_fields
-from rnn_runtime.model.spec import DepthRange, ImageSpec, Share
+from rnn_runtime.model.spec import DEEPEST, FEWEST_GRAYS, DepthRange, ImageSpec, Share
 from rnn_train.settings import Dataset
 
 
@@ -80,7 +80,14 @@ class DataSource(PlainFields):
             raise SettingsError(
                 f"`depth_range` must be full, auto or the values of black and white, such as 0-4095, not {text!r}"
             )
-        return int(found[1]), int(found[2])
+        least, most = int(found[1]), int(found[2])
+        if min(least, most) < DEEPEST[0] or max(least, most) > DEEPEST[1]:
+            raise SettingsError(f"`depth_range` must have values from {DEEPEST[0]} to {DEEPEST[1]}, not {text!r}")
+        if least < most < least + FEWEST_GRAYS - 1:
+            raise SettingsError(
+                f"`depth_range` must hold {FEWEST_GRAYS} values or more, one for each gray that is left, not {text!r}"
+            )
+        return least, most
 
     @property
     def name(self) -> str:
