@@ -214,8 +214,15 @@ def test_an_unusable_image_leaves_its_neighbours_alone(classifier: Classifier, f
         (5, "not int"),
         (["a.png"], "not list"),
         (io.StringIO("a.png"), r"read\(\) gave str. Open the file in mode 'rb'"),
-        (np.zeros((8, 8), np.float32), "must be a uint8 array, from 0 .* not float32. Convert it first"),
-        (np.zeros((8, 8), np.uint16), "not uint16"),
+        (
+            np.zeros((8, 8), np.float32),
+            "must be a uint8 array, .* not float32. Bring its values to 0 to 255 and convert",
+        ),
+        (np.zeros((8, 8), np.uint16), r"must be a uint8 array, .* not uint16. Pass it as PIL.Image.fromarray\(array\)"),
+        (
+            np.zeros((8, 8, 3), np.uint16),
+            "must be a uint8 array, .* not uint16. Bring its values to 0 to 255 and convert",
+        ),
         (np.zeros((8, 8), bool), "not bool"),
         (np.zeros((8, 8, 5), np.uint8), r"has shape \(8, 8, 5\). An image has the shape"),
         (np.zeros((2, 8, 8, 3), np.uint8), r"has shape \(2, 8, 8, 3\)"),

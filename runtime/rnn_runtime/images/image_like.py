@@ -130,9 +130,11 @@ def _name_of(image: object) -> str:
 
 def _convert_array(pixels: NDArray[np.uint8], place: str, spec: ImageSpec) -> NDArray[np.uint8]:
     if pixels.dtype != np.uint8:
-        raise InputError(
-            f"{place} must be a uint8 array, from 0 (black) to 255 (white), not {pixels.dtype}. Convert it first"
+        is_deep_gray = pixels.dtype in (np.uint16, np.int16) and pixels.ndim == 2
+        remedy = (
+            "Pass it as PIL.Image.fromarray(array)" if is_deep_gray else "Bring its values to 0 to 255 and convert it"
         )
+        raise InputError(f"{place} must be a uint8 array, from 0 (black) to 255 (white), not {pixels.dtype}. {remedy}")
     if not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in _CHANNELS)):
         raise InputError(f"{place} {_describe_shape(pixels)}")
     if not pixels.size:

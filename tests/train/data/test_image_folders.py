@@ -89,6 +89,17 @@ def test_unreadable_images_of_any_split_are_left_out_with_their_labels(tmp_path:
         assert images.labels.tolist() == [0, 1, 1]
 
 
+def test_a_class_without_a_readable_image_is_refused_with_the_first_reason(tmp_path: Path) -> None:
+    write_classes(tmp_path)
+    for path in (tmp_path / "bee").iterdir():
+        path.write_bytes(b"no image")
+
+    with pytest.raises(
+        DataError, match=r"of the class 'bee', no image can be decoded, the first: .*/bee/0\.png: not an image in a"
+    ):
+        load(tmp_path, skip_unreadable=True)
+
+
 def test_two_folders_of_validation_images_are_refused(tmp_path: Path) -> None:
     for name in ("train", "val", "valid"):
         write_classes(tmp_path / name)

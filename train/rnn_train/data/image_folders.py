@@ -54,7 +54,11 @@ def load_class_folders(folder: Path, source: DataSource) -> Data:
         unreadable = {row - start: text for row, text in errors.items() if 0 <= row - start < len(labels)}
         kept = np.delete(labels, list(unreadable))
         if lost := set(labels) - set(kept):
-            raise DataError(f"{found.path}: of the class {class_names[min(lost)]!r}, no image can be decoded")
+            row = int(np.flatnonzero(labels == min(lost))[0])
+            raise DataError(
+                f"{found.path}: of the class {class_names[min(lost)]!r}, no image can be decoded, the first: "
+                f"{paths[split][row]}: {unreadable[row]}"
+            )
         kept_paths = tuple(path for i, path in enumerate(paths[split]) if i not in unreadable)
         images[split] = LabeledImages(pixels[: len(kept)], kept, kept_paths)
         pixels, start = pixels[len(kept) :], start + len(labels)
