@@ -100,6 +100,55 @@ def test_a_class_without_a_readable_image_is_refused_with_the_first_reason(tmp_p
         load(tmp_path, skip_unreadable=True)
 
 
+@pytest.mark.parametrize(
+    ("link", "target"),
+    [
+        ("train/self", "."),
+        ("train/self", ".."),
+        ("train/self", "../.."),
+        ("train/ant again", "ant"),
+        ("train/ant again", "ant/young"),
+        ("train/a", "ant"),
+        ("train/other", "../val"),
+        ("train/other", "../val/bee"),
+        ("val/wasp", "../train/wasp"),
+    ],
+)
+def test_a_class_folder_that_is_a_link_into_the_same_data_is_refused(tmp_path: Path, link: str, target: str) -> None:
+    folder = tmp_path / "photos"
+    write_classes(folder / "train", names=("ant", "bee", "wasp"))
+    write_photo(folder / "train" / "ant" / "young" / "0.png")
+    write_classes(folder / "val")
+    (folder / link).symlink_to(target)
+
+    with pytest.raises(DataError, match=f"/{link}: a link to .* in several classes or splits. Remove the link"):
+        load(folder)
+
+
+def test_links_to_one_folder_elsewhere_are_refused(tmp_path: Path) -> None:
+    write_classes(tmp_path / "store")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "ant").symlink_to("../store/ant")
+    (tmp_path / "photos" / "bee").symlink_to("../store")
+
+    with pytest.raises(DataError, match="/photos/bee: a link to images of .*/photos/ant, so"):
+        load(tmp_path / "photos")
+
+
+def test_class_folders_may_be_links_to_folders_elsewhere(tmp_path: Path) -> None:
+    write_classes(tmp_path / "store")
+    (tmp_path / "store" / "ant" / "back").symlink_to(tmp_path)
+    write_classes(tmp_path / "photos" / "train", names=("cat", "dog"))
+    for name in ("ant", "bee"):
+        (tmp_path / "photos" / "train" / name).symlink_to(tmp_path / "store" / name)
+    (tmp_path / "link").symlink_to("photos")
+
+    data = load(tmp_path / "link")
+
+    assert data.class_names == ("ant", "bee", "cat", "dog")
+    assert data.train.labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
 def test_two_folders_of_validation_images_are_refused(tmp_path: Path) -> None:
     for name in ("train", "val", "valid"):
         write_classes(tmp_path / name)

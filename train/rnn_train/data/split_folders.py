@@ -1,5 +1,6 @@
 """Folders of images: which hold the splits of a data set, and which the classes in each."""
 
+import itertools
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -33,7 +34,8 @@ def find_splits(folder: Path) -> tuple[dict[str, SplitFolder], list[str]]:
         The splits that are there, `train` always, and sentences about what was left out or is missing.
 
     Raises:
-        DataError: folders are misnamed or can't be listed, hold no images, or their classes don't fit each other.
+        DataError: folders are misnamed or can't be listed, hold no images, their classes don't fit each other, or a
+            class folder is a link by which images would be in several classes.
     """
     names = _folder_names(folder)
     _check_split_names(folder, names)
@@ -46,6 +48,7 @@ def find_splits(folder: Path) -> tuple[dict[str, SplitFolder], list[str]]:
         paths = {"train": folder}
         odd = [name for name in names if _meant_by(name) is not None]
         notes += [f"{folder / name}: used as a class, though it is named like a split of the data" for name in odd]
+    _check_links(folder, [path / name for path in paths.values() for name in _folder_names(path)])
     splits = {split: SplitFolder(path, list_classes(path)) for split, path in paths.items()}
     _check_classes(splits)
     for path in dict.fromkeys([folder, *paths.values()]):
@@ -109,6 +112,23 @@ def _check_split_names(folder: Path, names: list[str]) -> None:
                 f"{folder / name}: holds a folder {min(repeated)}, and so does {folder}. Move the folders of training "
                 f"images into {folder / 'train'}, or move {name} elsewhere"
             )
+
+
+def _check_links(folder: Path, class_folders: list[Path]) -> None:
+    """Refuse class folders that are links to other class folders, to folders in them, or to what holds them all."""
+    links = {path for path in class_folders if path.is_symlink()}
+    if not links:
+        return
+    remedy = "so its images would be in several classes or splits. Remove the link"
+    places = sorted((os.path.join(os.path.realpath(path), ""), path not in links, path) for path in class_folders)
+    for place, _, path in places:
+        if os.path.join(os.path.realpath(folder), "").startswith(place):
+            raise DataError(f"{path}: a link to {place}, which holds all the data, {remedy}")
+    # A folder's subfolders follow it, since all these names end with a slash.
+    for (outer, _, one), (inner, _, other) in itertools.pairwise(places):
+        if inner.startswith(outer) and not links.isdisjoint((one, other)):
+            link, target = (one, other) if one in links else (other, one)
+            raise DataError(f"{link}: a link to images of {target}, {remedy}")
 
 
 def _meant_by(name: str) -> str | None:
