@@ -20,6 +20,7 @@ from rnn_runtime.images.depth import (
     DEEP_MODES,
     check_color_depth,
     check_signs,
+    keep_maxval,
     mend_tiff,
     read_values,
     to_8_bits,
@@ -278,6 +279,7 @@ def _open(data: bytes) -> Image.Image:
         check_size(*image.size)
         check_work(image, data)
         mend_tiff(image)
+        keep_maxval(image)
     return image
 
 

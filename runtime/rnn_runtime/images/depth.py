@@ -24,6 +24,8 @@ _DEEP = 16  # bits
 # Pillow's names of orders of bytes: big-endian, and the machine's
 _NATIVE = {"I;16BS": "I;16NS", "I;32BS": "I;32NS"}
 _MAX_COLOR = 255
+_MAXVAL = "maxval"  # in the `info` of an image: the value of white in a PGM
+_FULL = (0, _MOST)
 _BLOCK = 1 << 20  # pixels
 
 
@@ -31,7 +33,7 @@ def read_values(image: Image.Image) -> NDArray[np.int32]:
     """The values of an image in one of `DEEP_MODES`, as they are in the file.
 
     Args:
-        image: The image, decoded. Of a TIFF, it still has its tags.
+        image: The image. Of a TIFF, it still has its tags; of a PGM, what `keep_maxval` has found.
 
     Returns:
         int32, shape `(height, width)`; larger values are brighter, also where the file has it the other way round.
@@ -39,6 +41,18 @@ def read_values(image: Image.Image) -> NDArray[np.int32]:
     Raises:
         ImageError: they have more than 16 bits.
     """
+    values = _read_scaled(image)
+    most = image.info.get(_MAXVAL, _MOST)
+    if most < _MOST:  # undone to the nearest, which gives the file's values: there are fewer of them
+        unsigned = values.view(np.uint32)
+        unsigned *= most
+        unsigned += _MOST // 2
+        unsigned //= _MOST
+    return values
+
+
+def _read_scaled(image: Image.Image) -> NDArray[np.int32]:
+    """The same, but for the values of a PGM, which Pillow brings to 0 to 65535."""
     values = np.asarray(image).astype(np.int32)
     if values.min() < _LEAST or values.max() > _MOST:
         raise ImageError("its pixels have more than 16 bits")
@@ -59,7 +73,7 @@ def to_8_bits(image: Image.Image, depth_range: DepthRange | None) -> Image.Image
         ImageError: its values have more than 16 bits. With a range: all are beyond it. Without one: some are negative,
             or they leave few grays of many.
     """
-    values = read_values(image)
+    values = _read_scaled(image) if depth_range in (None, _FULL) else read_values(image)
     low, high = depth_range or (0, _largest_value(image))
     darkest, brightest = int(values.min()), int(values.max())
     if depth_range is None and darkest < 0:
@@ -90,6 +104,17 @@ def to_8_bits(image: Image.Image, depth_range: DepthRange | None) -> Image.Image
 def _grays(count: int) -> NDArray[np.uint8]:
     """The gray, 0 to 255, of each value of a range."""
     return (np.arange(count, dtype=np.int64) * 256 // count).astype(np.uint8)
+
+
+def keep_maxval(image: ImageFile.ImageFile) -> None:
+    """Let `read_values` know which value is white in a PGM of more than 8 bits.
+
+    Args:
+        image: The image, not decoded yet.
+    """
+    for tile in image.tile if image.mode == "I" else ():
+        if tile.codec_name.startswith("ppm") and isinstance(tile.args, tuple):
+            image.info[_MAXVAL] = tile.args[-1]
 
 
 def mend_tiff(image: ImageFile.ImageFile) -> None:
@@ -133,7 +158,7 @@ def check_color_depth(image: Image.Image, depth_range: DepthRange | None) -> Non
     Raises:
         ImageError: the image has more than 8 bits per channel, and another mode than `DEEP_MODES`.
     """
-    if depth_range in (None, (0, _MOST)) or image.mode in DEEP_MODES:
+    if depth_range in (None, _FULL) or image.mode in DEEP_MODES:
         return
     for tile in getattr(image, "tile", ()):
         arguments = tile.args if isinstance(tile.args, tuple) else (tile.args,)

@@ -199,6 +199,32 @@ def test_a_range_is_not_ignored_for_colors_of_16_bits(name: str) -> None:
         decode_image(COLOR_16[name], ImageSpec(4, 6, 1, (0, 4095)))
 
 
+def pgm(values: NDArray[np.integer], maxval: int, *, plain: bool = False) -> bytes:
+    height, width = values.shape
+    pixels = " ".join(map(str, values.ravel().tolist())).encode() if plain else values.astype(">u2").tobytes()
+    return b"P%d %d %d %d\n" % (2 if plain else 5, width, height, maxval) + pixels
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("maxval", [256, 999, 4095, 65_533, 65_534, 65_535])
+def test_a_range_counts_the_values_in_a_pgm(maxval: int, plain: bool) -> None:
+    values = random_values(0, maxval)
+    data = pgm(values, maxval, plain=plain)
+    spec = ImageSpec(4, 6, 1, (maxval // 8, maxval // 2))
+
+    assert np.array_equal(decode_image(data, spec), decode_image(deep_png(values), spec))
+    assert np.all(deep_values(data) == values)
+    for kept in (SPEC, FULL):
+        assert np.array_equal(decode_image(data, kept)[:, :, 0], np.rint(values / maxval * 65535).astype(int) >> 8)
+
+
+@pytest.mark.parametrize("maxval", [4095, 65_534])
+def test_each_value_of_a_pgm_is_found(maxval: int) -> None:
+    values = np.arange(maxval + 1)[np.newaxis]
+
+    assert np.all(deep_values(pgm(values, maxval)) == values)
+
+
 def test_32_bits_are_read_only_where_16_hold_their_values() -> None:
     for most, fits in ((65535, True), (65536, False)):
         data = save(Image.fromarray(random_values(0, most)), "TIFF")

@@ -131,7 +131,7 @@ def test_links_to_one_folder_elsewhere_are_refused(tmp_path: Path) -> None:
     (tmp_path / "photos" / "ant").symlink_to("../store/ant")
     (tmp_path / "photos" / "bee").symlink_to("../store")
 
-    with pytest.raises(DataError, match="/photos/bee: a link to images of .*/photos/ant, so"):
+    with pytest.raises(DataError, match=r"/photos/bee: a link to images of .*/photos/ant, so"):
         load(tmp_path / "photos")
 
 
