@@ -36,7 +36,17 @@ from rnn_train.data.image_folders import load_images
 from rnn_train.data.split_folders import list_classes
 from tests.support.commands import Run
 from tests.support.encoded_images import encode, pattern, to_image
-from tests.support.hostile_images import BOMBS, DAMAGED, NOT_AN_IMAGE, gray_gif, premultiplied_tiff, save
+from tests.support.hostile_images import (
+    BOMBS,
+    DAMAGED,
+    NOT_AN_IMAGE,
+    deep_tiff,
+    float_tiff,
+    gray_gif,
+    palette_tiff,
+    premultiplied_tiff,
+    save,
+)
 from tests.support.results import read_results
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, which the runtime silences itself
@@ -49,6 +59,7 @@ COLOUR = np.repeat(PIXELS, 3, axis=2)
 HALVES = np.repeat(np.array([[[0]], [[255]]], np.uint8), 32, axis=0).reshape(8, 8, 1)
 DEEP = np.random.default_rng(1).integers(0, 1 << 16, (8, 8), np.uint16)
 UPPER_BITS = (DEEP >> 8).astype(np.uint8)[:, :, np.newaxis]
+GRAYS = np.repeat(np.arange(256)[:, np.newaxis], 3, axis=1)
 NO_COLOUR = to_image(np.full((8, 8, 1), 128, np.uint8))
 TURNED = Image.Exif()
 TURNED[0x0112] = 6  # by 90 degrees clockwise to view
@@ -94,6 +105,8 @@ READABLE = {
         save(Image.merge("LAB", [to_image(PIXELS), NO_COLOUR, NO_COLOUR]), "TIFF"), PIXELS, tolerance=25
     ),
     "premultiplied.tif": Readable(premultiplied_tiff(PIXELS), PIXELS),
+    "palette-of-16-bits.tif": Readable(palette_tiff(PIXELS, (255 - GRAYS) * 257), 255 - PIXELS),
+    "palette-of-8-bits.tif": Readable(palette_tiff(PIXELS, 255 - GRAYS), 255 - PIXELS),
     "cmyk.tif": Readable(save(to_image(COLOUR).convert("CMYK"), "TIFF"), PIXELS),
     "animated.gif": Readable(_animated("GIF"), PIXELS),
     "gray-palette.gif": Readable(gray_gif(PIXELS), PIXELS),
@@ -131,6 +144,17 @@ UNREADABLE: dict[str, tuple[bytes, str]] = {
         save(Image.fromarray(np.ones((8, 8), np.float32)), "TIFF"),
         "its pixels are floating-point numbers of unknown range",
     ),
+    **{
+        name: (data, "an unsupported kind of TIFF")
+        for name, data in {
+            "floats-of-16-bits.tif": float_tiff(16),
+            "floats-of-64-bits.tif": float_tiff(64),
+            "floats-in-color.tif": float_tiff(32, channels=3),
+            "12-bit-big-endian.tif": deep_tiff(DEEP >> 4, bits=12, order=">"),
+            "12-bit-white-is-zero.tif": deep_tiff(DEEP >> 4, bits=12, white_is_zero=True),
+            "signed-white-is-zero.tif": deep_tiff(DEEP >> 1, signed=True, white_is_zero=True),
+        }.items()
+    },
     "32-bit.tif": (
         save(Image.fromarray(np.full((8, 8), 1 << 20, np.int32)), "TIFF"),
         "its pixels have more than 16 bits",

@@ -108,6 +108,25 @@ def premultiplied_tiff(pixels: NDArray[np.uint8]) -> bytes:
     return tiff([*tags, (338, 3, 1, 1)], content)
 
 
+def palette_tiff(pixels: NDArray[np.uint8], colors: NDArray[np.integer]) -> bytes:
+    """A TIFF of pixels `(height, width, 1)` in a palette of `colors` `(256, 3)`, which belong to 16 bits."""
+    height, width, _ = pixels.shape
+    behind_tags = 8 + 2 + 9 * 12 + 4
+    content = colors.T.astype("<u2").tobytes() + pixels.tobytes()
+    tags = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 3)]
+    tags += [(273, 4, 1, behind_tags + 256 * 6), (278, 4, 1, height), (279, 4, 1, pixels.size)]
+    return tiff([*tags, (320, 3, 768, behind_tags)], content)
+
+
+def float_tiff(bits: int, channels: int = 1) -> bytes:
+    """A TIFF of 8 x 8 floating-point zeros."""
+    behind_tags = 8 + 2 + 10 * 12 + 4
+    size = 64 * channels * bits // 8
+    tags = [(256, 4, 1, 8), (257, 4, 1, 8), (258, 3, 1, bits), (259, 3, 1, 1), (262, 3, 1, 1 if channels == 1 else 2)]
+    tags += [(273, 4, 1, behind_tags), (277, 3, 1, channels), (278, 4, 1, 8), (279, 4, 1, size), (339, 3, 1, 3)]
+    return tiff(tags, bytes(size))
+
+
 def tiled_tiff(side: int, compression: int) -> bytes:
     """A TIFF of 64 x 64 in one square tile of any size."""
     behind_tags = 8 + 2 + 10 * 12 + 4

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from rnn_runtime.errors import ImageError
 from rnn_runtime.files.remote import is_remote, read_remote
@@ -21,7 +21,6 @@ from rnn_runtime.images.depth import (
     check_color_depth,
     check_signs,
     keep_maxval,
-    mend_tiff,
     read_values,
     to_8_bits,
 )
@@ -29,6 +28,7 @@ from rnn_runtime.images.failures import ImageErrors
 from rnn_runtime.images.limits import MAX_FILE_BYTES, TOO_MANY_BYTES, TOO_MANY_PIXELS, check_size, check_work
 from rnn_runtime.images.png_chunks import mend_png
 from rnn_runtime.images.small_png import decode_small_png
+from rnn_runtime.images.tiff import is_unsupported_tiff, mend_tiff
 from rnn_runtime.model.spec import ImageSpec
 
 Value = TypeVar("Value")
@@ -276,6 +276,10 @@ def _open(data: bytes) -> Image.Image:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
         except Image.DecompressionBombError:  # Pillow's limit is above ours
             raise ImageError(TOO_MANY_PIXELS) from None
+        except UnidentifiedImageError:
+            if is_unsupported_tiff(data):
+                raise ImageError("an unsupported kind of TIFF") from None
+            raise
         check_size(*image.size)
         check_work(image, data)
         mend_tiff(image)

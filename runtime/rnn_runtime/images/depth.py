@@ -4,7 +4,6 @@ Microscopes, cameras and scanners write 16 bits per pixel and use what their sen
 """
 
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +18,6 @@ _REMEDY = "Choose a depth range in training: rnn-train --depth-range auto, or tw
 # Tags of TIFF 6.0, and two of their values.
 _BITS_PER_SAMPLE, _SAMPLE_FORMAT, _SIGNED = 258, 339, 2
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
-_PLANES, _SEPARATE = 284, 2
-_DEEP = 16  # bits
-# Pillow's names of orders of bytes: big-endian, and the machine's
-_NATIVE = {"I;16BS": "I;16NS", "I;32BS": "I;32NS"}
 _MAX_COLOR = 255
 _MAXVAL = "maxval"  # in the `info` of an image: the value of white in a PGM
 _FULL = (0, _MOST)
@@ -115,26 +110,6 @@ def keep_maxval(image: ImageFile.ImageFile) -> None:
     for tile in image.tile if image.mode == "I" else ():
         if tile.codec_name.startswith("ppm") and isinstance(tile.args, tuple):
             image.info[_MAXVAL] = tile.args[-1]
-
-
-def mend_tiff(image: ImageFile.ImageFile) -> None:
-    """Let Pillow 13 read two kinds of TIFF as they are meant.
-
-    It exchanges the bytes of signed numbers in compressed big-endian files, which libtiff has already brought to the
-    machine's order. And it reads 16 bits as 8 in uncompressed files that have a plane per color.
-
-    Args:
-        image: The image, not decoded yet.
-    """
-    tags: Any = getattr(image, "tag_v2", {})
-    wide = tags.get(_BITS_PER_SAMPLE, (8,))[0] == _DEEP and tags.get(_PLANES) == _SEPARATE
-    for i, tile in enumerate(image.tile if tags else ()):
-        order, *rest = tile.args if isinstance(tile.args, tuple) else (tile.args,)
-        if tile.codec_name == "libtiff":
-            order = _NATIVE.get(order, order)
-        elif wide and isinstance(order, str) and len(order) == 1:
-            order += ";16B" if tags.prefix == b"MM" else ";16L"
-        image.tile[i] = tile._replace(args=(order, *rest))
 
 
 def check_signs(image: Image.Image) -> None:
