@@ -150,6 +150,8 @@ UNREADABLE: dict[str, tuple[bytes, str]] = {
             "floats-of-16-bits.tif": float_tiff(16),
             "floats-of-64-bits.tif": float_tiff(64),
             "floats-in-color.tif": float_tiff(32, channels=3),
+            "10-bit.tif": deep_tiff(DEEP >> 8, bits=10),
+            "16-bit-white-is-zero-big-endian.tif": deep_tiff(DEEP, white_is_zero=True, order=">"),
             "12-bit-big-endian.tif": deep_tiff(DEEP >> 4, bits=12, order=">"),
             "12-bit-white-is-zero.tif": deep_tiff(DEEP >> 4, bits=12, white_is_zero=True),
             "signed-white-is-zero.tif": deep_tiff(DEEP >> 1, signed=True, white_is_zero=True),

@@ -35,7 +35,8 @@ def mend_png(data: bytes) -> bytes | None:
         place = chunks.index(pixels[0])
         chunks = [*chunks[:place], corrected, *(chunk for chunk in chunks[place:] if chunk[4:8] != b"IDAT")]
     mended = b"".join([_SIGNATURE, *chunks, _END])
-    return mended if corrected is not None or len(mended) < len(data) else None
+    # A longer file is a truncated one, to which only the end was added.
+    return mended if corrected is not None or (len(mended) <= len(data) and mended != data) else None
 
 
 def _needed_chunks(data: bytes) -> Iterator[bytes]:

@@ -141,17 +141,18 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
+@pytest.mark.parametrize("has_end", [False, True], ids=["without end", "with end"])
 @pytest.mark.parametrize("is_large", [False, True], ids=["small", "large"])
 @pytest.mark.parametrize("is_last", [False, True], ids=["before", "behind"])
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("kind", EXTRAS, ids=bytes.decode)
 def test_a_png_is_read_whatever_happens_to_what_its_pixels_do_not_need(
-    kind: bytes, damage: str, is_last: bool, is_large: bool
+    kind: bytes, damage: str, is_last: bool, is_large: bool, has_end: bool
 ) -> None:
     chunks = [DAMAGE[damage](png_chunk(kind, EXTRAS[kind])), png_chunk(*PNG_ROWS)]
     start, end = png(8, 8)[:33], png(8, 8)[33:]
     filling = png_chunk(b"zzZz", bytes(50_000)) if is_large else b""  # a large file goes to another decoder
-    data = start + filling + b"".join(reversed(chunks) if is_last else chunks) + end
+    data = start + filling + b"".join(reversed(chunks) if is_last else chunks) + (end if has_end else b"")
 
     assert np.array_equal(decode_image(data, ImageSpec(8, 8, 1)), PNG_PIXELS)
     assert image_shape(data) == (8, 8, 1)
