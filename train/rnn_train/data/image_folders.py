@@ -1,6 +1,8 @@
 """A data set as folders of images, one per class: its images, decoded into memory."""
 
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from rnn_train.data.source import DataSource
 from rnn_train.data.split_folders import find_splits
 
 _FILES_PER_BATCH = 32  # a few batches at a time are decoded at their own size and not yet in the array
-
+_REASONS_SHOWN = 3  # in a note
 _OUTLIERS = 0.001  # share of an image's pixels, at either end
 
 
@@ -62,13 +64,32 @@ def load_class_folders(folder: Path, source: DataSource) -> Data:
         kept_paths = tuple(path for i, path in enumerate(paths[split]) if i not in unreadable)
         images[split] = LabeledImages(pixels[: len(kept)], kept, kept_paths)
         pixels, start = pixels[len(kept) :], start + len(labels)
-        if unreadable:
-            first = min(unreadable)
-            notes.append(
-                f"Left out {len(unreadable)} of {len(labels)} images that can't be decoded, the first: "
-                f"{paths[split][first]}: {unreadable[first]}"
-            )
+        notes += _describe_unreadable(paths[split], unreadable)
     return Data(images["train"], images.get("validation"), images.get("test"), class_names, tuple(notes), depth_range)
+
+
+def _describe_unreadable(paths: Sequence[str], errors: Mapping[int, str]) -> list[str]:
+    """Sentences about files that were left out, and the most frequent reasons if there are several."""
+    if not errors:
+        return []
+    first = min(errors)
+    notes = [
+        f"Left out {len(errors)} of {len(paths)} images that can't be decoded, the first: {paths[first]}: "
+        f"{errors[first]}"
+    ]
+    texts: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    for text in errors.values():
+        kind = re.sub(r"\d+", "", text)  # the values of each image are others
+        texts.setdefault(kind, text)
+        counts[kind] += 1
+    if len(counts) > 1:
+        shown = counts.most_common(_REASONS_SHOWN)
+        reasons = [f"{texts[kind]} ({count})" for kind, count in shown]
+        if more := len(errors) - sum(count for _, count in shown):
+            reasons.append(f"others ({more})")
+        notes.append(f"Most frequent reasons: {'; '.join(reasons)}")
+    return notes
 
 
 def load_images(
