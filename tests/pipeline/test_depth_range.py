@@ -1,5 +1,6 @@
 """Images of 16 bits that use a small range: from training to serving, one meaning."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +146,23 @@ def test_negative_values_can_be_given(run: Run, tmp_path: Path) -> None:
 
     assert result.returncode == 0, result.stderr
     assert Checkpoint.load(tmp_path / "model.pt").spec.image_spec.depth_range == (-1000, 3000)
+
+
+@pytest.mark.usefixtures("microscope")
+def test_images_of_16_bits_in_another_split_get_a_remedy_beside_auto(run: Run, tmp_path: Path) -> None:
+    shutil.move(tmp_path / "photos", tmp_path / "deep")
+    for folder in ("left", "right"):
+        (tmp_path / "photos/train" / folder).mkdir(parents=True)
+        for i in range(4):
+            Image.new("L", (32, 40), 60 * i).save(tmp_path / "photos/train" / folder / f"{i}.png")
+    shutil.copytree(tmp_path / "deep", tmp_path / "photos/val")
+
+    auto = run("rnn-train", *TRAINING, "--depth-range", "auto")
+    chosen = run("rnn-train", *TRAINING, "--depth-range", "0-4095", "--epochs", "1")
+
+    assert auto.returncode == 2
+    assert "rnn-train --depth-range auto, or two values such as 0-4095. Repair or remove them" in auto.stderr
+    assert chosen.returncode == 0, chosen.stderr
 
 
 @pytest.mark.usefixtures("microscope")

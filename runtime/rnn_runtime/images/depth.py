@@ -76,7 +76,7 @@ def to_8_bits(image: Image.Image, depth_range: DepthRange | None) -> Image.Image
     if darkest > high or brightest < low:
         raise ImageError(
             f"all its values, from {darkest} to {brightest}, are beyond the depth range {low}-{high}. "
-            "Choose a range in training that holds them: rnn-train --depth-range auto"
+            "Choose a range in training that holds them: rnn-train --depth-range auto, or two values"
         )
     grays = _grays(high - low + 1)
     np.clip(values, low, high, out=values)

@@ -164,7 +164,7 @@ def test_an_image_beyond_the_range_is_refused(least: int, most: int) -> None:
     spec = ImageSpec(4, 6, 1, (100, 699))
     problem = (
         f"^all its values, from {least} to {most}, are beyond the depth range 100-699. Choose a range in training "
-        "that holds them: rnn-train --depth-range auto$"
+        "that holds them: rnn-train --depth-range auto, or two values$"
     )
 
     with pytest.raises(ImageError, match=problem):
