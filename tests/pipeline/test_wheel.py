@@ -12,6 +12,8 @@ import pytest
 from tests.support.pages import ROOT, blocks
 from tests.support.results import csv_rows
 
+pytestmark = pytest.mark.xdist_group("deployment")  # else each worker would make the environment
+
 SOURCES = ("train", "export", "runtime")
 
 
