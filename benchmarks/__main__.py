@@ -1,4 +1,4 @@
-"""Run the benchmarks: print one table, and write `benchmarks/results/<date>.json`."""
+"""Run the benchmarks: print one table, and write `benchmarks/results/<date>-<widest vectors>.json`."""
 
 import json
 import os
@@ -10,6 +10,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -49,10 +50,12 @@ def main(groups: tuple[str, ...], against: str | None) -> None:
     print_rows(rows)
     RESULTS.mkdir(exist_ok=True)
     now = datetime.now(UTC)
-    path = RESULTS / f"{now:%Y-%m-%d}{'-' + '-'.join(groups) if groups else ''}.json"
+    machine = describe_machine()
+    # Machines of several kinds leave their results side by side.
+    path = RESULTS / ("-".join([f"{now:%Y-%m-%d}", _kind(machine["vectors"]), *groups]) + ".json")
     content = {
         "time": now.isoformat(timespec="seconds"),
-        "machine": describe_machine(),
+        "machine": machine,
         "rows": list(map(asdict, rows)),
     }
     with atomic_write(path) as file:
@@ -73,7 +76,12 @@ def print_rows(rows: list[Row]) -> None:
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
-def describe_machine() -> dict[str, object]:
+def _kind(vectors: list[str]) -> str:
+    """The widest vectors of float32."""
+    return "avx512" if "avx512f" in vectors else "avx2" if "avx2" in vectors else "narrow"
+
+
+def describe_machine() -> dict[str, Any]:
     """What the figures depend on."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     facts = dict(reversed([re.split(r"\s*:\s*", line, maxsplit=1) for line in lines if ":" in line]))
