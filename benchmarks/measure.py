@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 Rounds = Mapping[str, list[float]]
+PAUSE = 0.3  # seconds; threads of OpenMP and onnxruntime wait actively for a while after their work
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +51,16 @@ def race_throughput(
 ) -> Rounds:
     """Images a second of functions that each handle `images` a call, warmed up, taking turns.
 
-    A turn lasts at least `seconds`; the order is turned around every other round.
+    A turn lasts at least `seconds`, after a pause in which the threads of the last one stop to spin; the order is turned
+    around every other round.
     """
     for run in contestants.values():
         run()
     found: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(rounds):
         for name in sorted(contestants, reverse=bool(turn % 2)):
+            time.sleep(PAUSE)
+            contestants[name]()
             calls, start = 0, time.perf_counter()
             while (elapsed := time.perf_counter() - start) < seconds:
                 contestants[name]()
