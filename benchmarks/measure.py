@@ -51,8 +51,8 @@ def race_throughput(
 ) -> Rounds:
     """Images a second of functions that each handle `images` a call, warmed up, taking turns.
 
-    A turn lasts at least `seconds`, after a pause in which the threads of the last one stop to spin; the order is turned
-    around every other round.
+    A turn lasts at least `seconds`, after a pause in which the threads of the one before stop to spin. The order is
+    turned around every other round.
     """
     for run in contestants.values():
         run()
