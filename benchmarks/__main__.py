@@ -35,7 +35,7 @@ PACKAGES = ("numpy", "onnx", "onnxruntime", "kornia-rs", "pillow", "torch", "tor
 
 @click.command()
 @click.argument("groups", nargs=-1, type=click.Choice(list(GROUPS)))
-@click.option("--against", metavar="COMMIT", help="Compare with another commit of this repository, in two minutes.")
+@click.option("--against", metavar="COMMIT", help="Compare with another commit of this repository, in some minutes.")
 def main(groups: tuple[str, ...], against: str | None) -> None:
     """Run GROUPS of benchmarks, or all."""
     if against:
