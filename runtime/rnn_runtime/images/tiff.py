@@ -3,7 +3,7 @@
 import io
 from typing import Any
 
-from PIL import ImageFile, ImagePalette, TiffImagePlugin
+from PIL import ImageFile, ImagePalette
 
 # Tags of TIFF 6.0, and a value.
 _BITS_PER_SAMPLE, _COLOR_MAP = 258, 320
@@ -42,6 +42,8 @@ def is_unsupported_tiff(data: bytes) -> bool:
     """Whether a file that Pillow doesn't open is a TIFF of a kind that it doesn't know: of 64 bits, for example."""
     if not data.startswith(_SIGNATURES):
         return False
+    from PIL import TiffImagePlugin  # Pillow itself imports it for the first TIFF only
+
     try:
         TiffImagePlugin.TiffImageFile(io.BytesIO(data)).close()
     except SyntaxError as error:
