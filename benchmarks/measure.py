@@ -54,8 +54,6 @@ def race_throughput(
     A turn lasts at least `seconds`, after a pause in which the threads of the one before stop to spin. The order is
     turned around every other round.
     """
-    for run in contestants.values():
-        run()
     found: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(rounds):
         for name in sorted(contestants, reverse=bool(turn % 2)):
