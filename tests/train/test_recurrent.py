@@ -1,6 +1,7 @@
 """Training steps on the CPU compute what `nn.RNN` and `nn.GRU` do, but for rounding."""
 
 import itertools
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,9 +13,10 @@ from torch import Tensor, nn
 
 from rnn_runtime.model.spec import ImageSpec, ModelSpec
 from rnn_train import DataSource, TrainSettings, train
+from rnn_train.callbacks import TrainingCallback
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.model import ImageRNN
-from rnn_train.recurrent import Memory, has_function, last_outputs, one_thread, step_threads
+from rnn_train.recurrent import Memory, has_function, last_outputs, one_thread
 from tests.support.idx_files import write_idx_folder
 
 CELLS = ("tanh", "relu", "gru")
@@ -27,6 +29,16 @@ def threads() -> Iterator[None]:
     count = torch.get_num_threads()
     yield
     torch.set_num_threads(count)
+
+
+class Told(TrainingCallback):
+    """Keeps what training notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
 
 def make_net(cell: str, features: int = 3, hidden: int = 4, seed: int = 0, **options: Any) -> nn.RNNBase:
@@ -115,7 +127,7 @@ def test_no_bit_depends_on_the_number_of_threads(cell: str) -> None:
     found = []
     for count in (1, 2, 3):
         torch.set_num_threads(count)
-        with step_threads(net, len(inputs)):
+        with one_thread():
             outputs = last_outputs(net, inputs, Memory())
             found.append([outputs, *gradients(outputs, of=net)])
         assert torch.get_num_threads() == count
@@ -173,17 +185,66 @@ def test_threads_are_as_before_after_an_error() -> None:
     assert torch.get_num_threads() == 2
 
 
-@pytest.mark.usefixtures("threads")
-def test_large_products_are_shared_by_torchs_threads() -> None:
-    torch.set_num_threads(2)
-    net = make_net("gru", hidden=256)
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("batch", [1, 31, 32, 33, 191, 192, 400])
+def test_parts_of_a_batch_add_up(cell: str, batch: int) -> None:
+    net = make_net(cell, num_layers=2, bidirectional=True).double()
+    inputs = torch.randn(batch, 4, 3, dtype=torch.float64, requires_grad=True)
 
-    counts = []
-    for batch in (32, 64):
-        with step_threads(net, batch):
-            counts.append(torch.get_num_threads())
+    ours, theirs = last_outputs(net, inputs, Memory()), stock_outputs(net, inputs)
 
-    assert counts == [1, 2]
+    assert_close([ours], [theirs], 1e-13)
+    assert_close(gradients(ours, inputs, of=net), gradients(theirs, inputs, of=net), 1e-12)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("steps", [127, 128, 129, 300])
+def test_tall_images_are_computed_in_pieces(cell: str, steps: int) -> None:
+    net = make_net(cell, num_layers=2, bidirectional=True).double()
+    inputs = torch.randn(3, steps, 3, dtype=torch.float64, requires_grad=True)
+
+    ours, theirs = last_outputs(net, inputs, Memory()), stock_outputs(net, inputs)
+
+    assert_close([ours], [theirs], 1e-13)
+    assert_close(gradients(ours, inputs, of=net), gradients(theirs, inputs, of=net), 1e-12)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_an_autograd_graph_that_is_kept_gives_its_gradients_again(cell: str) -> None:
+    net = make_net(cell, num_layers=2)
+    outputs = last_outputs(net, torch.randn(40, 5, 3), Memory()).sum()
+
+    first, second = (torch.autograd.grad(outputs, list(net.parameters()), retain_graph=True) for _ in range(2))
+
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(first, second, strict=True))
+    assert all(gradient.abs().max() > 0 for gradient in first)
+
+
+def test_weights_may_change_between_forward_and_backward() -> None:
+    net = make_net("gru")
+    inputs = torch.randn(4, 5, 3)
+    expected = gradients(last_outputs(net, inputs, Memory()), of=net)
+    outputs = last_outputs(net, inputs, Memory())
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.mul_(2)
+
+    assert_close(gradients(outputs, of=net), expected, 0)
+
+
+def test_a_model_trains_without_onnxruntime(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = DataSource(data=str(write_idx_folder(tmp_path / "data", train=60)))
+    run = TrainSettings(cell="gru", hidden_size=8, batch_size=40)
+    train(source, run, tmp_path / "with.pt", device="cpu", plots=False)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as if it weren't installed
+    told = Told()
+
+    train(source, run, tmp_path / "without.pt", device="cpu", plots=False, callback=told)
+
+    assert [text for text in told.notes if "onnxruntime isn't installed" in text]
+    ours, stock = (Checkpoint.load(tmp_path / f"{name}.pt").weights for name in ("with", "without"))
+    assert_close(list(ours.values()), list(stock.values()), 1e-5)
+    assert not all(torch.equal(ours[name], stock[name]) for name in ours)
 
 
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])

@@ -1,193 +1,205 @@
-"""The cells: the recurrence of one layer in one direction, forward and backward, a step at a time."""
+"""The cells: one step of the recurrence, forward and backward, as nodes of an ONNX graph.
+
+A gate is a function of two sums: of the inputs times the rows of `weight_ih` that belong to it, and of the states times
+those of `weight_hh`. A vanilla RNN is a cell of one gate.
+"""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Mapping
+from functools import cache
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from rnn_train.recurrent.threads import compute_in_halves
+from rnn_train.recurrent.graphs import Graph
 
+if TYPE_CHECKING:
+    import onnxruntime
 
-class Weights(NamedTuple):
-    """The parameters of one layer in one direction, as `nn.RNNBase` orders them.
-
-    Attributes:
-        input: Shape `(gates * hidden, features)`.
-        hidden: Shape `(gates * hidden, hidden)`.
-        input_bias: Shape `(gates * hidden,)`.
-        hidden_bias: Likewise.
-    """
-
-    input: Tensor
-    hidden: Tensor
-    input_bias: Tensor
-    hidden_bias: Tensor
+# Steps in one graph. It takes about 0.4 ms to open for each, once.
+LONGEST = 128
 
 
 class Cell(ABC):
-    """One layer in one direction. Its buffers serve for all batches of one size.
+    """A kind of cell. Its tensors have the shape `(steps, batch, hidden)` over all steps, and names.
+
+    `sums0`, `sums1` and so on are the gates' sums of the inputs, with biases; `of_sums0` and so on their gradients.
+    `hidden_weight0` and so on are the gates' parts of `weight_hh`, in `forward` transposed.
 
     Attributes:
-        before: The state before each step, shape `(steps, batch, hidden)`.
-        outputs: The state after each step, likewise. `forward` computes both.
+        gates: How many there are.
+        saved: The results of a step that `derive` needs, beside the state.
+        factors: What `derive` computes for `backward`.
+        used_again: Those of `saved` that `backward` needs as well.
+        gradients: The gradients of the sums that the gates add up: `of_sums0` and so on, and others that `of_states`
+            names.
+        of_states: For each gate, the one of `gradients` that belongs to its sum of the states.
+        in_place_of: Tensors that are computed when the other isn't needed any more, and take its memory. A step needs
+            several megabytes, and what doesn't fit into a core's cache costs as much time as a third of its products.
     """
 
-    def __init__(self, steps: int, batch: int, size: int, like: Tensor, reverse: bool) -> None:
-        self.reverse = reverse
-        states = like.new_zeros(steps + 1, batch, size)  # the state at the start stays zero
-        self.before, self.outputs = (states[1:], states[:-1]) if reverse else (states[:-1], states[1:])
+    gates: int
+    saved: tuple[str, ...]
+    factors: tuple[str, ...]
+    used_again: tuple[str, ...]
+    gradients: tuple[str, ...]
+    of_states: tuple[str, ...]
+    in_place_of: ClassVar[Mapping[str, str]]
 
     @abstractmethod
-    def forward(self, inputs: Tensor, weights: Weights) -> None:
-        """Compute `outputs`.
+    def forward(self, graph: Graph, step: int, before: str) -> str:
+        """Add the nodes of a step, and return the state's name.
 
         Args:
-            inputs: Contiguous, shape `(steps, batch, features)`.
-            weights: The parameters.
+            graph: Has the sums of the step's inputs as `sums0.<step>` and so on.
+            step: Its number.
+            before: The state before it.
         """
 
     @abstractmethod
-    def backward(self, gradient: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
-        """The gradients of the sums that the gates are functions of.
+    def derive(self, tensors: Mapping[str, Tensor]) -> None:
+        """Compute the factors, of all steps.
 
         Args:
-            gradient: That of `outputs`, which this changes.
-            weights: The parameters.
-
-        Returns:
-            Of the products with the inputs, and of those with the states, shape `(steps * batch, gates * hidden)`.
+            tensors: The states `before` each step, and the `state` after it; those of `saved`; and those of `factors`,
+                which are written, some of them in place.
         """
 
-    def differentiate_input_weights(self, gates: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradients of `Weights.input` and `Weights.input_bias`."""
-        return torch.mm(gates.t(), inputs.flatten(0, 1)), gates.sum(0)
+    @abstractmethod
+    def backward(self, graph: Graph, step: int, state: str, addend: str | None) -> str:
+        """Add the nodes of a step back, and return the name of the gradient of the state before it.
 
-    def differentiate_hidden_weights(self, gates: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradients of `Weights.hidden` and `Weights.hidden_bias`."""
-        return torch.mm(gates.t(), self.before.flatten(0, 1)), gates.sum(0)
-
-    def _in_order(self, *sequences: Tensor) -> Iterable[tuple[Tensor, ...]]:
-        return _pair_steps(sequences, self.reverse)
-
-    def _in_reverse_order(self, *sequences: Tensor) -> Iterable[tuple[Tensor, ...]]:
-        return _pair_steps(sequences, not self.reverse)
+        Args:
+            graph: Has the step's factors as `<name>.<step>`.
+            step: Its number.
+            state: The gradient of the state after it.
+            addend: What else to add to the result.
+        """
 
 
-class RNNCell(Cell):
+class _RNN(Cell):
     """`h = tanh(x @ W.t() + h @ U.t() + b)`, or ReLU in place of tanh."""
 
-    def __init__(self, steps: int, batch: int, size: int, like: Tensor, reverse: bool, *, relu: bool = False) -> None:
-        super().__init__(steps, batch, size, like, reverse)
-        self.relu = relu
-        self._slope = torch.empty_like(self.outputs)
+    gates = 1
+    saved = used_again = ()
+    factors = ("slope",)
+    gradients = of_states = ("of_sums0",)
+    in_place_of: ClassVar = {"slope": "sums0", "of_sums0": "of_output"}
 
-    def forward(self, inputs: Tensor, weights: Weights) -> None:
-        # tanh(x) = 2 * sigmoid(2 * x) - 1, and torch computes sigmoid in a third of tanh's time
-        factor = 1 if self.relu else 2
-        bias, flat = factor * (weights.input_bias + weights.hidden_bias), inputs.flatten(0, 1)
-        sums, from_input = self.outputs.flatten(0, 1), weights.input.t()
+    def __init__(self, activation: str) -> None:
+        self.activation = activation
 
-        def project(rows: slice) -> None:
-            torch.addmm(bias, flat[rows], from_input, alpha=factor, out=sums[rows])
+    def forward(self, graph: Graph, step: int, before: str) -> str:
+        total = graph.node("Gemm", before, "hidden_weight0", f"sums0.{step}")
+        return graph.node(self.activation, total, output=f"state.{step}")
 
-        compute_in_halves(project, len(flat), 2 * len(flat) * from_input.numel())
-        from_state, minus_one = weights.hidden.t().contiguous(), inputs.new_tensor(-1.0)
-        for before, state in self._in_order(self.before, self.outputs):
-            state.addmm_(before, from_state, alpha=factor)
-            if self.relu:
-                state.relu_()
-            else:
-                torch.add(minus_one, state.sigmoid_(), alpha=2, out=state)
-
-    def backward(self, gradient: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
-        if self.relu:
-            torch.sign(self.outputs, out=self._slope)
+    def derive(self, tensors: Mapping[str, Tensor]) -> None:
+        slope, outputs = tensors["slope"], tensors["state"]
+        if self.activation == "Relu":
+            torch.sign(outputs, out=slope)
         else:
-            torch.addcmul(gradient.new_ones(()), self.outputs, self.outputs, value=-1, out=self._slope)
-        later = None
-        for sums, slope in self._in_reverse_order(gradient, self._slope):
-            if later is not None:
-                sums.addmm_(later, weights.hidden)
-            later = sums.mul_(slope)
-        flat = gradient.flatten(0, 1)
-        return flat, flat
+            torch.addcmul(slope.new_ones(()), outputs, outputs, value=-1, out=slope)
+
+    def backward(self, graph: Graph, step: int, state: str, addend: str | None) -> str:
+        of_sums = graph.node("Mul", state, f"slope.{step}", output=f"of_sums0.{step}")
+        return graph.node("Gemm", of_sums, "hidden_weight0", *([addend] if addend else []))
 
 
-class GRUCell(Cell):
-    """`h = (1 - z) * n + z * h` with `n = tanh(x @ W.t() + b + r * (h @ U.t() + c))`; `r` and `z` are sigmoids."""
+class _GRU(Cell):
+    """`h = (1 - z) * n + z * h` with `n = tanh(x @ W.t() + b + r * q)` and `q = h @ U.t() + c`.
 
-    def __init__(self, steps: int, batch: int, size: int, like: Tensor, reverse: bool) -> None:
-        super().__init__(steps, batch, size, like, reverse)
-        self._size = size
-        self._gates = like.new_empty(steps, batch, 2 * size)
-        self._reset, self._update = torch.split(self._gates, size, dim=2)
-        self._new, self._new_of_state = torch.empty_like(self.outputs), torch.empty_like(self.outputs)
-        # Of the part of n that the state makes, of r, z and n: the first three belong to U, the last three to W.
-        self._sums = like.new_empty(steps, batch, 4 * size)
+    `r` and `z` are the sigmoids of the gates 0 and 1; that of `n` has the number 2.
+    """
 
-    def forward(self, inputs: Tensor, weights: Weights) -> None:
-        size, flat = self._size, inputs.flatten(0, 1)
-        gates_bias = weights.input_bias[: 2 * size] + weights.hidden_bias[: 2 * size]
-        gates_sums, new_sums = self._gates.flatten(0, 1), self._new.flatten(0, 1)
+    gates = 3
+    saved = ("r", "z", "n", "q")
+    factors = ("of_r", "of_z", "of_n")
+    used_again = ("r", "z")
+    gradients = ("of_sums0", "of_sums1", "of_sums2", "of_q")
+    of_states = ("of_sums0", "of_sums1", "of_q")
+    in_place_of: ClassVar = {
+        "of_r": "q",
+        "of_n": "n",
+        "of_z": "sums0",
+        "of_sums1": "sums1",
+        "of_sums2": "sums2",
+        "of_q": "of_output",
+    }
 
-        def project(rows: slice) -> None:
-            torch.addmm(gates_bias, flat[rows], weights.input[: 2 * size].t(), out=gates_sums[rows])
-            # n is a tanh: see `RNNCell`
-            bias = 2 * weights.input_bias[2 * size :]
-            torch.addmm(bias, flat[rows], weights.input[2 * size :].t(), alpha=2, out=new_sums[rows])
+    def forward(self, graph: Graph, step: int, before: str) -> str:
+        r, z = (
+            graph.node(
+                "Sigmoid",
+                graph.node("Gemm", before, f"hidden_weight{gate}", f"sums{gate}.{step}"),
+                output=f"{name}.{step}",
+            )
+            for gate, name in enumerate("rz")
+        )
+        q = graph.node("Gemm", before, "hidden_weight2", "hidden_bias", output=f"q.{step}")
+        total = graph.node("Add", f"sums2.{step}", graph.node("Mul", r, q))
+        n = graph.node("Tanh", total, output=f"n.{step}")
+        return graph.node("Add", n, graph.node("Mul", z, graph.node("Sub", before, n)), output=f"state.{step}")
 
-        compute_in_halves(project, len(flat), 2 * len(flat) * weights.input.numel())
-        to_gates, to_new = (part.t().contiguous() for part in torch.split(weights.hidden, [2 * size, size]))
-        new_bias, minus_one = weights.hidden_bias[2 * size :], inputs.new_tensor(-1.0)
-        for before, gates, reset, update, new, new_of_state, state in self._in_order(
-            self.before, self._gates, self._reset, self._update, self._new, self._new_of_state, self.outputs
-        ):
-            gates.addmm_(before, to_gates).sigmoid_()
-            torch.addmm(new_bias, before, to_new, out=new_of_state)
-            torch.add(minus_one, new.addcmul_(reset, new_of_state, value=2).sigmoid_(), alpha=2, out=new)
-            torch.lerp(new, before, update, out=state)
+    def derive(self, tensors: Mapping[str, Tensor]) -> None:
+        before, r, z, n, q, of_r, of_z, of_n = (tensors[name] for name in ("before", *self.saved, *self.factors))
+        torch.sub(before, n, out=of_z)
+        of_z.mul_(z)
+        of_z.addcmul_(of_z, z, value=-1)
+        torch.addcmul(n.new_ones(()), n, n, value=-1, out=of_n)
+        of_n.addcmul_(of_n, z, value=-1)  # (1 - n²) * (1 - z)
+        torch.mul(q, r, out=of_r)  # a factor of n's gradient
+        of_r.addcmul_(of_r, r, value=-1)
 
-    def backward(self, gradient: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
-        size = self._size
-        self._derive_by_outputs()
-        of_state = self._sums[..., : 3 * size]
-        from_sums = weights.hidden.roll(size, 0)  # n first
-        parts = self._sums.view(*self._sums.shape[:2], 4, size)
-        later = None
-        for state, sums, sums_of_state, update in self._in_reverse_order(gradient, parts, of_state, self._update):
-            if later is not None:
-                state.add_(later)
-            sums.mul_(state.unsqueeze(1))
-            later = torch.mul(state, update).addmm_(sums_of_state, from_sums)
-        return self._sums[..., size:].flatten(0, 1), of_state.flatten(0, 1)
-
-    def _derive_by_outputs(self) -> None:
-        """Fill `_sums` with the derivatives of each step's output, by which its gradient is then multiplied."""
-        new_of_state, reset, update, new = torch.split(self._sums, self._size, dim=2)
-        torch.addcmul(new.new_ones(()), self._new, self._new, value=-1, out=new)
-        new.addcmul_(new, self._update, value=-1)  # (1 - n²) * (1 - z)
-        torch.mul(new, self._reset, out=new_of_state)
-        torch.mul(new_of_state, self._new_of_state, out=reset)
-        reset.addcmul_(reset, self._reset, value=-1)
-        torch.sub(self.before, self._new, out=update)
-        update.mul_(self._update)
-        update.addcmul_(update, self._update, value=-1)
-
-    def differentiate_hidden_weights(self, gates: Tensor) -> tuple[Tensor, Tensor]:
-        weight, bias = super().differentiate_hidden_weights(gates)
-        return weight.roll(-self._size, 0), bias.roll(-self._size, 0)
+    def backward(self, graph: Graph, step: int, state: str, addend: str | None) -> str:
+        of_n = graph.node("Mul", state, f"of_n.{step}", output=f"of_sums2.{step}")
+        of_gates = (
+            graph.node("Mul", of_n, f"of_r.{step}", output=f"of_sums0.{step}"),
+            graph.node("Mul", state, f"of_z.{step}", output=f"of_sums1.{step}"),
+            graph.node("Mul", of_n, f"r.{step}", output=f"of_q.{step}"),
+        )
+        total = graph.node("Mul", state, f"z.{step}")
+        if addend:
+            total = graph.node("Add", total, addend)
+        for gate, of_gate in enumerate(of_gates):
+            total = graph.node("Gemm", of_gate, f"hidden_weight{gate}", total)
+        return total
 
 
-def make_cell(net: nn.RNNBase, inputs: Tensor, reverse: bool) -> Cell:
-    """A cell of a net, for inputs of shape `(steps, batch, features)`."""
-    steps, batch, _ = inputs.shape
-    if isinstance(net, nn.GRU):
-        return GRUCell(steps, batch, net.hidden_size, inputs, reverse)
-    return RNNCell(steps, batch, net.hidden_size, inputs, reverse, relu=net.mode == "RNN_RELU")
+_TANH, _RELU, _GRU_CELL = _RNN("Tanh"), _RNN("Relu"), _GRU()
 
 
-def _pair_steps(sequences: Iterable[Tensor], reverse: bool) -> Iterable[tuple[Tensor, ...]]:
-    steps = (sequence.unbind(0) for sequence in sequences)
-    return zip(*(reversed(parts) if reverse else parts for parts in steps), strict=True)
+def cell_of(net: nn.RNNBase) -> Cell:
+    """The kind of cell of a net."""
+    return {"RNN_TANH": _TANH, "RNN_RELU": _RELU, "GRU": _GRU_CELL}[net.mode]
+
+
+@cache
+def open_forward(cell: Cell, steps: int, dtype: torch.dtype) -> "onnxruntime.InferenceSession":
+    """All steps of a cell, from `before`, the state before the first."""
+    sums = [f"sums{gate}.{step}" for step in range(steps) for gate in range(cell.gates)]
+    graph = Graph(["before", *_hidden_weights(cell), *(["hidden_bias"] if cell.gates > 1 else []), *sums])
+    state = "before"
+    for step in range(steps):
+        state = cell.forward(graph, step, state)
+    return graph.open(dtype)
+
+
+@cache
+def open_backward(cell: Cell, steps: int, dtype: torch.dtype) -> "onnxruntime.InferenceSession":
+    """All steps of a cell from the last to the first.
+
+    Its inputs are the states' gradients by what isn't a step of the cell, as `of_output.<step>`, and by the step after
+    the last, as `of_later`. Its outputs are those of the sums, and of the state before the first step, as `of_earlier`.
+    """
+    names = ("of_output", *cell.used_again, *cell.factors)
+    graph = Graph(["of_later", *_hidden_weights(cell), *(f"{name}.{step}" for step in range(steps) for name in names)])
+    state = graph.node("Add", "of_later", f"of_output.{steps - 1}")
+    for step in range(steps - 1, -1, -1):
+        state = cell.backward(graph, step, state, f"of_output.{step - 1}" if step else None)
+    graph.node("Identity", state, output="of_earlier")
+    return graph.open(dtype)
+
+
+def _hidden_weights(cell: Cell) -> list[str]:
+    return [f"hidden_weight{gate}" for gate in range(cell.gates)]

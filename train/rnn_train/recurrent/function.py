@@ -1,7 +1,9 @@
 """A whole recurrent net as one `torch.autograd.Function`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
+from importlib.util import find_spec
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -9,8 +11,14 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import dropout
 
-from rnn_train.recurrent.cells import Weights, make_cell
-from rnn_train.recurrent.threads import Tasks, compute_in_halves
+from rnn_train.recurrent.cells import Cell, cell_of
+from rnn_train.recurrent.graphs import Computation, add_products
+from rnn_train.recurrent.layer import Direction, Weights
+from rnn_train.recurrent.threads import Tasks
+
+# Products of fewer rows are slower, by a fifth for 32 and a tenth for 50.
+_LEAST_HALF = 16
+_LEAST_PART = 48
 
 
 def has_function(net: nn.RNNBase) -> bool:
@@ -19,7 +27,13 @@ def has_function(net: nn.RNNBase) -> bool:
     An LSTM's step is one call of oneDNN for each layer and direction (docs/explanation/measurements.md). Under
     autocast, products are in bfloat16, and the function's buffers have the dtype of the weights.
     """
-    return net.mode != "LSTM" and net.weight_hh_l0.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    ours = net.mode != "LSTM" and net.weight_hh_l0.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    return ours and has_onnxruntime()
+
+
+def has_onnxruntime() -> bool:
+    """Whether onnxruntime is installed. Without it, training works as well, at half the speed."""
+    return find_spec("onnxruntime") is not None
 
 
 def last_outputs(net: nn.RNNBase, inputs: Tensor, memory: "Memory") -> Tensor:
@@ -36,27 +50,6 @@ def last_outputs(net: nn.RNNBase, inputs: Tensor, memory: "Memory") -> Tensor:
         Shape `(batch, directions * hidden)`.
     """
     return _LastOutputs.apply(net, memory, inputs, *net.parameters())  # type: ignore[no-any-return]
-
-
-class _Layer:
-    """The buffers of one layer: its cells, one per direction, and the gradient of their outputs."""
-
-    def __init__(self, net: nn.RNNBase, inputs: Tensor) -> None:
-        self.cells = [make_cell(net, inputs, reverse) for reverse in ((False, True) if net.bidirectional else (False,))]
-        steps, batch, _ = inputs.shape
-        self.gradient = inputs.new_empty(steps, batch, net.hidden_size * len(self.cells))
-        self.inputs = inputs
-        self.mask: Tensor | None = None  # what dropout multiplied the outputs by
-
-    def outputs(self) -> Tensor:
-        """All outputs, shape `(steps, batch, directions * hidden)`."""
-        outputs = [cell.outputs for cell in self.cells]
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
-
-    def last(self, sequence: Tensor) -> list[Tensor]:
-        """The parts of `(steps, batch, directions * hidden)` that are the directions' last steps."""
-        parts = sequence.chunk(len(self.cells), dim=2)
-        return [part[0 if cell.reverse else -1] for part, cell in zip(parts, self.cells, strict=True)]
 
 
 class Memory:
@@ -79,42 +72,103 @@ class Memory:
 
 
 class _Pass:
-    """The buffers of all layers, and of which pass they hold the values."""
+    """The weights and the parts of a batch, and of which pass they hold the values."""
 
     def __init__(self, net: nn.RNNBase, inputs: Tensor) -> None:
         self.fits = (inputs.shape, inputs.dtype)
         self.count = 0
-        self.layers: list[_Layer] = []
-        for _ in range(net.num_layers):
-            self.layers.append(_Layer(net, inputs))
-            inputs = self.layers[-1].gradient  # of the shape of the outputs, which are the next layer's inputs
-
-    def with_weights(self, parameters: Sequence[Tensor]) -> list[tuple[_Layer, list[Weights]]]:
-        """The layers from the first to the last, with the weights of their cells."""
-        weights = [Weights(*parameters[start : start + 4]) for start in range(0, len(parameters), 4)]
-        directions = len(weights) // len(self.layers)
-        return [
-            (layer, weights[number * directions : (number + 1) * directions])
-            for number, layer in enumerate(self.layers)
+        cell, per_layer = cell_of(net), 2 if net.bidirectional else 1
+        groups = _by_direction(list(net.parameters()))
+        self._weights = [
+            Weights(cell, parameters, 1 if number < per_layer else per_layer)
+            for number, parameters in enumerate(groups)
         ]
+        layers = [self._weights[start : start + per_layer] for start in range(0, len(groups), per_layer)]
+        self.slices = _slices(len(inputs))
+        self.parts = [_Part(cell, layers, inputs[rows]) for rows in self.slices]
+
+    def copy_weights(self, parameters: Sequence[Tensor]) -> None:
+        """Take the parameters' values."""
+        for weights, own in zip(self._weights, _by_direction(parameters), strict=True):
+            weights.copy(own)
+
+
+class _Part:
+    """The layers for some of a batch's images, each a list of its directions."""
+
+    def __init__(self, cell: Cell, weights: Sequence[Sequence[Weights]], inputs: Tensor) -> None:
+        batch, steps, features = inputs.shape
+        self._layers: list[list[Direction]] = []
+        self._inputs = [inputs.new_empty(steps, batch, features)]
+        for number, own in enumerate(weights):
+            if number:
+                width = sum(direction.outputs.shape[2] for direction in self._layers[-1])
+                self._inputs.append(inputs.new_empty(steps, batch, width))
+            self._layers.append(
+                [Direction(cell, each, self._inputs[-1], reverse=bool(i)) for i, each in enumerate(own)]
+            )
+        self._of_inputs = torch.empty_like(self._inputs[0])
+        self._go_down = [
+            [self._bind(upper, below, direction.of_outputs) for below, direction in enumerate(lower)]
+            for lower, upper in pairwise(self._layers)
+        ]
+        self._go_out = self._bind(self._layers[0], 0, self._of_inputs)
+
+    @staticmethod
+    def _bind(layer: Sequence[Direction], below: int, out: Tensor) -> Computation:
+        pairs = [pair for direction in layer for pair in direction.input_products(below)]
+        return add_products(pairs, out.flatten(0, 1))
+
+    def forward(self, images: Tensor, masks: Sequence[Tensor | None]) -> Tensor:
+        """The last outputs of `(batch, steps, features)`; `masks` are what dropout multiplies layers' outputs by."""
+        self._inputs[0].copy_(images.transpose(0, 1))
+        for inputs, layer, mask in zip([*self._inputs[1:], None], self._layers, masks, strict=True):
+            for direction in layer:
+                direction.forward()
+            if inputs is not None:
+                torch.cat([direction.outputs for direction in layer], dim=2, out=inputs)
+                if mask is not None:
+                    inputs.mul_(mask)
+        return torch.cat([direction.last_output for direction in layer], dim=1)
+
+    def backward(self, gradient: Tensor, masks: Sequence[Tensor | None], *, to_inputs: bool) -> Tensor | None:
+        """Go back from the gradient of the last outputs, and compute that of the inputs, if going `to_inputs`."""
+        top = self._layers[-1]
+        for direction, own in zip(top, gradient.chunk(len(top), dim=1), strict=True):
+            direction.start_back(own)
+        for number in range(len(self._layers) - 1, -1, -1):
+            for direction in self._layers[number]:
+                direction.backward()
+                direction.differentiate_parameters()
+            if number:
+                lower, mask = self._layers[number - 1], masks[number - 1]
+                for compute in self._go_down[number - 1]:
+                    compute()
+                if mask is not None:
+                    for direction, own in zip(lower, mask.chunk(len(lower), dim=2), strict=True):
+                        direction.of_outputs.mul_(own)
+        if not to_inputs:
+            return None
+        self._go_out()
+        return self._of_inputs.transpose(0, 1)
+
+    def of_parameters(self) -> list[Tensor]:
+        """The gradients of the net's parameters by these images."""
+        return [tensor for layer in self._layers for direction in layer for tensor in direction.of_parameters]
 
 
 class _LastOutputs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, net: nn.RNNBase, memory: Memory, inputs: Tensor, *parameters: Tensor) -> Tensor:
-        inputs = inputs.transpose(0, 1).contiguous()
         taken = memory.take(net, inputs)
-        for layer, weights in taken.with_weights(parameters):
-            layer.inputs, layer.mask = inputs, None
-            for cell, own in zip(layer.cells, weights, strict=True):
-                cell.forward(inputs, own)
-            inputs = layer.outputs()
-            if net.dropout and layer is not taken.layers[-1]:
-                layer.mask = dropout(torch.ones_like(inputs), net.dropout)
-                inputs = inputs * layer.mask
-        ctx.save_for_backward(*parameters)
+        taken.copy_weights(parameters)
+        masks = [*_draw_masks(net, inputs), None]
+        ctx.masks = [[mask if mask is None else mask[:, rows] for mask in masks] for rows in taken.slices]
+        tasks = Tasks[Tensor]()
+        for part, rows, own in zip(taken.parts, taken.slices, ctx.masks, strict=True):
+            tasks.add(partial(part.forward, inputs[rows], own))
         ctx.memory, ctx.taken, ctx.count = memory, taken, taken.count
-        return torch.cat(layer.last(inputs), dim=1)
+        return torch.cat(tasks.results())
 
     @staticmethod
     @once_differentiable
@@ -122,53 +176,35 @@ class _LastOutputs(torch.autograd.Function):
         taken: _Pass = ctx.taken
         if taken.count != ctx.count:
             raise RuntimeError("another forward pass has used the buffers of this one since its backward pass")
-        top, bottom = taken.layers[-1], taken.layers[0]
-        top.gradient.zero_()
-        for part, last in zip(gradient.chunk(len(top.cells), dim=1), top.last(top.gradient), strict=True):
-            last.copy_(part)
-        of_inputs = torch.empty_like(bottom.inputs) if ctx.needs_input_grad[2] else None
-        below = [None, *taken.layers[:-1]]
-        tasks = Tasks[tuple[Tensor, Tensor]]()
-        for (layer, weights), lower in zip(taken.with_weights(ctx.saved_tensors)[::-1], below[::-1], strict=True):
-            _backward(layer, weights, lower.gradient if lower else of_inputs, tasks)
-            if lower and lower.mask is not None:
-                lower.gradient.mul_(lower.mask)
-        results = tasks.results()
+        tasks = Tasks[Tensor | None]()
+        for part, rows, own in zip(taken.parts, taken.slices, ctx.masks, strict=True):
+            tasks.add(partial(part.backward, gradient[rows], own, to_inputs=ctx.needs_input_grad[2]))
+        of_inputs = [each for each in tasks.results() if each is not None]
+        of_parameters = [
+            torch.stack(each).sum(0) for each in zip(*(p.of_parameters() for p in taken.parts), strict=True)
+        ]
         ctx.memory.give_back(taken)
-        of_inputs = None if of_inputs is None else of_inputs.transpose(0, 1)
-        return None, None, of_inputs, *_flatten(results, len(top.cells))
+        return None, None, torch.cat(of_inputs) if of_inputs else None, *of_parameters
 
 
-def _backward(
-    layer: _Layer, weights: Sequence[Weights], of_inputs: Tensor | None, tasks: Tasks[tuple[Tensor, Tensor]]
-) -> None:
-    """Go back through one layer, whose `gradient` is known.
-
-    Args:
-        layer: The layer.
-        weights: Those of its cells.
-        of_inputs: Where to write the gradient of its inputs; None if nobody needs it.
-        tasks: Gets the computation of its parameters' gradients. Nothing in this pass waits for them.
-    """
-    for number, (cell, own) in enumerate(zip(layer.cells, weights, strict=True)):
-        gates, of_states = cell.backward(layer.gradient.chunk(len(layer.cells), dim=2)[number], own)
-        tasks.add(partial(cell.differentiate_input_weights, gates, layer.inputs))
-        tasks.add(partial(cell.differentiate_hidden_weights, of_states))
-        if of_inputs is not None:
-            _add_product(of_inputs.flatten(0, 1), gates, own.input, is_first=number == 0)
+def _draw_masks(net: nn.RNNBase, inputs: Tensor) -> list[Tensor | None]:
+    """What dropout multiplies the outputs of each layer but the last by, as torch's modules draw it."""
+    if not net.dropout:
+        return [None] * (net.num_layers - 1)
+    batch, steps, _ = inputs.shape
+    width = net.hidden_size * (2 if net.bidirectional else 1)
+    ones = inputs.new_ones(steps, batch, width)
+    return [dropout(ones, net.dropout) for _ in range(net.num_layers - 1)]
 
 
-def _add_product(total: Tensor, left: Tensor, right: Tensor, *, is_first: bool) -> None:
-    def add(rows: slice) -> None:
-        total[rows].addmm_(left[rows], right, beta=0 if is_first else 1)
+def _slices(batch: int) -> list[slice]:
+    """The parts of a batch, of about the same size. They don't depend on the number of threads, so no bit does."""
+    count = 2 if batch >= 2 * _LEAST_HALF else 1
+    while batch >= 2 * count * _LEAST_PART and count > 1:
+        count *= 2
+    ends = [batch * number // count for number in range(count + 1)]
+    return [slice(start, end) for start, end in pairwise(ends)]
 
-    compute_in_halves(add, len(total), 2 * len(total) * right.numel())
 
-
-def _flatten(results: Sequence[tuple[Tensor, Tensor]], directions: int) -> Iterator[Tensor]:
-    """Bring the parameters' gradients from the order of the tasks, last layer first, into that of the parameters."""
-    per_layer = 2 * directions
-    for start in range(len(results) - per_layer, -1, -per_layer):
-        layer = results[start : start + per_layer]
-        for (input_weight, input_bias), (hidden_weight, hidden_bias) in zip(layer[::2], layer[1::2], strict=True):
-            yield from (input_weight, hidden_weight, input_bias, hidden_bias)
+def _by_direction(parameters: Sequence[Tensor]) -> list[Sequence[Tensor]]:
+    return [parameters[start : start + 4] for start in range(0, len(parameters), 4)]

@@ -1,4 +1,4 @@
-"""Threads of a training step: one that computes, and helpers for whole products.
+"""Threads of a training step: one that computes, and helpers for parts of the batch.
 
 torch's threads share each product, and wait for each other at its end. A step of a recurrent net has hundreds of them.
 Where they are small and a core is busy, the waits take many times as long as the products.
@@ -6,33 +6,15 @@ Where they are small and a core is busy, the waits take many times as long as th
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache, partial
+from functools import cache
 from typing import Generic, TypeVar
 
 import torch
-from torch import nn
-
-# Floating-point operations of a product: 0.2 ms of one core. From here on, sharing each gains more than it costs
-# (docs/explanation/measurements.md).
-LARGE = 16_000_000
-# 0.1 ms of one core. To hand a task over and learn that it is done takes 0.06 to 0.1 ms.
-WORTH_HALVING = 8_000_000
 
 _Value = TypeVar("_Value")
 _helpers: ContextVar[int] = ContextVar("helpers", default=0)
-
-
-def step_threads(net: nn.RNNBase, batch: int) -> AbstractContextManager[None]:
-    """Choose the threads of a training step: one and its helpers for small products, else all those of torch.
-
-    Args:
-        net: An RNN or GRU on a CPU.
-        batch: How many images the step has.
-    """
-    weight = net.get_parameter("weight_hh_l0")
-    return nullcontext() if 2 * batch * weight.numel() >= LARGE else one_thread()
 
 
 @contextmanager
@@ -70,23 +52,6 @@ class Tasks(Generic[_Value]):
         # Helpers begin with the first, so this thread takes what they haven't begun from the end.
         own = {number: compute() for number, (compute, future) in reversed(tasks) if future.cancel()}
         return [own[number] if number in own else future.result() for number, (_, future) in tasks]
-
-
-def compute_in_halves(compute: Callable[[slice], None], rows: int, operations: int) -> None:
-    """Compute the rows of a product: two halves at the same time, if it is worth it.
-
-    Args:
-        compute: Computes some of the rows.
-        rows: How many there are.
-        operations: Floating-point operations in all.
-    """
-    if operations < WORTH_HALVING:
-        compute(slice(rows))
-        return
-    tasks = Tasks[None]()
-    for half in (slice(rows // 2), slice(rows // 2, rows)):
-        tasks.add(partial(compute, half))
-    tasks.results()
 
 
 @cache
