@@ -17,7 +17,7 @@ help:
 	@echo "make test         run all tests"
 	@echo "make test-lowest  run the runtime's tests with the lowest versions that it allows, in .venv-lowest"
 	@echo "make bench        compare speed and memory with the alternatives (half an hour on an idle machine)"
-	@echo "make bench-quick  compare speed with another commit (AGAINST=<commit>), in some four minutes"
+	@echo "make bench-quick  compare speed with another commit (AGAINST=<commit>), in less than three minutes"
 	@echo "make lint         check style, types and imports"
 	@echo "make docs         build the documentation in site/"
 	@echo "make pins         write constraints/pinned.txt anew, with the newest versions"

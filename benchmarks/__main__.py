@@ -1,4 +1,4 @@
-"""Run the benchmarks: print one table, and write `benchmarks/results/<date>-<widest vectors>.json`."""
+"""Run the benchmarks: print one table, and write `benchmarks/results/<date>-<kind of processor>-<groups>.json`."""
 
 import json
 import os
@@ -35,7 +35,9 @@ PACKAGES = ("numpy", "onnx", "onnxruntime", "kornia-rs", "pillow", "torch", "tor
 
 @click.command()
 @click.argument("groups", nargs=-1, type=click.Choice(list(GROUPS)))
-@click.option("--against", metavar="COMMIT", help="Compare with another commit of this repository, in some minutes.")
+@click.option(
+    "--against", metavar="COMMIT", help="Compare with another commit of this repository, in less than three minutes."
+)
 def main(groups: tuple[str, ...], against: str | None) -> None:
     """Run GROUPS of benchmarks, or all."""
     if against:
@@ -52,7 +54,7 @@ def main(groups: tuple[str, ...], against: str | None) -> None:
     now = datetime.now(UTC)
     machine = describe_machine()
     # Machines of several kinds leave their results side by side.
-    path = RESULTS / ("-".join([f"{now:%Y-%m-%d}", _kind(machine["vectors"]), *groups]) + ".json")
+    path = RESULTS / ("-".join([f"{now:%Y-%m-%d}", _kind(machine), *groups]) + ".json")
     content = {
         "time": now.isoformat(timespec="seconds"),
         "machine": machine,
@@ -76,9 +78,12 @@ def print_rows(rows: list[Row]) -> None:
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
-def _kind(vectors: list[str]) -> str:
-    """The widest vectors of float32."""
-    return "avx512" if "avx512f" in vectors else "avx2" if "avx2" in vectors else "narrow"
+def _kind(machine: dict[str, Any]) -> str:
+    """Maker, family and model, such as `amd-26-2`, and the widest vectors of float32."""
+    maker = next((name for name in ("amd", "intel") if name in machine["processor"].lower()), platform.machine())
+    vectors = machine["vectors"]
+    widest = "avx512" if "avx512f" in vectors else "avx2" if "avx2" in vectors else "narrow"
+    return "-".join([maker, *machine["family and model"].split(", "), widest])
 
 
 def describe_machine() -> dict[str, Any]:
