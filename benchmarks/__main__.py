@@ -40,6 +40,8 @@ PACKAGES = ("numpy", "onnx", "onnxruntime", "kornia-rs", "pillow", "torch", "tor
 )
 def main(groups: tuple[str, ...], against: str | None) -> None:
     """Run GROUPS of benchmarks, or all."""
+    # Installed packages have bytecode. What starts here keeps its own as well, in the round that warms up.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if against:
         print_rows(list(versions.run(against)))
         print(json.dumps(describe_machine()))

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import dropout
 
 from rnn_train.recurrent.cells import Cell, cell_of
 from rnn_train.recurrent.graphs import Computation, add_products
@@ -19,6 +18,7 @@ from rnn_train.recurrent.threads import Tasks
 # Products of fewer rows are slower, by a fifth for 32 and a tenth for 50.
 _LEAST_HALF = 16
 _LEAST_PART = 48
+_MOST_PARTS = 16  # each has gradients of all parameters
 
 
 def has_function(net: nn.RNNBase) -> bool:
@@ -39,7 +39,8 @@ def has_onnxruntime() -> bool:
 def last_outputs(net: nn.RNNBase, inputs: Tensor, memory: "Memory") -> Tensor:
     """The last layer's outputs at the last step of each direction, with dropout between layers.
 
-    The gradients of the net's parameters and of the inputs are autograd's, but for rounding.
+    The gradients of the net's parameters and of the inputs are autograd's, but for rounding. Dropout drops as often as
+    torch's, but other values: it draws with `torch.rand`, in a quarter of the time.
 
     Args:
         net: An RNN or GRU in training, with biases.
@@ -85,7 +86,7 @@ class _Pass:
         ]
         layers = [self._weights[start : start + per_layer] for start in range(0, len(groups), per_layer)]
         self.slices = _slices(len(inputs))
-        self.parts = [_Part(cell, layers, inputs[rows]) for rows in self.slices]
+        self.parts = [_Part(cell, layers, inputs[rows], net.dropout) for rows in self.slices]
 
     def copy_weights(self, parameters: Sequence[Tensor]) -> None:
         """Take the parameters' values."""
@@ -94,9 +95,13 @@ class _Pass:
 
 
 class _Part:
-    """The layers for some of a batch's images, each a list of its directions."""
+    """The layers for some of a batch's images, each a list of its directions.
 
-    def __init__(self, cell: Cell, weights: Sequence[Sequence[Weights]], inputs: Tensor) -> None:
+    `_inputs` and `_masks` are those of the layers: the second layer's mask is what dropout multiplies the first one's
+    outputs by.
+    """
+
+    def __init__(self, cell: Cell, weights: Sequence[Sequence[Weights]], inputs: Tensor, dropout: float) -> None:
         batch, steps, features = inputs.shape
         self._layers: list[list[Direction]] = []
         self._inputs = [inputs.new_empty(steps, batch, features)]
@@ -107,6 +112,8 @@ class _Part:
             self._layers.append(
                 [Direction(cell, each, self._inputs[-1], reverse=bool(i)) for i, each in enumerate(own)]
             )
+        self._dropout = dropout
+        self._masks = [torch.empty_like(each) for each in self._inputs] if dropout else []
         self._of_inputs = torch.empty_like(self._inputs[0])
         self._go_down = [
             [self._bind(upper, below, direction.of_outputs) for below, direction in enumerate(lower)]
@@ -119,19 +126,22 @@ class _Part:
         pairs = [pair for direction in layer for pair in direction.input_products(below)]
         return add_products(pairs, out.flatten(0, 1))
 
-    def forward(self, images: Tensor, masks: Sequence[Tensor | None]) -> Tensor:
-        """The last outputs of `(batch, steps, features)`; `masks` are what dropout multiplies layers' outputs by."""
+    def forward(self, images: Tensor, seed: int) -> Tensor:
+        """The last outputs of `(batch, steps, features)`; dropout draws from a generator that starts with `seed`."""
+        random = torch.Generator().manual_seed(seed) if self._dropout else None
         self._inputs[0].copy_(images.transpose(0, 1))
-        for inputs, layer, mask in zip([*self._inputs[1:], None], self._layers, masks, strict=True):
+        for number, layer in enumerate(self._layers):
+            if number:
+                inputs = self._inputs[number]
+                torch.cat([direction.outputs for direction in self._layers[number - 1]], dim=2, out=inputs)
+                if self._dropout:
+                    mask = torch.rand(inputs.shape, generator=random, out=self._masks[number])
+                    inputs.mul_(mask.ge_(self._dropout).div_(1 - self._dropout))
             for direction in layer:
                 direction.forward()
-            if inputs is not None:
-                torch.cat([direction.outputs for direction in layer], dim=2, out=inputs)
-                if mask is not None:
-                    inputs.mul_(mask)
-        return torch.cat([direction.last_output for direction in layer], dim=1)
+        return torch.cat([direction.last_output for direction in self._layers[-1]], dim=1)
 
-    def backward(self, gradient: Tensor, masks: Sequence[Tensor | None], *, to_inputs: bool) -> Tensor | None:
+    def backward(self, gradient: Tensor, *, to_inputs: bool) -> Tensor | None:
         """Go back from the gradient of the last outputs, and compute that of the inputs, if going `to_inputs`."""
         top = self._layers[-1]
         for direction, own in zip(top, gradient.chunk(len(top), dim=1), strict=True):
@@ -141,11 +151,11 @@ class _Part:
                 direction.backward()
                 direction.differentiate_parameters()
             if number:
-                lower, mask = self._layers[number - 1], masks[number - 1]
+                lower = self._layers[number - 1]
                 for compute in self._go_down[number - 1]:
                     compute()
-                if mask is not None:
-                    for direction, own in zip(lower, mask.chunk(len(lower), dim=2), strict=True):
+                if self._dropout:
+                    for direction, own in zip(lower, self._masks[number].chunk(len(lower), dim=2), strict=True):
                         direction.of_outputs.mul_(own)
         if not to_inputs:
             return None
@@ -162,11 +172,11 @@ class _LastOutputs(torch.autograd.Function):
     def forward(ctx: Any, net: nn.RNNBase, memory: Memory, inputs: Tensor, *parameters: Tensor) -> Tensor:
         taken = memory.take(net, inputs)
         taken.copy_weights(parameters)
-        masks = [*_draw_masks(net, inputs), None]
-        ctx.masks = [[mask if mask is None else mask[:, rows] for mask in masks] for rows in taken.slices]
+        # A generator for each part, so that parts draw at the same time.
+        seeds = torch.randint(1 << 62, (len(taken.parts),)).tolist() if net.dropout else [0] * len(taken.parts)
         tasks = Tasks[Tensor]()
-        for part, rows, own in zip(taken.parts, taken.slices, ctx.masks, strict=True):
-            tasks.add(partial(part.forward, inputs[rows], own))
+        for part, rows, seed in zip(taken.parts, taken.slices, seeds, strict=True):
+            tasks.add(partial(part.forward, inputs[rows], seed))
         ctx.memory, ctx.taken, ctx.count = memory, taken, taken.count
         return torch.cat(tasks.results())
 
@@ -177,8 +187,8 @@ class _LastOutputs(torch.autograd.Function):
         if taken.count != ctx.count:
             raise RuntimeError("another forward pass has used the buffers of this one since its backward pass")
         tasks = Tasks[Tensor | None]()
-        for part, rows, own in zip(taken.parts, taken.slices, ctx.masks, strict=True):
-            tasks.add(partial(part.backward, gradient[rows], own, to_inputs=ctx.needs_input_grad[2]))
+        for part, rows in zip(taken.parts, taken.slices, strict=True):
+            tasks.add(partial(part.backward, gradient[rows], to_inputs=ctx.needs_input_grad[2]))
         of_inputs = [each for each in tasks.results() if each is not None]
         of_parameters = [
             torch.stack(each).sum(0) for each in zip(*(p.of_parameters() for p in taken.parts), strict=True)
@@ -187,20 +197,10 @@ class _LastOutputs(torch.autograd.Function):
         return None, None, torch.cat(of_inputs) if of_inputs else None, *of_parameters
 
 
-def _draw_masks(net: nn.RNNBase, inputs: Tensor) -> list[Tensor | None]:
-    """What dropout multiplies the outputs of each layer but the last by, as torch's modules draw it."""
-    if not net.dropout:
-        return [None] * (net.num_layers - 1)
-    batch, steps, _ = inputs.shape
-    width = net.hidden_size * (2 if net.bidirectional else 1)
-    ones = inputs.new_ones(steps, batch, width)
-    return [dropout(ones, net.dropout) for _ in range(net.num_layers - 1)]
-
-
 def _slices(batch: int) -> list[slice]:
     """The parts of a batch, of about the same size. They don't depend on the number of threads, so no bit does."""
     count = 2 if batch >= 2 * _LEAST_HALF else 1
-    while batch >= 2 * count * _LEAST_PART and count > 1:
+    while 1 < count < _MOST_PARTS and batch >= 2 * count * _LEAST_PART:
         count *= 2
     ends = [batch * number // count for number in range(count + 1)]
     return [slice(start, end) for start, end in pairwise(ends)]
