@@ -124,10 +124,10 @@ def run_process(
 
 @contextlib.contextmanager
 def heeding_ctrl_c() -> Iterator[None]:
-    """A block whose processes heed Ctrl-C, also where this one ignores it, as what a shell starts in the background does.
+    """A block whose processes heed Ctrl-C, also where this one ignores it, as started by a shell in the background.
 
-    They inherit that a signal is ignored, but no handler. `preexec_fn` could do the same, but needs a fork: from a process
-    that has imported torch, this takes 20 times as long as a start without one.
+    They inherit that a signal is ignored, but no handler. `preexec_fn` could do the same, but needs a fork: from a
+    process that has imported torch, this takes 20 times as long as a start without one.
     """
     is_ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     if is_ignored:
