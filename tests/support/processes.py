@@ -12,6 +12,7 @@ import subprocess
 import termios
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,13 +74,12 @@ def started(
             `os.rename:model.pt`, at which the process is held when it first comes there, until `go_on`.
     """
 
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-
     line = [installed(command), *map(str, arguments)]
     pipe = subprocess.PIPE
     env = {name: value for name, value in os.environ.items() if name not in UNMEASURED}
-    prepare = None if largest_file is None else limit
+    prepare = None
+    if largest_file is not None:
+        prepare = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (largest_file, largest_file))
     with heeding_ctrl_c():
         process = Process(
             line, cwd=folder, stdout=pipe, stderr=pipe, text=True, preexec_fn=prepare, pause_at=pause_at, env=env

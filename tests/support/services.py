@@ -5,6 +5,7 @@ import re
 import resource
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from tests.support.commands import heeding_ctrl_c, installed
@@ -37,11 +38,10 @@ def serving(model: Path, *arguments: object, most_files: int | None = None) -> I
         most_files: How many files it may have open; None for as many as this process.
     """
 
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
-
     line = [installed("rnn-serve"), "--model", model, "--provider", "cpu", "--port", 0, *arguments]
-    pipe, prepare = subprocess.PIPE, None if most_files is None else limit
+    pipe, prepare = subprocess.PIPE, None
+    if most_files is not None:
+        prepare = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (most_files, most_files))
     with heeding_ctrl_c():
         service = Service(list(map(str, line)), stdout=pipe, stderr=pipe, text=True, preexec_fn=prepare)
     try:
