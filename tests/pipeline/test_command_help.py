@@ -127,41 +127,55 @@ def test_likely_mistakes_get_the_right_hint(run: Run, tmp_path: Path, line: str,
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
 @pytest.mark.parametrize(
-    ("line", "expected"),
+    ("command", "expected"),
     [
-        ("rnn-infer --prov", {"--provider"}),
-        ("rnn-infer --provider c", {"cuda", "cpu"}),
-        ("rnn-infer --format j", {"jsonl"}),
-        ("rnn-train --cell ", {"rnn", "gru", "lstm"}),
-        ("rnn-train --data", {"--dataset", "--data", "--data-root"}),
-        ("rnn-export --graph s", {"scan"}),
-        ("rnn-infer --model di", {"files"}),
-        ("rnn-infer im", {"files"}),
-        ("rnn-train -o di", {"files"}),
-        ("rnn-train --data im", {"files"}),
-        ("rnn-train --tensorboard r", {"folders"}),
-        ("rnn-export di", {"files"}),
+        (
+            "rnn-infer",
+            {
+                "--prov": {"--provider"},
+                "--provider c": {"cuda", "cpu"},
+                "--format j": {"jsonl"},
+                "--model di": {"files"},
+                "im": {"files"},
+            },
+        ),
+        (
+            "rnn-train",
+            {
+                "--cell ": {"rnn", "gru", "lstm"},
+                "--data": {"--dataset", "--data", "--data-root"},
+                "-o di": {"files"},
+                "--data im": {"files"},
+                "--tensorboard r": {"folders"},
+            },
+        ),
+        ("rnn-export", {"--graph s": {"scan"}, "di": {"files"}}),
     ],
+    ids=["rnn-infer", "rnn-train", "rnn-export"],
 )
-def test_bash_completes_options_choices_and_files(tmp_path: Path, line: str, expected: set[str]) -> None:
-    command, *words = line.split(" ")
+def test_bash_completes_options_choices_and_files(tmp_path: Path, command: str, expected: dict[str, set[str]]) -> None:
     variable = f"_{command.upper().replace('-', '_')}_COMPLETE"
     script = f"""
         eval "$({variable}=bash_source {command})"
         complete -p {command} >&2
         # bash offers files and folders itself, where the completion asks for them
         compopt() {{ [ "$2" = default ] && COMPREPLY=(files) || COMPREPLY=(folders); }}
-        COMP_WORDS=({command} {" ".join(words[:-1])} "{words[-1]}"); COMP_CWORD={len(words)}
-        _{command.replace("-", "_")}_completion {command}
-        printf '%s\\n' "${{COMPREPLY[@]}}"
     """
+    for line in expected:
+        words = line.split(" ")
+        script += f"""
+        COMP_WORDS=({command} {" ".join(words[:-1])} "{words[-1]}"); COMP_CWORD={len(words)}; COMPREPLY=()
+        _{command.replace("-", "_")}_completion {command}
+        echo "${{COMPREPLY[@]}}"
+        """
     path = f"{Path(installed(command)).parent}{os.pathsep}{os.environ['PATH']}"
 
     result = subprocess.run(
         ["bash", "-c", script], cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True
     )
 
-    assert set(result.stdout.split()) == expected
+    found = [set(answer.split()) for answer in result.stdout.splitlines()]
+    assert dict(zip(expected, found, strict=True)) == expected
     assert command in result.stderr
 
 

@@ -9,7 +9,7 @@ import pytest
 from rnn_export import export_onnx
 from rnn_runtime.model.spec import ImageSpec, ModelSpec
 from tests.support.checkpoints import random_checkpoint
-from tests.support.commands import Result, RunProcess, modules_from
+from tests.support.commands import Result, Run, RunProcess, modules_from
 from tests.support.folders import MakeOnce
 
 STAND_IN = Path(__file__).parents[1] / "support" / "stand_in_cuda"
@@ -49,6 +49,7 @@ def labels(result: Result) -> list[list[str]]:
     ],
 )
 def test_cuda_gives_the_results_of_the_cpu(
+    run: Run,
     run_process: RunProcess,
     digits_model: Path,
     digits_images: Path,
@@ -56,7 +57,7 @@ def test_cuda_gives_the_results_of_the_cpu(
     options: tuple[str, ...],
 ) -> None:
     arguments = ("--model", digits_model, "--recursive", "--batch-size", "50", digits_images)
-    expected = run_process("rnn-infer", "--provider", "cpu", *arguments)
+    expected = run("rnn-infer", "--provider", "cpu", *arguments)
 
     result = run_process("rnn-infer", "--provider", "cuda", *options, *arguments, env=environment)
 
@@ -131,8 +132,8 @@ def test_options_reach_the_session(
     ]
 
 
-def test_int8_is_refused_on_cuda_before_anything_else(run_process: RunProcess, models: Path) -> None:
-    result = run_process("rnn-infer", "--model", models / "int8.onnx", "--provider", "cuda", "--self-check")
+def test_int8_is_refused_on_cuda_before_anything_else(run: Run, models: Path) -> None:
+    result = run("rnn-infer", "--model", models / "int8.onnx", "--provider", "cuda", "--self-check")
 
     assert (result.returncode, result.stdout) == (3, "")
     assert result.stderr == (
@@ -229,10 +230,14 @@ def test_cuda_with_a_graph_that_cannot_be_captured_is_an_error_with_a_way_out(
 
 
 def test_a_capture_that_fails_later_is_said_at_the_end(
-    run_process: RunProcess, digits_model: Path, digits_images: Path, environment: Mapping[str, str | None]
+    run: Run,
+    run_process: RunProcess,
+    digits_model: Path,
+    digits_images: Path,
+    environment: Mapping[str, str | None],
 ) -> None:
     arguments = ("--model", digits_model, "--recursive", "--batch-size", "50", digits_images)
-    expected = run_process("rnn-infer", "--provider", "cpu", *arguments)
+    expected = run("rnn-infer", "--provider", "cpu", *arguments)
     failing = {**environment, "CAPTURE_FAILS": "50"}
 
     result = run_process("rnn-infer", "--provider", "cuda", "--cuda-graph", *arguments, env=failing)

@@ -12,10 +12,11 @@ import subprocess
 import termios
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.support.commands import UNMEASURED, heed_ctrl_c, installed, modules_from
+from tests.support.commands import UNMEASURED, heeding_ctrl_c, installed, modules_from
 
 _PAUSED = Path(__file__).with_name("paused")  # what a process imports that can be held
 _LONGEST = 300  # seconds that a test waits for a process to come where it is to be held
@@ -73,17 +74,16 @@ def started(
             `os.rename:model.pt`, at which the process is held when it first comes there, until `go_on`.
     """
 
-    def prepare() -> None:
-        heed_ctrl_c()
-        if largest_file is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-
     line = [installed(command), *map(str, arguments)]
     pipe = subprocess.PIPE
     env = {name: value for name, value in os.environ.items() if name not in UNMEASURED}
-    process = Process(
-        line, cwd=folder, stdout=pipe, stderr=pipe, text=True, preexec_fn=prepare, pause_at=pause_at, env=env
-    )
+    prepare = None
+    if largest_file is not None:
+        prepare = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    with heeding_ctrl_c():
+        process = Process(
+            line, cwd=folder, stdout=pipe, stderr=pipe, text=True, preexec_fn=prepare, pause_at=pause_at, env=env
+        )
     try:
         yield process
     finally:
@@ -112,9 +112,8 @@ def started_with_children(
         env: Variables beside those of this process.
     """
     pipe = subprocess.PIPE
-    process = subprocess.Popen(
-        line, cwd=folder, stdout=pipe, stderr=pipe, text=True, env=os.environ | env, preexec_fn=heed_ctrl_c
-    )
+    with heeding_ctrl_c():
+        process = subprocess.Popen(line, cwd=folder, stdout=pipe, stderr=pipe, text=True, env=os.environ | env)
     try:
         yield process
     finally:

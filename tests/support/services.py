@@ -5,9 +5,10 @@ import re
 import resource
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-from tests.support.commands import heed_ctrl_c, installed
+from tests.support.commands import heeding_ctrl_c, installed
 
 _ADDRESS = re.compile(r"Serving .* at (http://\S+), on cpu\n")
 
@@ -37,15 +38,12 @@ def serving(model: Path, *arguments: object, most_files: int | None = None) -> I
         most_files: How many files it may have open; None for as many as this process.
     """
 
-    def prepare() -> None:
-        heed_ctrl_c()
-        if most_files is not None:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
-
     line = [installed("rnn-serve"), "--model", model, "--provider", "cpu", "--port", 0, *arguments]
-    service = Service(
-        list(map(str, line)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=prepare
-    )
+    pipe, prepare = subprocess.PIPE, None
+    if most_files is not None:
+        prepare = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (most_files, most_files))
+    with heeding_ctrl_c():
+        service = Service(list(map(str, line)), stdout=pipe, stderr=pipe, text=True, preexec_fn=prepare)
     try:
         assert service.stderr
         first = service.stderr.readline()

@@ -157,6 +157,7 @@ def test_resume_keeps_the_precision_without_being_told(tmp_path: Path, run: Run)
     assert_equal(resumed.weights, whole.weights)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="oneDNN can be held back on x86 only")
 def test_a_processor_without_lstms_in_bfloat16_is_named_before_training(
     tmp_path: Path, run_process: RunProcess

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rnn_runtime.interruption import SIGNALS
-from tests.support.commands import heed_ctrl_c
+from tests.support.commands import heeding_ctrl_c
 
 # Sends this process a signal as `Condition.__enter__` returns: the lock is held, and the `with` block not yet entered.
 # A thread needs the same lock to go on: one that is being started, or one whose result is waited for.
@@ -65,14 +65,14 @@ def test_a_signal_while_a_lock_is_held_ends_the_command(
     options = ("--provider", "cpu", "--threads", 2, "--batch-size", 600, "--output", "out.csv")
     arguments = ("--model", digits_model, *options, "images")
 
-    result = subprocess.run(
-        [sys.executable, "-c", PROGRAM, file, function, str(number), *map(str, arguments)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        preexec_fn=heed_ctrl_c,
-    )
+    with heeding_ctrl_c():
+        result = subprocess.run(
+            [sys.executable, "-c", PROGRAM, file, function, str(number), *map(str, arguments)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
 
     assert result.returncode == 128 + number
     assert result.stderr.startswith(f"Error: {SIGNALS[number]}")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
-from tests.support.commands import heed_ctrl_c, installed, modules_from
+from tests.support.commands import heeding_ctrl_c, installed, modules_from
 
 _LONGEST_STOP = 300  # seconds; a process that neither stops nor ends by then hangs
 
@@ -72,16 +72,16 @@ def stopping(command: str, *arguments: object, folder: Path) -> Iterator[Stoppin
         "STOPS_SOCKET": str(theirs.fileno()),
     }
     with ours, theirs:
-        process = subprocess.Popen(
-            [installed(command), *map(str, arguments)],
-            cwd=folder,
-            env=os.environ | variables,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            pass_fds=[theirs.fileno()],
-            preexec_fn=heed_ctrl_c,
-        )
+        with heeding_ctrl_c():
+            process = subprocess.Popen(
+                [installed(command), *map(str, arguments)],
+                cwd=folder,
+                env=os.environ | variables,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                pass_fds=[theirs.fileno()],
+            )
         theirs.close()
         try:
             yield StoppingProcess(process, ours)
