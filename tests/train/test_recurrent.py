@@ -98,7 +98,8 @@ def test_dropout_between_layers_drops_its_share_and_scales_the_rest() -> None:
     with torch.no_grad():
         for weight in net.parameters():
             weight.zero_()
-        net.get_parameter("bias_ih_l0").fill_(1.0)  # so the first layer's outputs are 1, and the second one's are the mask
+        # The first layer's outputs are 1 then, and the second one's are the mask.
+        net.get_parameter("bias_ih_l0").fill_(1.0)
         net.get_parameter("weight_ih_l1").copy_(torch.eye(64))
     torch.manual_seed(0)
 
