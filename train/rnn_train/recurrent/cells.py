@@ -10,7 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rnn_train.recurrent.graphs import Graph
 
@@ -166,12 +166,8 @@ class _GRU(Cell):
         return total
 
 
-_TANH, _RELU, _GRU_CELL = _RNN("Tanh"), _RNN("Relu"), _GRU()
-
-
-def cell_of(net: nn.RNNBase) -> Cell:
-    """The kind of cell of a net."""
-    return {"RNN_TANH": _TANH, "RNN_RELU": _RELU, "GRU": _GRU_CELL}[net.mode]
+# By `nn.RNNBase.mode`.
+CELLS: Mapping[str, Cell] = {"RNN_TANH": _RNN("Tanh"), "RNN_RELU": _RNN("Relu"), "GRU": _GRU()}
 
 
 @cache

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from rnn_train.recurrent.cells import Cell, cell_of
+from rnn_train.recurrent.cells import CELLS, Cell
 from rnn_train.recurrent.graphs import Computation, add_products
 from rnn_train.recurrent.layer import Direction, Weights
 from rnn_train.recurrent.threads import Tasks
@@ -27,7 +27,7 @@ def has_function(net: nn.RNNBase) -> bool:
     An LSTM's step is one call of oneDNN for each layer and direction (docs/explanation/measurements.md). Under
     autocast, products are in bfloat16, and the function's buffers have the dtype of the weights.
     """
-    ours = net.mode != "LSTM" and net.weight_hh_l0.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    ours = net.mode in CELLS and net.weight_hh_l0.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
     return ours and has_onnxruntime()
 
 
@@ -78,7 +78,7 @@ class _Pass:
     def __init__(self, net: nn.RNNBase, inputs: Tensor) -> None:
         self.fits = (inputs.shape, inputs.dtype)
         self.count = 0
-        cell, per_layer = cell_of(net), 2 if net.bidirectional else 1
+        cell, per_layer = CELLS[net.mode], 2 if net.bidirectional else 1
         groups = _by_direction(list(net.parameters()))
         self._weights = [
             Weights(cell, parameters, 1 if number < per_layer else per_layer)
