@@ -392,7 +392,7 @@ def _describe_engine(run: TrainingState) -> list[str]:
     settings = run.settings
     if run.device.type != "cpu" or settings.cell == "lstm" or settings.amp or run.is_done or has_onnxruntime():
         return []
-    return ["onnxruntime isn't installed. With it (the extra `cpu`), training takes about half the time on a CPU"]
+    return ["onnxruntime isn't installed. With it, training takes about half the time on a CPU"]
 
 
 def _train(run: TrainingState, saving: _Saving, callback: TrainingCallback, stop: SharedStop) -> None:
