@@ -1,8 +1,11 @@
 """Training steps on the CPU compute what `nn.RNN` and `nn.GRU` do, but for rounding."""
 
+import copy
 import itertools
+import pickle
 import sys
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -257,7 +260,7 @@ def test_a_model_trains_without_onnxruntime(tmp_path: Any, monkeypatch: pytest.M
 
     train(source, run, tmp_path / "without.pt", device="cpu", plots=False, callback=told)
 
-    assert [text for text in told.notes if "onnxruntime isn't installed" in text]
+    assert [text for text in told.notes if "onnxruntime can't be imported, so torch's modules train" in text]
     ours, stock = (Checkpoint.load(tmp_path / f"{name}.pt").weights for name in ("with", "without"))
     assert_close(list(ours.values()), list(stock.values()), 1e-5)
     assert not all(torch.equal(ours[name], stock[name]) for name in ours)
@@ -276,6 +279,38 @@ def test_a_model_trains_with_the_gradients_of_its_evaluation(cell: Any, bidirect
     assert has_function(model.rnn) is (cell != "lstm")
     assert_close([training], [evaluation], 1e-6)
     assert_close(gradients(training, of=model), gradients(evaluation, of=model), 1e-5)
+
+
+def test_what_is_left_of_onnxruntime_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = make_net("gru")
+    assert has_function(net)
+    monkeypatch.setitem(sys.modules, "onnxruntime", ModuleType("onnxruntime"))
+
+    assert not has_function(net)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+@pytest.mark.parametrize("cell", ["rnn", "gru"])
+def test_a_model_that_has_trained_can_be_copied(cell: Any, copied: Any) -> None:
+    spec = ModelSpec(ImageSpec(6, 5, 1), ("a", "b", "c"), cell, hidden_size=8)
+    model, images = ImageRNN(spec), torch.randint(0, 256, (7, 6, 5, 1), dtype=torch.uint8)
+    model(images).sum().backward()
+
+    other = copied(model)
+
+    first, second = (gradients(each(images), of=each) for each in (model, other))
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("batch", [0, 3])
+def test_every_dtype_and_an_empty_batch_have_logits_in_training(dtype: torch.dtype, batch: int) -> None:
+    spec = ModelSpec(ImageSpec(6, 5, 1), ("a", "b", "c"), "gru", hidden_size=8)
+
+    logits = ImageRNN(spec).to(dtype).train()(torch.zeros(batch, 6, 5, 1, dtype=torch.uint8))
+
+    assert logits.shape == (batch, 3)
+    assert logits.dtype == dtype
 
 
 @pytest.mark.usefixtures("threads")

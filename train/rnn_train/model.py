@@ -60,7 +60,7 @@ class ImageRNN(nn.Module):
             The weights' dtype, shape `(batch, classes)`.
         """
         pixels = ((images.to(self.mean.dtype) / 255 - self.mean) / self.std).flatten(start_dim=2)
-        if self.training and has_function(self.rnn):
+        if self.training and len(images) and has_function(self.rnn):
             last = last_outputs(self.rnn, pixels, self._memory)
         else:
             last = self._last_outputs(pixels)

@@ -252,8 +252,9 @@ def _describe_restored(run: TrainingState, checkpoint: str | Path, threads: int)
         )
     if run.device.type == "cpu" and threads != torch.get_num_threads() and not run.is_done:
         yield (
-            f"{checkpoint}: trained with {threads} threads; torch uses {torch.get_num_threads()} here, so results may "
-            f"differ by rounding from an uninterrupted run. For identical ones, set OMP_NUM_THREADS={threads}"
+            f"{checkpoint}: trained with {threads} thread{'s' if threads != 1 else ''}; torch uses "
+            f"{torch.get_num_threads()} here, so results may differ by rounding from an uninterrupted run. For identical "
+            f"ones, set OMP_NUM_THREADS={threads}"
         )
 
 
@@ -392,7 +393,9 @@ def _describe_engine(run: TrainingState) -> list[str]:
     settings = run.settings
     if run.device.type != "cpu" or settings.cell == "lstm" or settings.amp or run.is_done or has_onnxruntime():
         return []
-    return ["onnxruntime isn't installed. With it, training takes about half the time on a CPU"]
+    return [
+        "onnxruntime can't be imported, so torch's modules train. With it, training takes about half the time on a CPU"
+    ]
 
 
 def _train(run: TrainingState, saving: _Saving, callback: TrainingCallback, stop: SharedStop) -> None:

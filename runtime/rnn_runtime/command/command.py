@@ -173,7 +173,8 @@ class Command(click.Command):
                 return _Failure(f"{place}: {error.strerror or error}".removeprefix(": "), 2)
             case MemoryError():
                 return self._out_of_memory()
-            case RuntimeError() if "memory" in str(error):  # torch's CPU allocator has no class for it
+            # torch's CPU allocator has no class for it, nor has onnxruntime.
+            case RuntimeError() if "memory" in str(error) or "bad_alloc" in str(error):
                 return self._out_of_memory()
         return None
 

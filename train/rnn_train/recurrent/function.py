@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import partial
-from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any
 
@@ -24,16 +23,23 @@ _MOST_PARTS = 16  # each has gradients of all parameters
 def has_function(net: nn.RNNBase) -> bool:
     """Whether `last_outputs` is faster than a net's own training step: an RNN's or a GRU's on a CPU, in float32.
 
-    An LSTM's step is one call of oneDNN for each layer and direction (docs/explanation/measurements.md). Under
-    autocast, products are in bfloat16, and the function's buffers have the dtype of the weights.
+    It computes float64 as well. An LSTM's step is one call of oneDNN for each layer and direction
+    (docs/explanation/measurements.md). Under autocast, products are in bfloat16, and the function's buffers have the
+    dtype of the weights.
     """
-    ours = net.mode in CELLS and net.weight_hh_l0.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-    return ours and has_onnxruntime()
+    weight = net.get_parameter("weight_hh_l0")
+    fits = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.float64)
+    return net.mode in CELLS and fits and not torch.is_autocast_enabled("cpu") and has_onnxruntime()
 
 
 def has_onnxruntime() -> bool:
-    """Whether onnxruntime is installed. Without it, training works as well, at half the speed."""
-    return find_spec("onnxruntime") is not None
+    """Whether onnxruntime can be imported. Without it, torch's modules train, at half the speed."""
+    try:
+        # Where one of its two packages was uninstalled, an empty module is left.
+        from onnxruntime import InferenceSession  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def last_outputs(net: nn.RNNBase, inputs: Tensor, memory: "Memory") -> Tensor:
@@ -58,6 +64,9 @@ class Memory:
 
     def __init__(self) -> None:
         self._free: _Pass | None = None
+
+    def __reduce__(self) -> tuple[type["Memory"], tuple[()]]:
+        return Memory, ()  # copies and pickles of a model get buffers of their own
 
     def take(self, net: nn.RNNBase, inputs: Tensor) -> "_Pass":
         """Buffers for inputs of this shape; new ones if those of the last pass don't fit, or aren't back yet."""

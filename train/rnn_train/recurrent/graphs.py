@@ -86,8 +86,17 @@ class Computation:
                 bind(name, "cpu", 0, tensor.numpy().dtype.type, list(tensor.shape), tensor.data_ptr())
 
     def __call__(self) -> None:
-        """Compute the outputs of what the inputs hold."""
-        self._session.run_with_iobinding(self._binding)
+        """Compute the outputs of what the inputs hold.
+
+        Raises:
+            MemoryError: there is no memory for results in between.
+        """
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except Exception as error:  # onnxruntime's classes have no common one
+            if "alloc" in str(error):
+                raise MemoryError from None
+            raise
 
 
 def multiply_add(left: Tensor, right: Tensor, addend: Tensor, out: Tensor) -> Computation:
