@@ -253,8 +253,8 @@ def _describe_restored(run: TrainingState, checkpoint: str | Path, threads: int)
     if run.device.type == "cpu" and threads != torch.get_num_threads() and not run.is_done:
         yield (
             f"{checkpoint}: trained with {threads} thread{'s' if threads != 1 else ''}; torch uses "
-            f"{torch.get_num_threads()} here, so results may differ by rounding from an uninterrupted run. For identical "
-            f"ones, set OMP_NUM_THREADS={threads}"
+            f"{torch.get_num_threads()} here, so results may differ by rounding from an uninterrupted run. For "
+            f"identical ones, set OMP_NUM_THREADS={threads}"
         )
 
 
