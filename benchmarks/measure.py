@@ -4,7 +4,9 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
+Value = TypeVar("Value")
 Rounds = Mapping[str, list[float]]
 PAUSE = 0.3  # seconds; threads of OpenMP and onnxruntime wait actively for a while after their work
 
@@ -67,9 +69,9 @@ def race_throughput(
     return found
 
 
-def race_once(contestants: Mapping[str, Callable[[], float]], *, rounds: int = 5) -> Rounds:
-    """Seconds (or whatever the functions return), one call a round, taking turns after one to warm up."""
-    found: dict[str, list[float]] = {name: [] for name in contestants}
+def race_once(contestants: Mapping[str, Callable[[], Value]], *, rounds: int = 5) -> dict[str, list[Value]]:
+    """What the functions return, such as seconds: one call a round, taking turns after one to warm up."""
+    found: dict[str, list[Value]] = {name: [] for name in contestants}
     for turn in range(-1, rounds):
         for name in sorted(contestants, reverse=bool(turn % 2)):
             value = contestants[name]()

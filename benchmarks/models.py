@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks import product_limit
-from benchmarks.measure import Row, compare, race_once, race_throughput
+from benchmarks.measure import Rounds, Row, compare, race_once, race_throughput
 from benchmarks.peers.networks import ArticleNetwork, export_dynamo, export_legacy, open_session, run_session
 from benchmarks.product_limit import MFLOP_AN_IMAGE
 from rnn_export import export_onnx
@@ -160,7 +160,7 @@ def _tall_images() -> Iterator[Row]:
 
             return timed
 
-        rounds = race_once(
+        rounds: Rounds = race_once(
             {
                 "ours": opening(lambda: Classifier(peers.model, provider="cpu")),
                 LEGACY: opening(lambda: open_session(peers.legacy)),

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from benchmarks.measure import Row, compare, race_once
+from benchmarks.measure import Row, Value, compare, race_once
 from benchmarks.processes import write_images
 
 ROOT = Path(__file__).parents[1]
@@ -19,7 +19,7 @@ SMALL = 10_000  # images in a folder
 BATCHES = (1, 64, 1024)
 PRESETS = ("article", "accurate")
 EPOCHS = 7  # of digits
-SPEED_ROUNDS = 5
+SPEED_ROUNDS = 4
 
 _INFER = "from rnn_runtime.cli import main; main()"
 _EXPORT = """
@@ -73,8 +73,8 @@ def run(commit: str) -> Iterator[Row]:
             models[who].mkdir()
             _run(where, "-c", _EXPORT, models[who])
 
-        def race(run: Callable[[Path, Path], float], rounds: int) -> dict[str, list[float]]:
-            return dict(race_once({who: partial(run, trees[who], models[who]) for who in trees}, rounds=rounds))
+        def race(run: Callable[[Path, Path], Value], rounds: int) -> dict[str, list[Value]]:
+            return race_once({who: partial(run, trees[who], models[who]) for who in trees}, rounds=rounds)
 
         def infer(images: str) -> Callable[[Path, Path], float]:
             line = ("-c", _INFER, "-p", "cpu", folder / images, "-o", folder / "results.csv", "-m")
@@ -82,11 +82,12 @@ def run(commit: str) -> Iterator[Row]:
 
         def race_speeds(script: str, file: str, *arguments: object) -> list[dict[str, list[float]]]:
             """Several speeds that a script prints, each with its own rounds."""
-            found: dict[str, list[list[float]]] = {who: [] for who in trees}
-            for turn in range(SPEED_ROUNDS):
-                for who in sorted(trees, reverse=bool(turn % 2)):
-                    found[who].append(json.loads(_run(trees[who], "-c", script, models[who] / file, *arguments)))
-            return [{who: [speeds[i] for speeds in found[who]] for who in trees} for i in range(len(found[commit][0]))]
+
+            def speeds(where: Path, model: Path) -> list[float]:
+                return json.loads(_run(where, "-c", script, model / file, *arguments))  # type: ignore[no-any-return]
+
+            columns = {who: list(zip(*rounds, strict=True)) for who, rounds in race(speeds, SPEED_ROUNDS).items()}
+            return [{who: list(columns[who][i]) for who in trees} for i in range(len(columns[commit]))]
 
         yield compare(f"rnn-infer, {SMALL:,} PNG files of 28 x 28", "s", race(infer("small"), 5), commit)
         yield compare("rnn-infer, one image", "s", race(infer("one"), 5), commit)

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from rnn_runtime.model.spec import ImageSpec, ModelSpec
-from rnn_train import DataSource, TrainSettings, train
-from rnn_train.callbacks import TrainingCallback
+from rnn_train import DataSource, TrainSettings
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.model import ImageRNN
 from rnn_train.recurrent import Memory, has_function, last_outputs, one_thread
 from tests.support.idx_files import write_idx_folder
+from tests.support.training import Recorder, train_quietly
 
 CELLS = ("tanh", "relu", "gru")
 KINDS = list(itertools.product(CELLS, (1, 2, 3), (False, True), (0.0, 0.4)))
@@ -32,16 +32,6 @@ def threads() -> Iterator[None]:
     count = torch.get_num_threads()
     yield
     torch.set_num_threads(count)
-
-
-class Told(TrainingCallback):
-    """Keeps what training notes."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 def make_net(cell: str, features: int = 3, hidden: int = 4, seed: int = 0, **options: Any) -> nn.RNNBase:
@@ -254,11 +244,11 @@ def test_weights_may_change_between_forward_and_backward() -> None:
 def test_a_model_trains_without_onnxruntime(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     source = DataSource(data=str(write_idx_folder(tmp_path / "data", train=60)))
     run = TrainSettings(cell="gru", hidden_size=8, batch_size=40)
-    train(source, run, tmp_path / "with.pt", device="cpu", plots=False)
+    train_quietly(tmp_path / "with.pt", source, run)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as if it weren't installed
-    told = Told()
+    told = Recorder()
 
-    train(source, run, tmp_path / "without.pt", device="cpu", plots=False, callback=told)
+    train_quietly(tmp_path / "without.pt", source, run, callback=told)
 
     assert [text for text in told.notes if "onnxruntime can't be imported, so torch's modules train" in text]
     ours, stock = (Checkpoint.load(tmp_path / f"{name}.pt").weights for name in ("with", "without"))
@@ -321,7 +311,7 @@ def test_trained_weights_do_not_depend_on_the_number_of_threads(tmp_path: Any, c
     weights = []
     for count in (1, 2):
         torch.set_num_threads(count)
-        train(source, run, tmp_path / f"{count}" / "model.pt", device="cpu", plots=False)
+        train_quietly(tmp_path / f"{count}" / "model.pt", source, run)
         weights.append(Checkpoint.load(tmp_path / f"{count}" / "model.pt").weights)
 
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])

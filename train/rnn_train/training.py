@@ -17,14 +17,14 @@ from rnn_runtime.errors import DataError, OutputError, ProcessLostError, Setting
 from rnn_runtime.interruption import RunInterruptedError, describe_interrupt
 from rnn_runtime.model.fields import Range, check_argument
 from rnn_train.augment import augment
-from rnn_train.calibration import LEAST_IMAGES
 from rnn_train.callbacks import TrainingCallback
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.data import DataSource, LabeledImages
 from rnn_train.evaluation import Results, evaluate, predict_shared, predict_splits
+from rnn_train.notes import describe_restored, describe_run
 from rnn_train.output_folder import check_output_space, reserve
 from rnn_train.processes import Processes, join_processes
-from rnn_train.recurrent import has_function, has_onnxruntime, one_thread
+from rnn_train.recurrent import has_function, one_thread
 from rnn_train.report_page import write_report
 from rnn_train.reports import write_metrics, write_reports
 from rnn_train.settings import TrainSettings
@@ -200,7 +200,7 @@ def _restore(
             raise SettingsError(
                 f"{checkpoint}: {run.epoch} epochs{more} are done already, more than `epochs={settings.epochs}`"
             )
-    return run, list(_describe_restored(run, checkpoint, saved.resume_state["threads"]))
+    return run, list(describe_restored(run, checkpoint, saved.resume_state["threads"]))
 
 
 def _check_count(saved: Checkpoint, checkpoint: str | Path, count: int) -> None:
@@ -231,31 +231,6 @@ def _continued_settings(
     if patience is not None:
         settings = replace(settings, patience=patience)
     return settings
-
-
-def _describe_restored(run: TrainingState, checkpoint: str | Path, threads: int) -> Iterator[str]:
-    """What to know about a run that continues."""
-    settings = run.settings
-    if not run.is_done:
-        yield f"{checkpoint}: continuing after {run.describe_position()}"
-    elif run.stopped_early:
-        yield (
-            f"{checkpoint}: stopped early after epoch {run.epoch}. To train longer, set `patience` to more than "
-            f"{settings.patience}, or to 0 for all {settings.epochs} epochs"
-        )
-    else:
-        # A one-cycle schedule is planned for its number of epochs, so such a run can't go on.
-        how = "start a new run with more" if settings.schedule == "one-cycle" else "set"
-        yield (
-            f"{checkpoint}: this run is complete, with {run.epoch} of {settings.epochs} epochs. To train longer, {how} "
-            "`epochs`"
-        )
-    if run.device.type == "cpu" and threads != torch.get_num_threads() and not run.is_done:
-        yield (
-            f"{checkpoint}: trained with {threads} thread{'s' if threads != 1 else ''}; torch uses "
-            f"{torch.get_num_threads()} here, so results may differ by rounding from an uninterrupted run. For "
-            f"identical ones, set OMP_NUM_THREADS={threads}"
-        )
 
 
 def _check_data(run: TrainingState, saved: Checkpoint, checkpoint: str | Path) -> None:
@@ -342,10 +317,7 @@ def _run(
             check_output_space(saving.output, run.checkpoint_size)
         else:
             callback = TrainingCallback()
-    about_data = [f"{run.source.name}: {run.data.describe()}", *run.data.notes]
-    about_run = [*_describe_use(run), *_describe_batches(run), *_describe_processes(run)]
-    about_speed = [*_describe_precision(run), *_describe_engine(run)]
-    for text in (*about_data, *about_run, *about_speed, *notes):
+    for text in (*describe_run(run), *notes):
         callback.note(text)
     if run.history:
         saving.save_metrics()
@@ -358,44 +330,6 @@ def _run(
         raise RunInterruptedError(f"{describe_interrupt(interrupt)}; {saving.how_to_continue()}", interrupt) from None
     except ProcessLostError as error:
         raise ProcessLostError(f"{error}; {saving.how_to_continue()}") from None
-
-
-def _describe_use(run: TrainingState) -> list[str]:
-    """What validation and test images are used for, if there are validation images."""
-    if run.data.validation is None:
-        return []
-    use = "The validation images choose the epoch that is kept"
-    if run.settings.calibrate and len(run.data.validation) >= LEAST_IMAGES:
-        use += " and calibrate its probabilities"
-    return [f"{use}; the test images are used once, for the final accuracy" if run.data.test else use]
-
-
-def _describe_batches(run: TrainingState) -> list[str]:
-    size, images = run.settings.batch_size, len(run.data.train)
-    if size <= images:
-        return []
-    return [f"A batch of {size:,} holds all {images:,} training images, so each epoch is one step"]
-
-
-def _describe_processes(run: TrainingState) -> list[str]:
-    if run.processes.is_alone:
-        return []
-    return [f"{run.processes.count} processes share each batch, on {run.device.type}"]
-
-
-def _describe_precision(run: TrainingState) -> list[str]:
-    if run.device.type != "cpu" or not run.settings.amp or run.is_done:
-        return []
-    return ["`amp` is for CUDA. On CPUs, training is usually faster in float32, without it"]
-
-
-def _describe_engine(run: TrainingState) -> list[str]:
-    settings = run.settings
-    if run.device.type != "cpu" or settings.cell == "lstm" or settings.amp or run.is_done or has_onnxruntime():
-        return []
-    return [
-        "onnxruntime can't be imported, so torch's modules train. With it, training takes about half the time on a CPU"
-    ]
 
 
 def _train(run: TrainingState, saving: _Saving, callback: TrainingCallback, stop: SharedStop) -> None:

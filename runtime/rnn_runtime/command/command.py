@@ -173,7 +173,7 @@ class Command(click.Command):
                 return _Failure(f"{place}: {error.strerror or error}".removeprefix(": "), 2)
             case MemoryError():
                 return self._out_of_memory()
-            # torch's CPU allocator has no class for it, nor has onnxruntime.
+            # torch has no class for it. Its allocator names the memory, and C++ says "std::bad_alloc".
             case RuntimeError() if "memory" in str(error) or "bad_alloc" in str(error):
                 return self._out_of_memory()
         return None

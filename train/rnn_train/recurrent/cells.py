@@ -32,9 +32,10 @@ class Cell(ABC):
         saved: The results of a step that `derive` needs, beside the state.
         factors: What `derive` computes for `backward`.
         used_again: Those of `saved` that `backward` needs as well.
-        gradients: The gradients of the sums that the gates add up: `of_sums0` and so on, and others that `of_states`
-            names.
-        of_states: For each gate, the one of `gradients` that belongs to its sum of the states.
+        of_states: For each gate, the gradient of its sum of the states: that of its sum of the inputs, but where the
+            two sums aren't simply added.
+        separate_bias: The gate whose sum of the states has a bias of its own, `hidden_bias`; None if both biases belong
+            to the sums of the inputs.
         in_place_of: Tensors that are computed when the other isn't needed any more, and take its memory. A step needs
             several megabytes, and what doesn't fit into a core's cache costs as much time as a third of its products.
     """
@@ -43,9 +44,19 @@ class Cell(ABC):
     saved: tuple[str, ...]
     factors: tuple[str, ...]
     used_again: tuple[str, ...]
-    gradients: tuple[str, ...]
     of_states: tuple[str, ...]
+    separate_bias: int | None
     in_place_of: ClassVar[Mapping[str, str]]
+
+    @property
+    def of_sums(self) -> tuple[str, ...]:
+        """For each gate, the gradient of its sum of the inputs."""
+        return tuple(f"of_sums{gate}" for gate in range(self.gates))
+
+    @property
+    def gradients(self) -> tuple[str, ...]:
+        """All that `backward` computes."""
+        return tuple(dict.fromkeys((*self.of_sums, *self.of_states)))
 
     @abstractmethod
     def forward(self, graph: Graph, step: int, before: str) -> str:
@@ -84,7 +95,8 @@ class _RNN(Cell):
     gates = 1
     saved = used_again = ()
     factors = ("slope",)
-    gradients = of_states = ("of_sums0",)
+    of_states = ("of_sums0",)
+    separate_bias = None
     in_place_of: ClassVar = {"slope": "sums0", "of_sums0": "of_output"}
 
     def __init__(self, activation: str) -> None:
@@ -116,8 +128,8 @@ class _GRU(Cell):
     saved = ("r", "z", "n", "q")
     factors = ("of_r", "of_z", "of_n")
     used_again = ("r", "z")
-    gradients = ("of_sums0", "of_sums1", "of_sums2", "of_q")
     of_states = ("of_sums0", "of_sums1", "of_q")
+    separate_bias = 2
     in_place_of: ClassVar = {
         "of_r": "q",
         "of_n": "n",
@@ -174,7 +186,7 @@ CELLS: Mapping[str, Cell] = {"RNN_TANH": _RNN("Tanh"), "RNN_RELU": _RNN("Relu"),
 def open_forward(cell: Cell, steps: int, dtype: torch.dtype) -> "onnxruntime.InferenceSession":
     """All steps of a cell, from `before`, the state before the first."""
     sums = [f"sums{gate}.{step}" for step in range(steps) for gate in range(cell.gates)]
-    graph = Graph(["before", *_hidden_weights(cell), *(["hidden_bias"] if cell.gates > 1 else []), *sums])
+    graph = Graph(["before", *_hidden_weights(cell), *([] if cell.separate_bias is None else ["hidden_bias"]), *sums])
     state = "before"
     for step in range(steps):
         state = cell.forward(graph, step, state)

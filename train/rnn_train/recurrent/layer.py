@@ -18,7 +18,7 @@ class Weights:
         from_state: Likewise, `(hidden, hidden)`.
         to_state: The same, transposed.
         sums_bias: Likewise, `(hidden,)`: both biases, but only the input's where `hidden_bias` has the other.
-        hidden_bias: That of the last gate of a GRU.
+        hidden_bias: That of the gate that `Cell.separate_bias` names.
     """
 
     def __init__(self, cell: Cell, parameters: Sequence[Tensor], directions_below: int) -> None:
@@ -43,7 +43,7 @@ class Weights:
             for part, columns in zip(parts, of_input.chunk(len(parts), dim=1), strict=True):
                 part.copy_(columns)
             self.sums_bias[gate].copy_(input_bias)
-            if gate == 2:
+            if gate == self._cell.separate_bias:
                 self.hidden_bias.copy_(hidden_bias)
             else:
                 self.sums_bias[gate].add_(hidden_bias)
@@ -124,9 +124,9 @@ class Direction:
         for compute in self._differentiate:
             compute()
         _, _, *of_biases = self.of_parameters
-        for of_bias, names in zip(of_biases, (self._cell.gradients, self._cell.of_states), strict=True):
-            for part, name in zip(of_bias.chunk(self._cell.gates), names[: self._cell.gates], strict=True):
-                torch.sum(self._flat(name), 0, out=part)
+        sums = {name: self._flat(name).sum(0) for name in self._cell.gradients}
+        for of_bias, names in zip(of_biases, (self._cell.of_sums, self._cell.of_states), strict=True):
+            torch.cat([sums[name] for name in names], out=of_bias)
 
     def input_products(self, below: int) -> list[tuple[Tensor, Tensor]]:
         """What adds up to the gradient of the inputs: pairs of factors.
@@ -136,7 +136,7 @@ class Direction:
         """
         return [
             (self._flat(name), parts[below])
-            for name, parts in zip(self._cell.gradients, self._weights.to_input, strict=False)
+            for name, parts in zip(self._cell.of_sums, self._weights.to_input, strict=True)
         ]
 
     def _bind_forward(self, order: Sequence[int]) -> Computation:
@@ -144,7 +144,7 @@ class Direction:
         inputs = {
             "before": self._before[order[0]],
             **_number("hidden_weight", weights.from_state),
-            **({"hidden_bias": weights.hidden_bias} if cell.gates > 1 else {}),
+            **({} if cell.separate_bias is None else {"hidden_bias": weights.hidden_bias}),
             **self._each(self._sums, order),
         }
         states = {f"state.{step}": self.outputs[place] for step, place in enumerate(order)}
@@ -165,10 +165,10 @@ class Direction:
         cell = self._cell
         of_weight_ih, of_weight_hh, _, _ = self.of_parameters
         for total, names, factor in (
-            (of_weight_ih, cell.gradients, inputs),
+            (of_weight_ih, cell.of_sums, inputs),
             (of_weight_hh, cell.of_states, self._before),
         ):
-            for rows, name in zip(total.chunk(cell.gates), names, strict=False):
+            for rows, name in zip(total.chunk(cell.gates), names, strict=True):
                 yield multiply_transposed(self._flat(name), factor.flatten(0, 1), rows)
 
     def _each(self, names: Sequence[str], order: Sequence[int]) -> Mapping[str, Tensor]:
