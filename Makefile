@@ -11,11 +11,12 @@ BIN := $(VENV)/bin
 # PYTHONWARNINGS: setuptools warns at every editable install of folders that might hide a package; none does
 INSTALL := PYTHONWARNINGS=ignore $(BIN)/pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
-.PHONY: help demo test test-lowest bench bench-quick lint docs pins clean
+.PHONY: help demo test test-lowest house bench bench-quick lint docs pins clean
 help:
 	@echo "make demo         train on handwritten digits, export, and classify image files"
 	@echo "make test         run all tests"
 	@echo "make test-lowest  run the runtime's tests with the lowest versions that it allows, in .venv-lowest"
+	@echo "make house        print how many modules three commands go through, and the size of the product"
 	@echo "make bench        compare speed and memory with the alternatives (half an hour on an idle machine)"
 	@echo "make bench-quick  compare speed with another commit (AGAINST=<commit>), in less than three minutes"
 	@echo "make lint         check style, types and imports"
@@ -58,6 +59,9 @@ test-lowest:
 	.venv-lowest/bin/pip install --no-deps --requirement constraints/lowest.txt
 	.venv-lowest/bin/python -m pytest --numprocesses 2 $(PYTEST_OPTIONS) \
 		tests/runtime tests/export/test_graph.py tests/pipeline/test_command_lines.py
+
+house: $(VENV)/.dev-$(RUNTIME)
+	$(BIN)/python -m tests.house
 
 bench: $(VENV)/.dev-$(RUNTIME)
 	$(INSTALL) --editable '.[train,$(RUNTIME),bench]'

@@ -1,10 +1,46 @@
 """The errors of this project. Each text says what is wrong, where, and what to do."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """A Python argument that an error speaks of. A command prints its own option instead.
+
+    Attributes:
+        name: The argument's name, such as `batch_size`.
+        value: The value to give it; None where the error speaks of the argument alone.
+    """
+
+    name: str
+    value: object = None
+
+    def __str__(self) -> str:
+        if self.value is None:
+            return f"`{self.name}`"
+        return f'`{self.name}="{self.value}"`' if isinstance(self.value, str) else f"`{self.name}={self.value}`"
+
 
 class RnnOnnxError(Exception):
-    """Base class of all errors. A command prints the text in one line and exits with `exit_code`."""
+    """Base class of all errors. A command prints the text in one line and exits with `exit_code`.
+
+    Args:
+        parts: The text, in parts: `RnnOnnxError("model.onnx: choose ", Argument("provider", "cpu"))`. To say more in
+            another error, take over the parts of the first: `type(error)(f"{path}: ", *error.args)`.
+    """
 
     exit_code = 2
+
+    def __init__(self, *parts: str | Argument) -> None:
+        super().__init__(*parts)
+
+    def __str__(self) -> str:
+        return self.worded(str)
+
+    def worded(self, word: Callable[[Argument], str]) -> str:
+        """The text, with each argument as `word` gives it."""
+        return "".join(word(part) if isinstance(part, Argument) else str(part) for part in self.args)
 
 
 class ImageError(RnnOnnxError):

@@ -1,5 +1,16 @@
 """Ctrl-C and SIGTERM: what they do in a command, and how a step is finished first.
 
+While something is under way that is to be kept, a signal is only noted, and loops look for it:
+
+```python
+with signals_noted():
+    for batch in batches:
+        stop_if_signaled()
+        ...
+```
+
+Outside of such a block, a signal ends a command at once, with one line: there is nothing to keep or to tidy up.
+
 A command has three phases. While it imports modules, a signal ends the process at once with one line, because an
 exception during an import may be swallowed or turn into another one. While it works, a signal raises an exception, so
 that it can clean up. Once it has ended, signals are ignored.
@@ -14,9 +25,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from rnn_runtime.errors import RnnOnnxError
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 SIGNALS: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
@@ -91,6 +105,77 @@ class StopRequest:
     def _restore(self) -> None:
         while self._previous:
             signal.signal(*self._previous.popitem())
+
+
+POLL_SECONDS = 0.1  # the longest wait in which nobody looks for a signal
+_Value = TypeVar("_Value")
+_noted: int | None = None
+_blocks = 0  # of `signals_noted` that are open, one in another
+
+
+@contextmanager
+def signals_noted(*, second_ends: bool = True) -> Iterator[None]:
+    """Until the end of the block, only note Ctrl-C and SIGTERM. A block within another one changes nothing.
+
+    Loops in the block call `stop_if_signaled`, and the end of the block does. Signals reach only the main thread of a
+    process; in other threads, nothing changes.
+
+    Args:
+        second_ends: Whether a second signal ends the process at once. If not, it does nothing.
+
+    Raises:
+        KeyboardInterrupt: at the end of the block, for a signal that no loop has seen.
+    """
+    global _noted, _blocks
+    if threading.current_thread() is not threading.main_thread() or _blocks:
+        yield
+        return
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        global _noted
+        if _noted is not None and second_ends:
+            _end_at_once(number, None)
+        _noted = _noted or number
+
+    _blocks = 1
+    try:
+        with kept_handlers():
+            _set_handlers(note)
+            yield
+            stop_if_signaled()
+    finally:
+        _noted, _blocks = None, 0
+
+
+def noted_signal() -> int | None:
+    """The first signal that was noted in the block that is open; None if there was none."""
+    return _noted
+
+
+def note_signal(number: int) -> None:
+    """Note a signal that came to another process. This one's own first signal stays."""
+    global _noted
+    _noted = _noted or number
+
+
+def stop_if_signaled() -> None:
+    """Raise `KeyboardInterrupt`, or `TerminatedError` for SIGTERM, if a signal was noted; in any thread."""
+    if _noted is not None:
+        raise _exception_for(_noted)
+
+
+def result_of(future: "Future[_Value]") -> _Value:
+    """Wait for a future, and look for signals meanwhile.
+
+    Raises:
+        KeyboardInterrupt: as `stop_if_signaled`.
+        Exception: what the future raised.
+    """
+    from concurrent.futures import wait
+
+    while not wait([future], POLL_SECONDS).done:
+        stop_if_signaled()
+    return future.result()
 
 
 def end_process_at_signals() -> None:

@@ -23,7 +23,7 @@ from rnn_runtime.command.streams import (
     quiet_pillow,
     say,
 )
-from rnn_runtime.errors import RnnOnnxError
+from rnn_runtime.errors import Argument, RnnOnnxError
 from rnn_runtime.interruption import (
     command_signals,
     describe_interrupt,
@@ -163,7 +163,7 @@ class Command(click.Command):
                 more = f"all options: {info_name} --help"
                 return _Failure(f"{text} {more.capitalize()}" if text.endswith("?") else f"{text}; {more}", 2)
             case RnnOnnxError():
-                return _Failure(self.in_options(str(error)), error.exit_code)
+                return _Failure(self.in_options(error.worded(self._option)), error.exit_code)
             case KeyboardInterrupt():
                 return _Failure(describe_interrupt(error), exit_code_of(error))
             case OSError():
@@ -181,6 +181,18 @@ class Command(click.Command):
     def _out_of_memory(self) -> "_Failure":
         smaller = "a smaller --batch-size, or " if any(param.name == "batch_size" for param in self.params) else ""
         return _Failure(f"out of memory. Try {smaller}smaller images", 2)
+
+    def _option(self, argument: Argument) -> str:
+        """The option that stands for a Python argument: `--batch-size`, `--provider cpu`, `--no-tf32`."""
+        option = next((param for param in self.params if param.name == argument.name), None)
+        if not isinstance(option, click.Option):
+            return str(argument)
+        if argument.value is False:
+            return option.secondary_opts[0] if option.secondary_opts else f"no {option.opts[0]}"
+        name = max(option.opts, key=len)
+        if argument.value is None or argument.value is True:
+            return name
+        return f"{name} {shlex.quote(format_value(argument.value))}"
 
     def in_options(self, text: str) -> str:
         """Replace the Python arguments in a library's text, which are in backticks, by this command's options."""
