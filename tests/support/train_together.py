@@ -5,7 +5,6 @@ Arguments: a folder of IDX files, and a folder to write to.
 
 import json
 import os
-import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -57,17 +56,9 @@ def _stopped(source: DataSource, folder: Path) -> str:
 def _state(source: DataSource, processes: Processes) -> dict[str, Any]:
     """What a process has at the beginning of a run."""
     run = TrainingState.new(source, RANDOM, "cpu", processes)
-    maps = Path("/proc/self/maps").read_text()
-    address = run.data.train.images.ctypes.data
-    mapped = [
-        found[3]
-        for found in re.finditer(r"(?m)^(\w+)-(\w+) \S+ \w+ \S+ (\d+) +/memfd:rnn-train data", maps)
-        if int(found[1], 16) <= address < int(found[2], 16)
-    ]
     return {
         "weights": [float(weight.detach().double().sum()) for weight in run.model.parameters()],
         "random": torch.rand(4).tolist(),
-        "mapped": mapped,
         "launch": [processes.rank, processes.count, processes.local_rank, processes.local_count],
     }
 

@@ -33,7 +33,7 @@ from tests.support.training import assert_same_run
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(sys.platform != "linux", reason="processes share memory by its file descriptor on Linux only"),
+    pytest.mark.skipif(sys.platform != "linux", reason="the processes of torchrun are found by /proc"),
     pytest.mark.xdist_group("torchrun"),  # one at a time, since each starts some processes
 ]
 
@@ -85,16 +85,6 @@ def test_processes_begin_with_the_same_weights_and_different_random_numbers(
     assert first["weights"] == second["weights"]
     assert not set(first["random"]) & set(second["random"])
     assert [first["launch"], second["launch"]] == [[0, 2, 0, 2], [1, 2, 1, 2]]
-
-
-def test_processes_of_a_machine_share_the_memory_of_the_images(
-    together: tuple[Path, Path, list[dict[str, Any]]],
-) -> None:
-    _, _, found = together
-    first, second = (one["state"]["mapped"] for one in found)
-
-    assert len(first) == 1
-    assert first == second  # the number of the file in memory that the images are in
 
 
 def test_only_the_first_process_prints(tmp_path: Path, run: Run) -> None:

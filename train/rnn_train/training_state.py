@@ -17,8 +17,7 @@ from rnn_runtime.errors import CheckpointError, DataError, ProviderError, Settin
 from rnn_runtime.model.fields import check_argument
 from rnn_runtime.model.spec import ModelSpec
 from rnn_train.checkpoint import Checkpoint, check_weights, is_like
-from rnn_train.data import Data, DataSource
-from rnn_train.data.shared import load_shared
+from rnn_train.data import Data, DataSource, load_data
 from rnn_train.model import ImageRNN, predict_logits
 from rnn_train.processes import Processes
 from rnn_train.settings import TrainSettings
@@ -116,7 +115,7 @@ class TrainingState:
             target = _find_device(device, processes)
             _check_precision(settings, target)
         processes.use_device(target)
-        data = load_shared(source, processes)
+        data = _load(source, processes)
         sha256 = _data_sha256(data, source)
         _check_same_data(data, sha256, source, processes)
         # Processors round differently, and mean and standard deviation must not depend on the machine.
@@ -326,6 +325,16 @@ def _check_same_data(data: Data, sha256: str, source: DataSource, processes: Pro
 def _seed_of_process(seed: int, rank: int) -> int:
     """A seed whose random numbers have nothing to do with those of another process."""
     return int(np.random.SeedSequence([seed, rank]).generate_state(1, np.uint64)[0]) >> 1
+
+
+def _load(source: DataSource, processes: Processes) -> Data:
+    """Load the data in each process; the first of a machine downloads it before the others read it."""
+    data = None
+    with processes.agree(patient=True):
+        if processes.local_rank == 0 or source.data is not None:
+            data = load_data(source)
+    with processes.agree(patient=True):
+        return data or load_data(source)
 
 
 def _data_sha256(data: Data, source: DataSource) -> str:
