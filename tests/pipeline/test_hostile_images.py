@@ -20,16 +20,18 @@ import pytest
 from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from starlette.testclient import TestClient
 
 from rnn_runtime import Classifier
-from rnn_runtime.cli import main
+from rnn_runtime.cli import main as infer
 from rnn_runtime.errors import DataError, InputError
 from rnn_runtime.images import decode
 from rnn_runtime.images.decode import convert_image, decode_image
 from rnn_runtime.images.find import find_images
 from rnn_runtime.images.limits import MAX_FILE_BYTES
 from rnn_runtime.model.spec import ImageSpec
-from rnn_train.data import image_folders
+from rnn_runtime.serve.app import make_app
+from rnn_train.cli import main as train
 from rnn_train.data.image_folders import load_images
 from rnn_train.data.split_folders import list_classes
 from tests.support.commands import Run
@@ -271,14 +273,11 @@ STEPS = {
     "load": (ImageFile.ImageFile, "load"),
     "turn": (ImageOps, "exif_transpose"),
     "convert": (Image.Image, "convert"),
-    "resize": (Image.Image, "resize"),
-    "read for inference": (decode, "read_bytes"),
-    "read for training": (image_folders, "read_bytes"),
 }
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_whatever_one_file_raises_is_the_error_of_that_file_alone(
+def test_whatever_pillow_raises_for_one_file_is_the_error_of_that_file_alone(
     tmp_path: Path, classifier: Classifier, step: str
 ) -> None:
     good, bad = tmp_path / "good.png", tmp_path / "bad.gif"
@@ -286,29 +285,66 @@ def test_whatever_one_file_raises_is_the_error_of_that_file_alone(
     bad.write_bytes(encode(_LARGE, ".gif"))
     paths = [str(good), str(bad), str(good)]
     owner, name = STEPS[step]
-    function = getattr(owner, name)
 
-    def raising(*arguments: Any, **options: Any) -> Any:
-        if step.startswith("read") and arguments[0] != str(bad):
-            return function(*arguments, **options)
+    def raising(*_: object, **__: object) -> Any:
         raise error
 
     for error in _exceptions():
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(owner, name, raising)
             found = [prediction.error for prediction in classifier.predict(paths)]
-            alone = classifier.predict(str(bad)).error
             pixels, errors = load_images(paths, (8, 8), 1, skip_unreadable=True)
 
-        if step != "read for training":
-            assert found == [None, alone, None], error
-            assert alone, error
-        if step != "read for inference":
-            assert [*errors] == [1], error
-            assert errors[1], error
-            assert np.array_equal(pixels, [PIXELS, PIXELS]), error
-        if not step.startswith("read"):
-            assert errors == {1: alone}, error
+        assert found == [None, errors[1], None], error
+        assert errors[1], error
+        assert np.array_equal(pixels, [PIXELS, PIXELS]), error
+
+
+@pytest.mark.parametrize("kind", [NameError, TypeError, AttributeError, ValueError])
+def test_a_bug_of_ours_is_no_damaged_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, classifier: Classifier, kind: type[Exception]
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    paths = [str(tmp_path / folder / f"{i}.gif") for folder in "ab" for i in range(30)]  # read here, and in threads
+    for path in paths:
+        Path(path).write_bytes(encode(_LARGE, ".gif"))
+
+    def raising(*_: object) -> Any:
+        raise kind("a bug")
+
+    monkeypatch.setattr(decode, "_fit", raising)
+
+    with Image.open(paths[0]) as opened:
+        for images in (paths[0], paths, _LARGE, opened, opened.convert("L"), Path(paths[0]).read_bytes()):
+            with pytest.raises(kind, match=r"^a bug$"):
+                classifier.predict(images)
+    with pytest.raises(kind, match=r"^a bug$"):
+        load_images(paths, (8, 8), 1, skip_unreadable=True)
+    with TestClient(make_app(classifier), raise_server_exceptions=False) as client:
+        assert client.post("/classify", content=Path(paths[0]).read_bytes()).status_code == 500
+    for command, arguments in {
+        infer: ["--model", str(classifier.path), "--provider", "cpu", *paths],
+        train: ["--data", str(tmp_path), "--image-size", "8", "--skip-unreadable", "--no-plots"],
+    }.items():
+        result = CliRunner().invoke(command, arguments)
+        assert result.exit_code == 1
+        assert isinstance(result.exception, kind)
+
+
+def test_the_cause_of_a_damaged_image_is_shown_for_debugging(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, classifier: Classifier, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.gif"
+    path.write_bytes(encode(_LARGE, ".gif")[:-1000])
+    monkeypatch.setenv("RNN_DEBUG", "1")
+
+    for use in (partial(classifier.predict, path), partial(load_images, [str(path)], (8, 8), 1, skip_unreadable=True)):
+        use()
+        shown = capsys.readouterr().err
+        assert shown.startswith(f"{path}: Traceback")
+        assert "OSError: image file is truncated" in shown
+        assert shown.endswith(f"ImageError: {DAMAGED}\n")
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -318,15 +354,15 @@ def test_an_interruption_within_a_file_is_no_error_of_that_file(
     path = tmp_path / "a.gif"
     path.write_bytes(encode(_LARGE, ".gif"))
     owner, name = STEPS[step]
-    use = partial(load_images, [str(path)]) if step == "read for training" else partial(classifier.predict, path)
 
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(owner, name, interrupted)
 
-    with pytest.raises(KeyboardInterrupt):
-        use()
+    for use in (partial(load_images, [str(path)]), partial(classifier.predict, path)):
+        with pytest.raises(KeyboardInterrupt):
+            use()
 
 
 def test_link_to_an_image_is_that_image(tmp_path: Path, classifier: Classifier) -> None:
@@ -489,7 +525,7 @@ def closed(tmp_path: Path) -> Iterator[Path]:
 def test_a_named_file_without_permission_gets_its_row(closed: Path, digits_model: Path) -> None:
     def attempt() -> tuple[int, str]:
         arguments = ["--provider", "cpu", "--model", "model.onnx", "data/a/secret.png", "data/a/good.png"]
-        result = CliRunner().invoke(main, arguments)
+        result = CliRunner().invoke(infer, arguments)
         return result.exit_code, result.stdout
 
     shutil.copy(digits_model, closed / "model.onnx")

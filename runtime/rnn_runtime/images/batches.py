@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rnn_runtime.errors import ImageError
-from rnn_runtime.images.failures import result_or_error
+from rnn_runtime.images.decode import result_or_error
 from rnn_runtime.images.image_like import TakenImage, read_taken
 from rnn_runtime.images.pool import map_files
 from rnn_runtime.model.spec import ImageSpec

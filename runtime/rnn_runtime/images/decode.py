@@ -3,18 +3,21 @@
 import io
 import os
 import stat
+import sys
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps
 
-from rnn_runtime.errors import ImageError
+from rnn_runtime.errors import ImageError, RnnOnnxError
 from rnn_runtime.files.remote import is_remote, read_remote
 from rnn_runtime.images.depth import (
     DEEP_MODES,
@@ -24,22 +27,68 @@ from rnn_runtime.images.depth import (
     read_values,
     to_8_bits,
 )
-from rnn_runtime.images.failures import ImageErrors
 from rnn_runtime.images.limits import MAX_FILE_BYTES, TOO_MANY_BYTES, TOO_MANY_PIXELS, check_size, check_work
 from rnn_runtime.images.png_chunks import mend_png
 from rnn_runtime.images.small_png import decode_small_png
 from rnn_runtime.images.tiff import is_unsupported_tiff, mend_tiff
 from rnn_runtime.model.spec import ImageSpec
 
+Item = TypeVar("Item")
 Value = TypeVar("Value")
-
-# Folders are searched for these. A file named by the user is decoded whatever its suffix.
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM")  # Pillow's names; Pillow reads many more
 _IN_TWO_STEPS = {"LAB": "RGB", "La": "LA"}  # modes that Pillow converts to these only, and these to all
 _ON_ITS_SIDE = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _VISIBLE_COLOR = 32  # between the channels of a pixel, of 255
 _DAMAGED = "a damaged image, or an unsupported kind"
+_NOT_AN_IMAGE = "not an image in a supported format, or damaged"
+_NO_MEMORY = "not enough memory to decode it"
+
+
+class PillowErrors:
+    """A `with` block around calls of Pillow: what they raise becomes an `ImageError`, with the exception as its cause.
+
+    Pillow raises exceptions of every kind for damaged files. Our own steps stand outside of such blocks, so that a bug
+    of ours isn't taken for a damaged file.
+
+    A class, since a generator would take a microsecond more per block.
+
+    Args:
+        problem: The text of the error.
+    """
+
+    __slots__ = ("_problem",)
+
+    def __init__(self, problem: str = _DAMAGED) -> None:
+        self._problem = problem
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, Exception) and not isinstance(error, RnnOnnxError | MemoryError):
+            raise ImageError(self._problem) from error
+
+
+def result_or_error(function: Callable[[Item], Value], image: Item) -> Value | ImageError:
+    """What a function returns for an image, or its `ImageError`. Any other exception is a bug, and passes."""
+    try:
+        return function(image)
+    except ImageError as error:
+        return reported(error, image)
+
+
+def reported(error: ImageError, image: object) -> ImageError:
+    """An error to keep in place of an image: without its traceback, which holds the file's bytes.
+
+    With RNN_DEBUG=1 in the environment, the traceback goes to stderr, with the exception of Pillow behind it.
+    """
+    if os.environ.get("RNN_DEBUG") == "1" and sys.stderr:
+        place = f"{image}: " if isinstance(image, str | Path) else ""
+        sys.stderr.write(place + "".join(traceback.format_exception(error)))
+    return ImageError(*error.args)
 
 
 def read_image(path: str | Path, spec: ImageSpec) -> NDArray[np.uint8]:
@@ -75,7 +124,7 @@ def decode_image(data: bytes, spec: ImageSpec) -> NDArray[np.uint8]:
     Raises:
         ImageError: The bytes are not a complete image, or one beyond the limits in `rnn_runtime.images.limits`.
     """
-    with ImageErrors(_DAMAGED):
+    try:
         pixels = decode_small_png(data)
         if pixels is None:
             # At least twice the size, so that each final pixel is an average of at least four.
@@ -85,6 +134,8 @@ def decode_image(data: bytes, spec: ImageSpec) -> NDArray[np.uint8]:
         else:
             image = to_image(pixels)
         return _fit(image, spec)
+    except MemoryError as error:
+        raise ImageError(_NO_MEMORY) from error
 
 
 def convert_image(image: Image.Image, spec: ImageSpec) -> NDArray[np.uint8]:
@@ -103,10 +154,14 @@ def convert_image(image: Image.Image, spec: ImageSpec) -> NDArray[np.uint8]:
     if 0 in image.size:
         raise ImageError("the image has no pixels")
     check_size(*image.size)
-    with ImageErrors(_DAMAGED):
-        image.load()
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-        return _fit(_to_mode(ImageOps.exif_transpose(image) if turned else image, spec), spec)
+    try:
+        with PillowErrors():
+            image.load()
+            if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+                image = ImageOps.exif_transpose(image)
+        return _fit(_to_mode(image, spec), spec)
+    except MemoryError as error:
+        raise ImageError(_NO_MEMORY) from error
 
 
 def image_shape(data: bytes) -> tuple[int, int, int]:
@@ -133,7 +188,10 @@ def deep_values(data: bytes) -> NDArray[np.int32] | None:
     Raises:
         ImageError: As for `decode_image`.
     """
-    return _read_tolerantly(_deep_values, data)
+    try:
+        return _read_tolerantly(_deep_values, data)
+    except MemoryError as error:
+        raise ImageError(_NO_MEMORY) from error
 
 
 def is_in_color(path: str | Path, spec: ImageSpec) -> bool:
@@ -184,16 +242,16 @@ def read_bytes(path: str | Path) -> bytes:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise ImageError((error.strerror or str(error)).lower()) from None
-    except ValueError:  # a null character in the name
-        raise ImageError("not a valid file name") from None
+        raise ImageError((error.strerror or str(error)).lower()) from error
+    except ValueError as error:  # a null character in the name
+        raise ImageError("not a valid file name") from error
 
 
 def _read_remote(path: str) -> bytes:
     try:
         data = read_remote(path, MAX_FILE_BYTES)
-    except FileNotFoundError:
-        raise ImageError("no such file or directory") from None
+    except FileNotFoundError as error:
+        raise ImageError("no such file or directory") from error
     if data is None:
         raise ImageError(TOO_MANY_BYTES)
     return data
@@ -218,18 +276,17 @@ def _read_tolerantly(read: Callable[[bytes], Value], data: bytes) -> Value:
         ImageError: what Pillow says of the whole file.
     """
     try:
-        with ImageErrors(_DAMAGED):
-            return read(data)
+        return read(data)
     except ImageError:
         mended = mend_png(data)
         if mended is not None:
-            with suppress(ImageError), ImageErrors(_DAMAGED):
+            with suppress(ImageError):
                 return read(mended)
         raise
 
 
 def _shape(data: bytes) -> tuple[int, int, int]:
-    with _open(data) as image:
+    with _open(data) as image, PillowErrors():
         gray = _is_gray(image)
         # A PNG may have it at its end, so everything before is read. Of a TIFF, Pillow tells the size that the tag in
         # its directory leads to, and that in its XMP doesn't.
@@ -255,32 +312,37 @@ def _is_gray(image: Image.Image) -> bool:
 
 def _deep_values(data: bytes) -> NDArray[np.int32] | None:
     with _open(data) as image:
-        return read_values(image) if image.mode in DEEP_MODES else None
+        if image.mode not in DEEP_MODES:
+            return None
+        with PillowErrors():
+            image.load()
+        return read_values(image)
 
 
 def _decode(data: bytes, spec: ImageSpec, least_side: int) -> Image.Image:
     """Decode to mode `L` or `RGB`, upright. A JPEG may come out smaller, with sides of at least `least_side`."""
     with _open(data) as image:
-        check_color_depth(image, spec.depth_range)
-        image.draft(_mode_of(spec), (least_side, least_side))
-        image.load()
-        ImageOps.exif_transpose(image, in_place=True)  # in place: a copy of the largest image takes 256 MB
+        with PillowErrors():
+            check_color_depth(image, spec.depth_range)
+            image.draft(_mode_of(spec), (least_side, least_side))
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)  # in place: a copy of the largest image takes 256 MB
         return _to_mode(image, spec)
 
 
 def _open(data: bytes) -> Image.Image:
     if not data:
         raise ImageError("the file is empty")
-    with ImageErrors("not an image in a supported format, or damaged"):
-        try:
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-        except Image.DecompressionBombError:  # Pillow's limit is above ours
-            raise ImageError(TOO_MANY_PIXELS) from None
-        except UnidentifiedImageError:
-            if is_unsupported_tiff(data):
-                raise ImageError("an unsupported kind of TIFF") from None
-            raise
-        check_size(*image.size)
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except MemoryError:
+        raise
+    except Image.DecompressionBombError as error:  # Pillow's limit is above ours
+        raise ImageError(TOO_MANY_PIXELS) from error
+    except Exception as error:
+        raise ImageError("an unsupported kind of TIFF" if is_unsupported_tiff(data) else _NOT_AN_IMAGE) from error
+    check_size(*image.size)
+    with PillowErrors(_NOT_AN_IMAGE):
         check_work(image, data)
         mend_tiff(image)
         keep_maxval(image)
@@ -288,21 +350,24 @@ def _open(data: bytes) -> Image.Image:
 
 
 def _to_mode(image: Image.Image, spec: ImageSpec) -> Image.Image:
-    check_signs(image)
-    if image.im.mode != image.mode:
-        # Of a GIF whose first frame has a gray ramp as its palette, Pillow 13 says that it is gray, yet gives the
-        # pixels the palette of the whole file.
-        image = Image.fromarray(np.asarray(image))
+    """An image that is loaded, in mode `L` or `RGB`."""
+    with PillowErrors():
+        check_signs(image)
+        if image.im.mode != image.mode:
+            # Of a GIF whose first frame has a gray ramp as its palette, Pillow 13 says that it is gray, yet gives the
+            # pixels the palette of the whole file.
+            image = Image.fromarray(np.asarray(image))
     if image.mode in DEEP_MODES:
         image = to_8_bits(image, spec.depth_range)
     elif image.mode == "F":
         raise ImageError("its pixels are floating-point numbers of unknown range")
-    elif image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # or Pillow warns
-    elif image.mode in _IN_TWO_STEPS:
-        image = image.convert(_IN_TWO_STEPS[image.mode])
     mode = _mode_of(spec)
-    return image if image.mode == mode else image.convert(mode)
+    with PillowErrors():
+        if image.mode == "P" and "transparency" in image.info:
+            image = image.convert("RGBA")  # or Pillow warns
+        elif image.mode in _IN_TWO_STEPS:
+            image = image.convert(_IN_TWO_STEPS[image.mode])
+        return image if image.mode == mode else image.convert(mode)
 
 
 def _mode_of(spec: ImageSpec) -> str:

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from rnn_runtime.errors import ImageError, InputError
-from rnn_runtime.images.decode import FORMATS, convert_image, decode_image, read_image, to_image
-from rnn_runtime.images.failures import ImageErrors
+from rnn_runtime.images.decode import FORMATS, PillowErrors, convert_image, decode_image, read_image, reported, to_image
 from rnn_runtime.images.limits import MAX_FILE_BYTES
 from rnn_runtime.model.spec import ImageSpec
 
@@ -105,20 +104,19 @@ def _take(image: ImageLike, place: str, spec: ImageSpec) -> str | TakenImage:
         return str(image)  # numpy has a subclass
     name = _name_of(image)
     try:
-        with ImageErrors():
-            if isinstance(image, bytes | bytearray | memoryview):
-                _check_length(image)
-                return TakenImage(name, bytes(image))
-            if isinstance(image, np.ndarray):
-                return TakenImage(name, _convert_array(image, place, spec))
-            if isinstance(image, Image.Image):
-                return TakenImage(name, _convert_pil_image(image, place, spec))
-            if isinstance(image, os.PathLike):
-                return os.fsdecode(image)
-            if hasattr(image, "read"):
-                return TakenImage(name, _read_file(image, place))
+        if isinstance(image, bytes | bytearray | memoryview):
+            _check_length(image)
+            return TakenImage(name, bytes(image))
+        if isinstance(image, np.ndarray):
+            return TakenImage(name, _convert_array(image, place, spec))
+        if isinstance(image, Image.Image):
+            return TakenImage(name, _convert_pil_image(image, place, spec))
+        if isinstance(image, os.PathLike):
+            return os.fsdecode(image)
+        if hasattr(image, "read"):
+            return TakenImage(name, _read_file(image, place))
     except ImageError as error:
-        return TakenImage(name, error)
+        return TakenImage(name, reported(error, name))
     raise InputError(f"{place} must be {_EXPECTED}, not {_type_name(image)}")
 
 
@@ -157,38 +155,45 @@ def _convert_pil_image(image: Image.Image, place: str, spec: ImageSpec) -> bytes
     if isinstance(image, ImageFile.ImageFile) and getattr(image, "_im", None) is None:
         if image.fp is None or getattr(image.fp, "closed", False):
             raise ImageError("its file was closed before it was decoded")
-        if image.tell() == 0 and image.format in _FILE_FORMATS:
-            position = image.fp.tell()
-            image.fp.seek(0)
-            try:
-                return _read_file(image.fp, place)
-            finally:
-                image.fp.seek(position)
+        with PillowErrors():
+            if image.tell() == 0 and image.format in _FILE_FORMATS:
+                position = image.fp.tell()
+                image.fp.seek(0)
+                try:
+                    return _read_file(image.fp, place)
+                finally:
+                    image.fp.seek(position)
     return convert_image(image, spec)
 
 
 def _read_file(file: BinaryFile, place: str) -> bytes:
     """What is left of an open file."""
     data = bytearray()
-    try:
-        while True:
-            chunk = file.read(_CHUNK)
-            if not isinstance(chunk, bytes | bytearray | memoryview):
-                raise InputError(
-                    f"{place} is no binary file: its read() gave {_type_name(chunk)}. Open the file in mode 'rb', or "
-                    "pass its bytes"
-                )
-            if not chunk:
-                break
-            data += chunk
-            _check_length(data)
-    except OSError as error:
-        raise ImageError((error.strerror or str(error)).lower()) from None
-    except ValueError as error:  # it is closed
-        raise ImageError(str(error)) from None
+    while True:
+        chunk = _read_chunk(file)
+        if not isinstance(chunk, bytes | bytearray | memoryview):
+            raise InputError(
+                f"{place} is no binary file: its read() gave {_type_name(chunk)}. Open the file in mode 'rb', or "
+                "pass its bytes"
+            )
+        if not chunk:
+            break
+        data += chunk
+        _check_length(data)
     if not data and _is_read_already(file):
         raise ImageError("the file was read to its end already. Rewind it with seek(0)")
     return bytes(data)
+
+
+def _read_chunk(file: BinaryFile) -> object:
+    try:
+        return file.read(_CHUNK)
+    except OSError as error:
+        raise ImageError((error.strerror or str(error)).lower()) from error
+    except ValueError as error:  # it is closed
+        raise ImageError(str(error)) from error
+    except Exception as error:  # members of archives raise exceptions of many kinds
+        raise ImageError(f"can't be read ({type(error).__name__}: {error})") from error
 
 
 def _is_read_already(file: BinaryFile) -> bool:

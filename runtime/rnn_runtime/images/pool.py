@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 from rnn_runtime.errors import ImageError
 from rnn_runtime.files.remote import is_remote
-from rnn_runtime.images.failures import result_or_error
+from rnn_runtime.images.decode import result_or_error
 
 Item = TypeVar("Item")  # training passes paths; inference also passes images in memory
 Value = TypeVar("Value")
@@ -42,8 +42,7 @@ def map_files(
         threads: The most threads to use. Files that take little time are read by one, those in object storage by 32.
 
     Yields:
-        A batch: each path with what the function returned, or an `ImageError` if it raised anything but the other
-        errors of this project, which end the run.
+        A batch: each path with what the function returned, or its `ImageError`. Other exceptions end the run.
     """
     names = iter(paths)
     with (

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rnn_runtime.errors import DataError, ImageError, SettingsError
-from rnn_runtime.images.decode import decode_image, deep_values, image_shape, read_bytes
+from rnn_runtime.images.decode import decode_image, deep_values, image_shape, read_bytes, reported
 from rnn_runtime.images.pool import map_files, usable_cores
 from rnn_runtime.model.spec import DepthRange, ImageSpec
 from rnn_train.data.labeled_images import Data, LabeledImages
@@ -197,7 +197,7 @@ class _Images:
         try:
             return _Found(shape, decode_image(data, ImageSpec(*shape, self._depth_range)))
         except ImageError as error:
-            return _Found(shape, error)
+            return _Found(shape, reported(error, path))
         except SettingsError:
             return _Found(shape, None)
 
