@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.measure import Row, compare, race_throughput
-from rnn_train.recurrent import Memory, last_outputs, one_thread
+from rnn_train.recurrent import OnnxruntimeSteps
 
 ROOT = Path(__file__).parents[1]
 TRAIN = str(Path(sys.executable).with_name("rnn-train"))
@@ -52,11 +52,11 @@ def _step(net: tuple[str, int, int, int, int]) -> Row:
     cell, batch, hidden_size, layers, directions = net
     kind: Callable[..., nn.RNNBase] = {"rnn": nn.RNN, "gru": nn.GRU}[cell]
     module = kind(28, hidden_size, layers, batch_first=True, bidirectional=directions == 2)
-    images, memory = torch.rand(batch, 28, 28), Memory()
+    images, steps = torch.rand(batch, 28, 28), OnnxruntimeSteps(module)
 
-    @one_thread()
     def ours() -> None:
-        _go_back(last_outputs(module, images, memory))
+        with steps.threads():
+            _go_back(steps(images))
 
     def stock() -> None:
         _go_back(module(images)[0][:, -1])

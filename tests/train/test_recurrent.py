@@ -1,10 +1,10 @@
 """Training steps on the CPU compute what `nn.RNN` and `nn.GRU` do, but for rounding."""
 
 import copy
-import itertools
 import pickle
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -18,12 +18,12 @@ from rnn_runtime.model.spec import ImageSpec, ModelSpec
 from rnn_train import DataSource, TrainSettings
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.model import ImageRNN
-from rnn_train.recurrent import Memory, has_function, last_outputs, one_thread
+from rnn_train.recurrent import OnnxruntimeSteps, choose_computation
+from tests.support.commands import Run
 from tests.support.idx_files import write_idx_folder
-from tests.support.training import Recorder, train_quietly
+from tests.support.training import train_quietly
 
 CELLS = ("tanh", "relu", "gru")
-KINDS = list(itertools.product(CELLS, (1, 2, 3), (False, True), (0.0, 0.4)))
 
 
 @pytest.fixture
@@ -61,26 +61,27 @@ def assert_close(ours: list[Tensor], theirs: list[Tensor], tolerance: float) -> 
         assert (mine - other).abs().max() <= tolerance * max(1.0, float(other.abs().max()))
 
 
-@pytest.mark.parametrize(("cell", "num_layers", "bidirectional", "dropout"), KINDS)
+@pytest.mark.parametrize(("num_layers", "bidirectional", "dropout"), [(1, False, 0.0), (2, True, 0.4)])
+@pytest.mark.parametrize("cell", CELLS)
 def test_gradients_are_the_derivatives(cell: str, num_layers: int, bidirectional: bool, dropout: float) -> None:
     net = make_net(cell, 2, 2, num_layers=num_layers, bidirectional=bidirectional, dropout=dropout).double()
     inputs = torch.randn(2, 3, 2, dtype=torch.float64, requires_grad=True)
-    memory = Memory()
+    steps = OnnxruntimeSteps(net)
 
     def outputs(inputs: Tensor, *_: Tensor) -> Tensor:
         torch.manual_seed(1)  # the same dropout in each call
-        return last_outputs(net, inputs, memory)
+        return steps(inputs)
 
     assert torch.autograd.gradcheck(outputs, (inputs, *net.parameters()))
 
 
-@pytest.mark.parametrize(("cell", "num_layers", "bidirectional"), [kind[:3] for kind in KINDS if not kind[3]])
-def test_outputs_and_gradients_are_those_of_torchs_module(cell: str, num_layers: int, bidirectional: bool) -> None:
-    net = make_net(cell, 28, 32, num_layers=num_layers, bidirectional=bidirectional)
+@pytest.mark.parametrize("cell", CELLS)
+def test_outputs_and_gradients_in_float32_are_those_of_torchs_module(cell: str) -> None:
+    net = make_net(cell, 28, 32, num_layers=2, bidirectional=True)
     inputs = torch.rand(20, 28, 28)
 
     theirs = stock_outputs(net, inputs)
-    ours = last_outputs(net, inputs, Memory())
+    ours = OnnxruntimeSteps(net)(inputs)
 
     assert_close([ours], [theirs], 2e-6)
     assert_close(gradients(ours, of=net), gradients(theirs, of=net), 1e-5)
@@ -96,7 +97,7 @@ def test_dropout_between_layers_drops_its_share_and_scales_the_rest() -> None:
         net.get_parameter("weight_ih_l1").copy_(torch.eye(64))
     torch.manual_seed(0)
 
-    first, second = (last_outputs(net, torch.rand(100, 2, 1), Memory()) for _ in range(2))
+    first, second = (OnnxruntimeSteps(net)(torch.rand(100, 2, 1)) for _ in range(2))
 
     kept = first != 0
     assert torch.equal(first, kept / 0.7)
@@ -122,7 +123,7 @@ def test_every_shape_has_the_gradients_of_torchs_module(
     net = make_net(cell, features, hidden, num_layers=num_layers, bidirectional=bidirectional).double()
     inputs = torch.randn(batch, steps, features, dtype=torch.float64, requires_grad=True)
 
-    ours, theirs = last_outputs(net, inputs, Memory()), stock_outputs(net, inputs)
+    ours, theirs = OnnxruntimeSteps(net)(inputs), stock_outputs(net, inputs)
 
     assert_close([ours], [theirs], 1e-13)
     assert_close(gradients(ours, inputs, of=net), gradients(theirs, inputs, of=net), 1e-12)
@@ -136,8 +137,8 @@ def test_no_bit_depends_on_the_number_of_threads(cell: str) -> None:
     found = []
     for count in (1, 2, 3):
         torch.set_num_threads(count)
-        with one_thread():
-            outputs = last_outputs(net, inputs, Memory())
+        with OnnxruntimeSteps.threads():
+            outputs = OnnxruntimeSteps(net)(inputs)
             found.append([outputs, *gradients(outputs, of=net)])
         assert torch.get_num_threads() == count
 
@@ -145,13 +146,14 @@ def test_no_bit_depends_on_the_number_of_threads(cell: str) -> None:
         assert all(torch.equal(mine, theirs) for mine, theirs in zip(found[0], other, strict=True))
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", ["tanh", "gru"])
 def test_a_pass_in_used_buffers_is_one_in_new_ones(cell: str) -> None:
-    net, used = make_net(cell, num_layers=2), Memory()
+    net = make_net(cell, num_layers=2)
+    used = OnnxruntimeSteps(net)
     batches = [torch.randn(batch, 5, 3) for batch in (4, 4, 2, 4)]
 
     for inputs in batches:
-        again, new = last_outputs(net, inputs, used), last_outputs(net, inputs, Memory())
+        again, new = used(inputs), OnnxruntimeSteps(net)(inputs)
 
         assert torch.equal(again, new)
         for mine, theirs in zip(gradients(again, of=net), gradients(new, of=net), strict=True):
@@ -159,22 +161,23 @@ def test_a_pass_in_used_buffers_is_one_in_new_ones(cell: str) -> None:
 
 
 def test_two_passes_may_be_under_way_at_once() -> None:
-    net, memory = make_net("gru"), Memory()
+    net = make_net("gru")
+    steps = OnnxruntimeSteps(net)
     first, second = torch.randn(2, 4, 5, 3)
     expected = [gradients(stock_outputs(net, inputs), of=net) for inputs in (first, second)]
 
-    outputs = [last_outputs(net, inputs, memory) for inputs in (first, second)]
+    outputs = [steps(inputs) for inputs in (first, second)]
 
     for passed, theirs in reversed(list(zip(outputs, expected, strict=True))):
         assert_close(gradients(passed, of=net), theirs, 1e-5)
 
 
 def test_going_back_through_buffers_that_hold_another_pass_is_an_error() -> None:
-    net, memory = make_net("tanh"), Memory()
+    steps = OnnxruntimeSteps(make_net("tanh"))
     inputs = torch.randn(4, 5, 3)
-    first = last_outputs(net, inputs, memory).sum()
+    first = steps(inputs).sum()
     first.backward(retain_graph=True)  # type: ignore[no-untyped-call]
-    last_outputs(net, 2 * inputs, memory)
+    steps(2 * inputs)
 
     with pytest.raises(RuntimeError, match="another forward pass has used the buffers"):
         first.backward()  # type: ignore[no-untyped-call]
@@ -184,44 +187,40 @@ def test_going_back_through_buffers_that_hold_another_pass_is_an_error() -> None
 def test_threads_are_as_before_after_an_error() -> None:
     torch.set_num_threads(2)
 
-    @one_thread()
-    def fail() -> None:
+    with pytest.raises(ValueError, match="1"), OnnxruntimeSteps.threads():
         raise ValueError(torch.get_num_threads())
-
-    with pytest.raises(ValueError, match="1"):
-        fail()
 
     assert torch.get_num_threads() == 2
 
 
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("batch", [1, 31, 32, 33, 191, 192, 400, 3200])
+@pytest.mark.parametrize(
+    ("batch", "cell"), [(1, "gru"), (31, "tanh"), (32, "relu"), (191, "gru"), (192, "tanh"), (3200, "gru")]
+)
 def test_parts_of_a_batch_add_up(cell: str, batch: int) -> None:
     net = make_net(cell, num_layers=2, bidirectional=True).double()
     inputs = torch.randn(batch, 4, 3, dtype=torch.float64, requires_grad=True)
 
-    ours, theirs = last_outputs(net, inputs, Memory()), stock_outputs(net, inputs)
+    ours, theirs = OnnxruntimeSteps(net)(inputs), stock_outputs(net, inputs)
 
     assert_close([ours], [theirs], 1e-13)
     assert_close(gradients(ours, inputs, of=net), gradients(theirs, inputs, of=net), 1e-12)
 
 
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("steps", [127, 128, 129, 300])
+@pytest.mark.parametrize(("steps", "cell"), [(128, "tanh"), (129, "gru"), (300, "relu")])
 def test_tall_images_are_computed_in_pieces(cell: str, steps: int) -> None:
     net = make_net(cell, num_layers=2, bidirectional=True).double()
     inputs = torch.randn(3, steps, 3, dtype=torch.float64, requires_grad=True)
 
-    ours, theirs = last_outputs(net, inputs, Memory()), stock_outputs(net, inputs)
+    ours, theirs = OnnxruntimeSteps(net)(inputs), stock_outputs(net, inputs)
 
     assert_close([ours], [theirs], 1e-13)
     assert_close(gradients(ours, inputs, of=net), gradients(theirs, inputs, of=net), 1e-12)
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", ["tanh", "gru"])
 def test_an_autograd_graph_that_is_kept_gives_its_gradients_again(cell: str) -> None:
     net = make_net(cell, num_layers=2)
-    outputs = last_outputs(net, torch.randn(40, 5, 3), Memory()).sum()
+    outputs = OnnxruntimeSteps(net)(torch.randn(40, 5, 3)).sum()
 
     first, second = (torch.autograd.grad(outputs, list(net.parameters()), retain_graph=True) for _ in range(2))
 
@@ -232,8 +231,8 @@ def test_an_autograd_graph_that_is_kept_gives_its_gradients_again(cell: str) -> 
 def test_weights_may_change_between_forward_and_backward() -> None:
     net = make_net("gru")
     inputs = torch.randn(4, 5, 3)
-    expected = gradients(last_outputs(net, inputs, Memory()), of=net)
-    outputs = last_outputs(net, inputs, Memory())
+    expected = gradients(OnnxruntimeSteps(net)(inputs), of=net)
+    outputs = OnnxruntimeSteps(net)(inputs)
     with torch.no_grad():
         for weight in net.parameters():
             weight.mul_(2)
@@ -241,49 +240,63 @@ def test_weights_may_change_between_forward_and_backward() -> None:
     assert_close(gradients(outputs, of=net), expected, 0)
 
 
-def test_a_model_trains_without_onnxruntime(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = DataSource(data=str(write_idx_folder(tmp_path / "data", train=60)))
-    run = TrainSettings(cell="gru", hidden_size=8, batch_size=40)
-    train_quietly(tmp_path / "with.pt", source, run)
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as if it weren't installed
-    told = Recorder()
+@pytest.mark.parametrize("missing", [["onnx"], ["onnxruntime"], ["onnx", "onnxruntime"]], ids=" and ".join)
+def test_a_model_trains_without_onnx_or_onnxruntime(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run, missing: list[str]
+) -> None:
+    write_idx_folder(tmp_path / "data", train=60)
+    command = ["rnn-train", "--data", "data", "--cell", "gru", "--hidden-size", "8", "--batch-size", "40", "--no-plots"]
+    assert run(*command, "--device", "cpu", "--output", "with/model.pt").returncode == 0
+    for package in missing:
+        monkeypatch.setitem(sys.modules, package, None)  # as if it weren't installed
 
-    train_quietly(tmp_path / "without.pt", source, run, callback=told)
+    result = run(*command, "--device", "cpu", "--output", "without/model.pt")
 
-    assert [text for text in told.notes if "onnxruntime can't be imported, so torch's modules train" in text]
-    ours, stock = (Checkpoint.load(tmp_path / f"{name}.pt").weights for name in ("with", "without"))
+    assert result.returncode == 0, result.stderr
+    assert f"{' and '.join(missing)} can't be imported, so torch's modules train" in result.stderr
+    ours, stock = (Checkpoint.load(tmp_path / name / "model.pt").weights for name in ("with", "without"))
     assert_close(list(ours.values()), list(stock.values()), 1e-5)
     assert not all(torch.equal(ours[name], stock[name]) for name in ours)
 
 
-@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
-@pytest.mark.parametrize("bidirectional", [False, True])
-def test_a_model_trains_with_the_gradients_of_its_evaluation(cell: Any, bidirectional: bool) -> None:
+@pytest.mark.parametrize("missing", ["onnx", "onnxruntime"])
+def test_the_empty_folder_of_an_uninstalled_package_does_not_count(
+    missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = make_net("gru")
+    assert choose_computation(net)[0]
+    monkeypatch.setitem(sys.modules, missing, ModuleType(missing))
+
+    steps, note = choose_computation(net)
+
+    assert steps is None
+    assert f"{missing} can't be imported" in str(note)
+
+
+def test_torchs_modules_train_lstms_and_under_autocast() -> None:
+    assert choose_computation(nn.LSTM(3, 4)) == (None, None)
+    assert choose_computation(nn.GRU(3, 4), amp=True) == (None, None)
+
+
+def test_a_model_trains_with_the_gradients_of_its_evaluation() -> None:
     torch.manual_seed(0)
-    spec = ModelSpec(ImageSpec(6, 5, 1), ("a", "b", "c"), cell, hidden_size=8, bidirectional=bidirectional)
+    spec = ModelSpec(ImageSpec(6, 5, 1), ("a", "b", "c"), "gru", hidden_size=8, bidirectional=True)
     model = ImageRNN(spec)
+    assert model.choose_computation() is None
     images = torch.randint(0, 256, (7, 6, 5, 1), dtype=torch.uint8)
 
     training, evaluation = model.train()(images), model.eval()(images)
 
-    assert has_function(model.rnn) is (cell != "lstm")
+    assert not torch.equal(training, evaluation)  # different computations
     assert_close([training], [evaluation], 1e-6)
     assert_close(gradients(training, of=model), gradients(evaluation, of=model), 1e-5)
 
 
-def test_what_is_left_of_onnxruntime_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    net = make_net("gru")
-    assert has_function(net)
-    monkeypatch.setitem(sys.modules, "onnxruntime", ModuleType("onnxruntime"))
-
-    assert not has_function(net)
-
-
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
-@pytest.mark.parametrize("cell", ["rnn", "gru"])
-def test_a_model_that_has_trained_can_be_copied(cell: Any, copied: Any) -> None:
-    spec = ModelSpec(ImageSpec(6, 5, 1), ("a", "b", "c"), cell, hidden_size=8)
+def test_a_model_that_has_trained_can_be_copied(copied: Any) -> None:
+    spec = ModelSpec(ImageSpec(6, 5, 1), ("a", "b", "c"), "gru", hidden_size=8)
     model, images = ImageRNN(spec), torch.randint(0, 256, (7, 6, 5, 1), dtype=torch.uint8)
+    model.choose_computation()
     model(images).sum().backward()
 
     other = copied(model)
@@ -295,9 +308,10 @@ def test_a_model_that_has_trained_can_be_copied(cell: Any, copied: Any) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("batch", [0, 3])
 def test_every_dtype_and_an_empty_batch_have_logits_in_training(dtype: torch.dtype, batch: int) -> None:
-    spec = ModelSpec(ImageSpec(6, 5, 1), ("a", "b", "c"), "gru", hidden_size=8)
+    model = ImageRNN(ModelSpec(ImageSpec(6, 5, 1), ("a", "b", "c"), "gru", hidden_size=8)).to(dtype)
+    model.choose_computation()
 
-    logits = ImageRNN(spec).to(dtype).train()(torch.zeros(batch, 6, 5, 1, dtype=torch.uint8))
+    logits = model.train()(torch.zeros(batch, 6, 5, 1, dtype=torch.uint8))
 
     assert logits.shape == (batch, 3)
     assert logits.dtype == dtype

@@ -1,6 +1,7 @@
 """The network: a recurrent net over the rows of an image, and one linear layer on its last output."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rnn_runtime.model.spec import ModelSpec
-from rnn_train.recurrent import Memory, has_function, last_outputs
+from rnn_train.recurrent import OnnxruntimeSteps, choose_computation
 
 EVALUATION_BATCH = 512  # images that are evaluated at once, fewer of large ones
 # of the largest intermediate result. In float64 it takes 512 MiB, and PyTorch keeps a few such at a time.
@@ -24,7 +25,7 @@ class ImageRNN(nn.Module):
     forward direction's is the bottom row, the backward direction's the top row, and the linear layer
     sees both (Keras' `Bidirectional(return_sequences=False)` reads the two the same way).
 
-    In training on a CPU, `rnn_train.recurrent` computes what `rnn` would, but for rounding.
+    After `choose_computation`, onnxruntime may compute what `rnn` would in training, but for rounding.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -42,7 +43,7 @@ class ImageRNN(nn.Module):
             bidirectional=spec.bidirectional,
             **options,
         )
-        self._memory = Memory()
+        self._onnxruntime: OnnxruntimeSteps | None = None
         self.dropout = nn.Dropout(spec.dropout)
         self.linear = nn.Linear(spec.hidden_size * spec.num_directions, len(spec.class_names))
         self.register_buffer("mean", torch.tensor(spec.mean, dtype=torch.float32), persistent=False)
@@ -60,11 +61,27 @@ class ImageRNN(nn.Module):
             The weights' dtype, shape `(batch, classes)`.
         """
         pixels = ((images.to(self.mean.dtype) / 255 - self.mean) / self.std).flatten(start_dim=2)
-        if self.training and len(images) and has_function(self.rnn):
-            last = last_outputs(self.rnn, pixels, self._memory)
+        if self._onnxruntime and self.training and len(images):
+            last = self._onnxruntime(pixels)
         else:
             last = self._last_outputs(pixels)
         return self.linear(self.dropout(last))  # type: ignore[no-any-return]
+
+    def choose_computation(self, *, amp: bool = False) -> str | None:
+        """Let onnxruntime compute training steps from here on, where it is installed and faster than torch's modules.
+
+        Args:
+            amp: Whether the model trains under autocast.
+
+        Returns:
+            For people, what to install for faster training; None for nothing.
+        """
+        self._onnxruntime, missing = choose_computation(self.rnn, amp=amp)
+        return missing
+
+    def threads_of_step(self) -> AbstractContextManager[None]:
+        """The threads for a whole training step, up to the optimizer's: torch's own, or what onnxruntime needs."""
+        return self._onnxruntime.threads() if self._onnxruntime else nullcontext()
 
     def _last_outputs(self, pixels: Tensor) -> Tensor:
         _, state = self.rnn(pixels)

@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 
 from rnn_train.calibration import LEAST_IMAGES
-from rnn_train.recurrent import has_onnxruntime, suits
 from rnn_train.training_state import TrainingState
 
 
@@ -19,7 +18,6 @@ def describe_run(run: TrainingState) -> list[str]:
         *_describe_batches(run),
         *_describe_processes(run),
         *_describe_precision(run),
-        *_describe_engine(run),
     ]
 
 
@@ -75,11 +73,3 @@ def _describe_precision(run: TrainingState) -> list[str]:
     if run.device.type != "cpu" or not run.settings.amp or run.is_done:
         return []
     return ["`amp` is for CUDA. On CPUs, training is usually faster in float32, without it"]
-
-
-def _describe_engine(run: TrainingState) -> list[str]:
-    if run.is_done or run.settings.amp or not suits(run.model.rnn) or has_onnxruntime():
-        return []
-    return [
-        "onnxruntime can't be imported, so torch's modules train. With it, training takes about half the time on a CPU"
-    ]

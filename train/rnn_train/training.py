@@ -3,7 +3,7 @@
 import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,7 +24,6 @@ from rnn_train.evaluation import Results, evaluate, predict_shared, predict_spli
 from rnn_train.notes import describe_restored, describe_run
 from rnn_train.output_folder import check_output_space, reserve
 from rnn_train.processes import Processes, join_processes
-from rnn_train.recurrent import has_function, one_thread
 from rnn_train.report_page import write_report
 from rnn_train.reports import write_metrics, write_reports
 from rnn_train.settings import TrainSettings
@@ -317,7 +316,8 @@ def _run(
             check_output_space(saving.output, run.checkpoint_size)
         else:
             callback = TrainingCallback()
-    for text in (*describe_run(run), *notes):
+    missing = None if run.is_done else run.model.choose_computation(amp=run.settings.amp)
+    for text in (*describe_run(run), *([missing] if missing else []), *notes):
         callback.note(text)
     if run.history:
         saving.save_metrics()
@@ -367,7 +367,7 @@ def _train_epoch(
         start = time.perf_counter()
         own = batch[processes.rank :: processes.count]
         weight = weigh(batch)
-        with _threads(run):
+        with run.model.threads_of_step():
             rows = own.to(run.device)
             inputs, targets = augment(images.index_select(0, rows), run.settings), labels[rows]
             if epoch.step == 0:
@@ -382,12 +382,6 @@ def _train_epoch(
         epoch.seconds += time.perf_counter() - start
         callback.step(run.epoch + 1, epoch.step, loss, len(batch))
         yield
-
-
-def _threads(run: TrainingState) -> AbstractContextManager[None]:
-    """The threads of a step: torch's own, except where `rnn_train.recurrent` computes it."""
-    with _autocast(run):
-        return one_thread() if has_function(run.model.rnn) else nullcontext()
 
 
 def _autocast(run: TrainingState) -> torch.autocast:

@@ -4,7 +4,6 @@
 buffers of one direction of a layer, and `function.py` puts the net together.
 """
 
-from rnn_train.recurrent.function import Memory, has_function, has_onnxruntime, last_outputs, suits
-from rnn_train.recurrent.threads import one_thread
+from rnn_train.recurrent.function import OnnxruntimeSteps, choose_computation
 
-__all__ = ["Memory", "has_function", "has_onnxruntime", "last_outputs", "one_thread", "suits"]
+__all__ = ["OnnxruntimeSteps", "choose_computation"]

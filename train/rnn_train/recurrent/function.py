@@ -1,7 +1,9 @@
 """A whole recurrent net as one `torch.autograd.Function`."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import partial
+from importlib import import_module
 from itertools import pairwise
 from typing import Any
 
@@ -12,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from rnn_train.recurrent.cells import CELLS, Cell
 from rnn_train.recurrent.graphs import Computation, add_products
 from rnn_train.recurrent.layer import Direction, Weights
-from rnn_train.recurrent.threads import Tasks
+from rnn_train.recurrent.threads import Tasks, one_thread
 
 # Products of fewer rows are slower: a GRU's step by a fifth for 32 instead of 64, an RNN's by a twentieth for 50.
 _LEAST_HALF = 16
@@ -20,64 +22,85 @@ _LEAST_PART = 48
 _MOST_PARTS = 16  # each has gradients of all parameters
 
 
-def has_function(net: nn.RNNBase) -> bool:
-    """Whether `last_outputs` computes a net's training step: it suits the net, and onnxruntime is there."""
-    return suits(net) and has_onnxruntime()
+def choose_computation(net: nn.RNNBase, *, amp: bool = False) -> "tuple[OnnxruntimeSteps | None, str | None]":
+    """Choose what computes a net's training steps: onnxruntime where it is faster and installed, or the net itself.
 
-
-def suits(net: nn.RNNBase) -> bool:
-    """Whether `last_outputs` is faster than a net's own training step: an RNN's or a GRU's on a CPU, in float32.
-
-    It computes float64 as well. An LSTM's step is one call of oneDNN for each layer and direction
-    (docs/explanation/measurements.md). Under autocast, products are in bfloat16, and the function's buffers have the
-    dtype of the weights.
-    """
-    weight = net.get_parameter("weight_hh_l0")
-    fits = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.float64)
-    return net.mode in CELLS and fits and not torch.is_autocast_enabled("cpu")
-
-
-def has_onnxruntime() -> bool:
-    """Whether onnxruntime can be imported. Without it, torch's modules train, at half the speed."""
-    try:
-        # Where one of its two packages was uninstalled, an empty module is left.
-        from onnxruntime import InferenceSession  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
-def last_outputs(net: nn.RNNBase, inputs: Tensor, memory: "Memory") -> Tensor:
-    """The last layer's outputs at the last step of each direction, with dropout between layers.
-
-    The gradients of the net's parameters and of the inputs are autograd's, but for rounding. Dropout drops as often as
-    torch's, but other values: it draws with `torch.rand`, in a quarter of the time.
+    onnxruntime is faster for RNNs and GRUs in float32 on a CPU. An LSTM's step is one call of oneDNN for each layer and
+    direction (docs/explanation/measurements.md). Under autocast, products are in bfloat16, and the buffers here have
+    the dtype of the weights.
 
     Args:
-        net: An RNN or GRU in training, with biases.
-        inputs: Shape `(batch, steps, features)`, in the dtype of the weights.
-        memory: That of this net.
+        net: On its device, in its dtype. If onnxruntime computes its steps, it keeps both.
+        amp: Whether it trains under autocast.
 
     Returns:
-        Shape `(batch, directions * hidden)`.
+        onnxruntime's computation, or None; and for people, what would make training faster, or None.
     """
-    return _LastOutputs.apply(net, memory, inputs, *net.parameters())  # type: ignore[no-any-return]
+    weight = net.get_parameter("weight_hh_l0")
+    if net.mode not in CELLS or amp or weight.device.type != "cpu" or weight.dtype not in _DTYPES:
+        return None, None
+    missing = [package for package, name in _NEEDED.items() if not _can_import(package, name)]
+    if missing:
+        packages, them = " and ".join(missing), "it" if len(missing) == 1 else "them"
+        return None, (
+            f"{packages} can't be imported, so torch's modules train. With {them}, training takes about half the time "
+            "on a CPU"
+        )
+    return OnnxruntimeSteps(net), None
 
 
-class Memory:
-    """Keeps the buffers of a net for the next step. Fresh ones would cost a page fault per 4 KB at each step."""
+_DTYPES = (torch.float32, torch.float64)
+_NEEDED = {"onnx": "helper", "onnxruntime": "InferenceSession"}
 
-    def __init__(self) -> None:
+
+def _can_import(package: str, name: str) -> bool:
+    try:
+        # Where one of two packages that share a module was uninstalled, an empty module is left.
+        return hasattr(import_module(package), name)
+    except Exception:  # anything may be missing in a broken installation
+        return False
+
+
+class OnnxruntimeSteps:
+    """Training steps of a net, computed by onnxruntime. Call it with a batch, within `threads`.
+
+    It keeps the buffers of a step for the next one. Fresh ones would cost a page fault per 4 KB at each step.
+
+    Args:
+        net: An RNN or GRU with biases, in float32 or float64 on the CPU.
+    """
+
+    def __init__(self, net: nn.RNNBase) -> None:
+        self._net = net
         self._free: _Pass | None = None
 
-    def __reduce__(self) -> tuple[type["Memory"], tuple[()]]:
-        return Memory, ()  # copies and pickles of a model get buffers of their own
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """The last layer's outputs at the last step of each direction, with dropout between layers.
 
-    def take(self, net: nn.RNNBase, inputs: Tensor) -> "_Pass":
+        The gradients of the net's parameters and of the inputs are autograd's, but for rounding. Dropout drops as often
+        as torch's, but other values: it draws with `torch.rand`, in a quarter of the time.
+
+        Args:
+            inputs: Shape `(batch, steps, features)`, in the dtype of the weights, batch 1 or more.
+
+        Returns:
+            Shape `(batch, directions * hidden)`.
+        """
+        return _LastOutputs.apply(self._net, self, inputs, *self._net.parameters())  # type: ignore[no-any-return]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_net": self._net, "_free": None}  # copies and pickles have buffers of their own
+
+    @staticmethod
+    def threads() -> AbstractContextManager[None]:
+        """The threads of a step: one that computes, and helpers for parts of the batch."""
+        return one_thread()
+
+    def take(self, inputs: Tensor) -> "_Pass":
         """Buffers for inputs of this shape; new ones if those of the last pass don't fit, or aren't back yet."""
         taken, self._free = self._free, None
         if taken is None or taken.fits != (inputs.shape, inputs.dtype):
-            taken = _Pass(net, inputs)
+            taken = _Pass(self._net, inputs)
         taken.count += 1
         return taken
 
@@ -183,8 +206,8 @@ class _Part:
 
 class _LastOutputs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, net: nn.RNNBase, memory: Memory, inputs: Tensor, *parameters: Tensor) -> Tensor:
-        taken = memory.take(net, inputs)
+    def forward(ctx: Any, net: nn.RNNBase, memory: OnnxruntimeSteps, inputs: Tensor, *parameters: Tensor) -> Tensor:
+        taken = memory.take(inputs)
         taken.copy_weights(parameters)
         # A generator for each part, so that parts draw at the same time.
         seeds = torch.randint(1 << 62, (len(taken.parts),)).tolist() if net.dropout else [0] * len(taken.parts)
