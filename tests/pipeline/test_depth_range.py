@@ -5,11 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from rnn_runtime import Classifier
-from rnn_runtime.model.spec import ImageSpec
 from rnn_train.checkpoint import Checkpoint
 from tests.support.commands import Run
 from tests.support.results import read_results
@@ -92,26 +90,6 @@ def test_a_run_with_a_range_that_was_found_is_resumed(run: Run, tmp_path: Path) 
     assert Checkpoint.load(tmp_path / "model.pt").spec == before.spec
     assert other.returncode == 2
     assert "--depth-range 0-4095: model.pt was trained with --depth-range auto" in other.stderr
-
-
-@pytest.mark.usefixtures("microscope")
-def test_a_model_from_before_there_were_ranges_keeps_its_meaning(run: Run, tmp_path: Path) -> None:
-    assert run("rnn-train", *TRAINING, "--depth-range", "full").returncode == 0
-    content = torch.load(tmp_path / "model.pt", weights_only=True)
-    content["format_version"] = 3
-    del content["model"]["image"]["depth_range"]
-    del content["source"]["depth_range"]
-    torch.save(content, tmp_path / "old.pt")
-
-    for name in ("model", "old"):
-        assert run("rnn-export", f"{name}.pt", f"{name}.onnx").returncode == 0
-        assert (
-            run("rnn-infer", "--model", f"{name}.onnx", "--recursive", "--output", f"{name}.csv", "photos").returncode
-            == 0
-        )
-
-    assert (tmp_path / "old.csv").read_text() == (tmp_path / "model.csv").read_text()
-    assert Classifier(tmp_path / "old.onnx").metadata.spec.image_spec == ImageSpec(8, 8, 1, (0, 65535))
 
 
 def test_a_range_can_only_be_found_in_folders_of_images(run: Run) -> None:

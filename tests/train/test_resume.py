@@ -83,21 +83,6 @@ def test_a_resumed_run_ends_as_one_without_a_stop(tmp_path: Path, source: DataSo
     assert_same_run(resumed, expected)
 
 
-def test_a_run_stopped_by_the_version_before_is_resumed(tmp_path: Path, source: DataSource) -> None:
-    settings, source = replace(SMALL, calibrate=False), replace(source, depth_range="full")
-    expected = run_to_the_end(tmp_path / "whole.pt", source, settings)
-    run_and_stop(tmp_path / "model.pt", source, settings, 3)
-    content = torch.load(tmp_path / "model.pt", weights_only=True)
-    content["format_version"] = 2
-    for name in ("patience", "class_weights", "augment", "calibrate", "amp"):
-        del content["settings"][name]
-    del content["model"]["image"]["depth_range"]
-    del content["source"]["depth_range"]
-    torch.save(content, tmp_path / "model.pt")
-
-    assert_same_run(resume_quietly(tmp_path / "model.pt"), expected)
-
-
 def test_a_run_that_is_stopped_twice_ends_as_one_without_a_stop(tmp_path: Path, source: DataSource) -> None:
     settings = replace(SMALL, dropout=0.2, cell="gru")
     expected = run_to_the_end(tmp_path / "whole.pt", source, settings)
@@ -374,7 +359,7 @@ def test_other_validation_images_are_refused(tmp_path: Path) -> None:
 
 def edit(path: Path, name: str, value: Any) -> None:
     content = torch.load(path, weights_only=True)
-    content["progress"][name] = value
+    content["resume_state"][name] = value
     torch.save(content, path)
 
 
@@ -414,7 +399,7 @@ def test_damaged_progress_is_a_checkpoint_error(tmp_path: Path, source: DataSour
 def test_progress_that_lacks_something_is_a_checkpoint_error(tmp_path: Path, source: DataSource, missing: str) -> None:
     run_and_stop(tmp_path / "model.pt", source, SMALL, 3)
     content = torch.load(tmp_path / "model.pt", weights_only=True)
-    del content["progress"][missing]
+    del content["resume_state"][missing]
     torch.save(content, tmp_path / "model.pt")
 
     with pytest.raises(CheckpointError, match="damaged"):
@@ -423,7 +408,7 @@ def test_progress_that_lacks_something_is_a_checkpoint_error(tmp_path: Path, sou
 
 def test_optimizer_state_of_other_shapes_is_a_checkpoint_error(tmp_path: Path, source: DataSource) -> None:
     run_and_stop(tmp_path / "model.pt", source, SMALL, 3)
-    optimizer = torch.load(tmp_path / "model.pt", weights_only=True)["progress"]["optimizer"]
+    optimizer = torch.load(tmp_path / "model.pt", weights_only=True)["resume_state"]["optimizer"]
     # larger, since a smaller one would let the optimizer write beyond its end
     optimizer[0]["exp_avg"] = torch.zeros(1000)
     edit(tmp_path / "model.pt", "optimizer", optimizer)

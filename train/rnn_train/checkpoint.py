@@ -23,19 +23,14 @@ from rnn_runtime.errors import CheckpointError, SettingsError
 from rnn_runtime.files.atomic import atomic_write
 from rnn_runtime.files.kinds import MODEL_SUFFIXES
 from rnn_runtime.model.fields import check_argument
-from rnn_runtime.model.spec import ModelSpec, with_full_depth
+from rnn_runtime.model.spec import ModelSpec
 from rnn_train.calibration import LARGEST_TEMPERATURE, LEAST_TEMPERATURE
 from rnn_train.data import DataSource
 from rnn_train.model import ImageRNN
 from rnn_train.settings import TrainSettings
 
 FORMAT = "rnn-onnx checkpoint"
-FORMAT_VERSION = 5
-_OLDEST_VERSION = 2  # 1 held whole epochs only
-# What checkpoints of earlier versions lack: settings that had no other value then.
-_SETTINGS_SINCE_3 = {"patience": 0, "class_weights": "none", "augment": False, "calibrate": False}
-_SOURCE_SINCE_4 = {"depth_range": "full"}
-_SETTINGS_SINCE_5 = {"amp": False}
+FORMAT_VERSION = 6
 _LARGEST_METRIC = 1e300  # far above any loss, count or speed, and below infinity
 
 
@@ -84,7 +79,7 @@ class Checkpoint:
             "source": self.source.to_dict(),
             "metrics": dict(self.metrics),
             "samples": self.samples,
-            "progress": dict(self.resume_state),  # the key in files since the first version
+            "resume_state": dict(self.resume_state),
             "temperature": self.temperature,
         }
         # By way of memory: when a file can't be written completely, torch may raise anything.
@@ -123,25 +118,18 @@ class Checkpoint:
         if not isinstance(content, dict) or not isinstance(content.get("format"), str) or content["format"] != FORMAT:
             raise CheckpointError(f"{path}: not a checkpoint that rnn-train wrote")
         version = content.get("format_version")
-        if type(version) is not int or not _OLDEST_VERSION <= version <= FORMAT_VERSION:
+        if type(version) is not int or version != FORMAT_VERSION:
             raise CheckpointError(f"{path}: {_describe_version(version)}")
         try:
-            model, settings, source = content["model"], content["settings"], content["source"]
-            if version < 3 and isinstance(settings, dict):
-                settings = _SETTINGS_SINCE_3 | settings
-            if version < 5 and isinstance(settings, dict):
-                settings = _SETTINGS_SINCE_5 | settings
-            if version < 4 and isinstance(source, dict):
-                model, source = with_full_depth(model), _SOURCE_SINCE_4 | source
             checkpoint = cls(
-                ModelSpec.from_dict(model),
+                ModelSpec.from_dict(content["model"]),
                 content["weights"],
-                TrainSettings.from_dict(settings),
-                DataSource.from_dict(source),
+                TrainSettings.from_dict(content["settings"]),
+                DataSource.from_dict(content["source"]),
                 content["metrics"],
                 content["samples"],
-                content["progress"],
-                None if version < 3 else content["temperature"],
+                content["resume_state"],
+                content["temperature"],
             )
             checkpoint._check()
         except KeyError as error:
@@ -168,7 +156,7 @@ class Checkpoint:
         ):
             raise CheckpointError("its sample images don't fit the model")
         if not isinstance(self.resume_state, dict):
-            raise CheckpointError("its progress must be a dictionary")
+            raise CheckpointError("its resume_state must be a dictionary")
         found = self.temperature
         if found is not None and (type(found) is not float or not LEAST_TEMPERATURE <= found <= LARGEST_TEMPERATURE):
             raise CheckpointError(f"its temperature must be from {LEAST_TEMPERATURE} to {LARGEST_TEMPERATURE}")
@@ -241,10 +229,9 @@ def file_sha256(path: str | Path) -> str:
 
 
 def _describe_version(version: object) -> str:
-    reads = f"this one reads {_OLDEST_VERSION} to {FORMAT_VERSION}"
-    if type(version) is int and 0 < version < _OLDEST_VERSION:
-        return f"a checkpoint of an older rnn-onnx (format version {version}; {reads}). Train again"
-    if type(version) is int and version > FORMAT_VERSION:
-        shown = textwrap.shorten(str(version), 40)
-        return f"a checkpoint of a newer rnn-onnx (format version {shown}; {reads}). Upgrade rnn-onnx"
-    return f"its format version is {textwrap.shorten(repr(version), 40)}; {reads}. Train again"
+    is_newer = type(version) is int and version > FORMAT_VERSION
+    return (
+        f"a checkpoint of {'a newer' if is_newer else 'another'} rnn-onnx: format version "
+        f"{textwrap.shorten(repr(version), 40)}, and this one reads {FORMAT_VERSION}. "
+        f"{'Upgrade rnn-onnx' if is_newer else 'Train again'}"
+    )
