@@ -43,9 +43,9 @@ demo: $(VENV)/.train-$(RUNTIME)
 	rm -rf demo && mkdir demo
 	$(BIN)/rnn-train --dataset digits --epochs 30 --learning-rate 0.005 --output demo/model.pt
 	$(BIN)/rnn-export demo/model.pt demo/model.onnx
-	$(BIN)/python -m rnn_train.write_images --dataset digits demo/images
+	$(BIN)/rnn-onnx write-images --dataset digits demo/images
 	$(BIN)/rnn-infer --model demo/model.onnx --recursive --labels-from-folders --output demo/predictions.csv demo/images
-	$(BIN)/rnn-infer --model demo/model.onnx --self-check
+	$(BIN)/rnn-onnx check demo/model.onnx
 	@echo "See demo/: report.html, examples.png, confusion_matrix.png, curves.png, metrics.csv, model.pt, model.onnx, images/, predictions.csv"
 
 test: $(VENV)/.dev-$(RUNTIME)

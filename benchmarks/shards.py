@@ -18,7 +18,8 @@ from rnn_runtime.model.spec import ImageSpec
 
 FILES, DISTINCT = 200_000, 4_000
 _INFER = str(Path(sys.executable).with_name("rnn-infer"))
-_RAY = [sys.executable, "-m", "rnn_runtime.ray", "--provider", "cpu", "--shards", "8", "--quiet", "-o", "parts"]
+_TOOLS = str(Path(sys.executable).with_name("rnn-onnx"))
+_RAY = [_TOOLS, "ray", "--provider", "cpu", "--shards", "8", "--quiet", "-o", "parts"]
 
 
 def run() -> Iterator[Row]:
@@ -28,7 +29,7 @@ def run() -> Iterator[Row]:
         make_peers(folder, "rnn", ImageSpec(28, 28, 1))  # with model.onnx
         _write_images(folder / "images")
         shards = f"seq 8 | xargs -P 2 -I K {_INFER} -q -p cpu -j 1 --shard K/8 -o parts images"
-        merge = f"{_INFER} -q --merge parts -o merged.csv"
+        merge = f"{_TOOLS} merge -q parts -o merged.csv"
         rounds = race_once(
             {
                 "rnn-infer": _timed(folder, f"{_INFER} -q -p cpu -o single.csv images", "single.csv"),

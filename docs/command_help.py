@@ -1,7 +1,6 @@
 """A hook of MkDocs: `::: help rnn-train` in a page becomes what `rnn-train --help` prints."""
 
 import re
-from importlib import import_module
 from importlib.metadata import entry_points
 
 import click
@@ -14,16 +13,15 @@ def on_page_markdown(markdown: str, **_: object) -> str:
     return re.sub(r"^::: help (\S.*)$", lambda match: f"```text\n{_help_text(match[1])}\n```", markdown, flags=re.M)
 
 
-def _load(name: str) -> click.Command:
-    module = name.removeprefix("python -m ")
-    if module != name:
-        return import_module(f"{module}.cli").main  # type: ignore[no-any-return]
-    (script,) = entry_points(group="console_scripts", name=name)
-    return script.load()  # type: ignore[no-any-return]
-
-
 def _help_text(name: str) -> str:
-    command = _load(name)
+    program, *words = name.split()
+    (script,) = entry_points(group="console_scripts", name=program)
+    command: click.Command = script.load()
+    for word in words:
+        assert isinstance(command, click.Group)
+        found = command.get_command(click.Context(command), word)
+        assert found is not None
+        command = found
     # With the command's own settings: click keeps the help option that it makes here.
     context = click.Context(command, info_name=name, terminal_width=_WIDTH, **command.context_settings)
     return command.get_help(context)

@@ -1,9 +1,9 @@
-"""The command `rnn-infer`: its options, and which function each mode calls."""
+"""The command `rnn-infer`."""
 
 import contextlib
 import io
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -12,7 +12,7 @@ import click
 import rnn_runtime
 from rnn_runtime.command import shared_options
 from rnn_runtime.command.command import Command, as_options
-from rnn_runtime.command.options import PathOrStorage, Rule, check_rules, is_given, option_group
+from rnn_runtime.command.options import PathOrStorage, Rule, check_rules, option_group
 from rnn_runtime.command.streams import say
 from rnn_runtime.files.atomic import check_output
 from rnn_runtime.files.kinds import CHECKPOINT_SUFFIXES, MODEL_SUFFIXES
@@ -20,40 +20,15 @@ from rnn_runtime.text import printable
 
 if TYPE_CHECKING:
     from rnn_runtime.classifier import Classifier
-    from rnn_runtime.engine.cuda import CudaOptions
     from rnn_runtime.engine.session import Provider
     from rnn_runtime.results.evaluation import FolderEvaluation
     from rnn_runtime.results.run import RunSummary
     from rnn_runtime.results.write import Format
 
-_input, _model, _output, _cuda, _instead = map(
-    option_group, ("Input", "Model and provider", "Output", "CUDA", "Instead of classifying")
-)
+_input, _output = map(option_group, ("Input", "Output"))
 
 _COLOR_LOOKS = 3  # of a run's images; each takes the time to decode it once more
-_MODES = ("paths", "self_check", "benchmark", "merge", "doctor")
-_RESULTS = ("min_probability", "checkpoint_column", "copy_to", "link_to")
 _RULES = (
-    Rule(
-        ("doctor",),
-        lambda given: not any(given[name] for name in ("paths", "self_check", "benchmark", "merge")),
-        "classifies no images and measures nothing. Run it alone",
-    ),
-    Rule(
-        ("merge",),
-        lambda given: not any(given[name] for name in ("paths", "self_check", "benchmark")),
-        "classifies no images and measures nothing. Run it without them",
-    ),
-    Rule(
-        ("recursive", "null", "labels_from_folders", "shard", "summary", "resume", "top_k", *_RESULTS),
-        lambda given: bool(given["paths"]),
-        "is for classifying images. Name some, or leave it out",
-    ),
-    Rule(
-        ("output", "quiet"),
-        lambda given: bool(given["paths"] or given["merge"]),
-        "is for classifying images. Name some, or leave it out",
-    ),
     Rule(("shard",), lambda given: given["output"] is not None, "needs a folder for the results. Add --output"),
     Rule(
         ("resume",),
@@ -65,40 +40,7 @@ _RULES = (
         lambda given: given["shard"] is None or given["format"] != "table",
         "of --shard is csv, tsv, jsonl or parquet. Choose one of these",
     ),
-    Rule(("format",), lambda given: given["merge"] is None, "of --merge is that of the parts. Leave it out"),
-    Rule(
-        ("format", "batch_size"),
-        lambda given: bool(given["paths"] or given["benchmark"]),
-        "is for classifying images and for --benchmark. Name images, or leave it out",
-    ),
-    Rule(("compare",), lambda given: given["benchmark"], "compares timings. Add --benchmark"),
-    Rule(
-        ("provider", "tf32", "cuda_graph", "self_check"),
-        lambda given: not given["compare"],
-        "has no use with --compare, which tries all variants and checks each. Leave it out",
-    ),
-    Rule(("compare",), lambda given: not given["paths"], "classifies no images. Leave out one of the two"),
-    Rule(("threads",), lambda given: not given["doctor"], "does nothing with --doctor. Leave it out"),
-    Rule(
-        ("model", "provider", "threads", "device_id", "gpu_memory_limit", "tf32", "cuda_graph"),
-        lambda given: given["merge"] is None,
-        "does nothing with --merge. Leave it out",
-    ),
-    Rule(
-        ("output",),
-        lambda given: str(given["output"]) != "-",
-        "takes a file name. For standard output, leave it out",
-    ),
-    Rule(
-        ("output",),
-        lambda given: given["shard"] is not None or isinstance(given["output"], Path),
-        "is in object storage, which only gets the parts of --shard. Choose a file on a disk, or add --shard 1/1",
-    ),
-    Rule(
-        ("output",),
-        lambda given: Path(given["output"]).suffix not in (*CHECKPOINT_SUFFIXES, *MODEL_SUFFIXES),
-        "is named like a checkpoint or model. Choose a name for results, such as results.csv",
-    ),
+    *shared_options.A_FILE_FOR_RESULTS,
     Rule(
         ("summary",),
         lambda given: given["summary"].suffix not in (*CHECKPOINT_SUFFIXES, *MODEL_SUFFIXES),
@@ -109,11 +51,6 @@ _RULES = (
         ("resume",),
         lambda given: given["format"] not in ("table", "parquet"),
         "can't continue a table or Parquet. Choose another --format",
-    ),
-    Rule(
-        ("format",),
-        lambda given: bool(given["paths"]) or given["format"] not in ("tsv", "parquet"),
-        "of --benchmark is table, csv or jsonl. Choose one of these",
     ),
     Rule(
         ("checkpoint_column",),
@@ -127,7 +64,6 @@ _RULES = (
         "and --output are the same file. Choose another name for one",
     ),
     Rule(("null",), lambda given: "-" in given["paths"], "is for names on standard input. Add -, or leave it out"),
-    Rule(("atol", "rtol"), lambda given: given["self_check"], "is a tolerance of --self-check. Add --self-check"),
     shared_options.NOT_ON_THE_CPU,
 )
 # Options of other tools, and what they are called here.
@@ -145,14 +81,17 @@ _OTHER_NAMES = {
     "--json": "--format jsonl",
     "--csv": "--format csv",
     "--verbose": "RNN_DEBUG=1 in the environment",
+    "--doctor": "rnn-onnx doctor",
+    "--self-check": "rnn-onnx check model.onnx",
+    "--benchmark": "rnn-onnx benchmark model.onnx",
+    "--compare": "rnn-onnx compare model.onnx",
+    "--merge": "rnn-onnx merge PARTS",
 }
 
 
 def _check(ctx: click.Context) -> None:
-    if not any(ctx.params[mode] for mode in (*_MODES, "compare")):
-        raise click.UsageError(
-            "Name an image, a folder, a pattern, or - for standard input. Or --self-check, --benchmark or --doctor."
-        )
+    if not ctx.params["paths"]:
+        raise click.UsageError("Name an image, a folder, a pattern, or - for standard input.")
     for path in ctx.params["paths"]:
         if path.endswith(MODEL_SUFFIXES) and not Path(path).is_dir():
             raise click.UsageError(f"{path} is a model, not an image. Did you mean --model {path}?")
@@ -223,31 +162,12 @@ def _check(ctx: click.Context) -> None:
     help="Write counts, speed, model and execution provider to this file, as JSON.",
 )
 @_output("-q", "--quiet", is_flag=True, help="Print results and errors only: no progress, no summary.")
-@_cuda("--device-id", type=click.IntRange(0, 2**31 - 1), default=0, help="Number of the GPU, as in --doctor.")
+@shared_options.device_id
 @shared_options.gpu_memory_limit
 @shared_options.tf32
 @shared_options.cuda_graph
-@_instead("--self-check", is_flag=True, help="Compare the model with PyTorch's logits, which are stored in it.")
-@_instead("--atol", type=click.FloatRange(0), default_text="that of the export", help="Tolerance of --self-check.")
-@_instead("--rtol", type=click.FloatRange(0), default_text="that of the export", help="Tolerance of --self-check.")
-@_instead("--benchmark", is_flag=True, help="Time the model on random images, at several batch sizes or --batch-size.")
-@_instead(
-    "--compare",
-    is_flag=True,
-    help="With --benchmark: time the CPU, CUDA, CUDA graphs and TF32 side by side, and print the command line to use.",
-)
-@_instead(
-    "--merge",
-    type=PathOrStorage(file_okay=False),
-    metavar="DIR",
-    help="Make one file of the results that --shard wrote into this folder.",
-)
-@_instead("--doctor", is_flag=True, help="Print versions, execution providers and what is missing, for bug reports.")
 @click.version_option(rnn_runtime.__version__, prog_name="rnn-infer")
-@click.pass_context
 def main(
-    ctx: click.Context,
-    /,
     paths: tuple[str, ...],
     model: Path,
     provider: "Provider",
@@ -257,13 +177,6 @@ def main(
     cuda_graph: bool,
     quiet: bool,
     threads: int | None,
-    self_check: bool,
-    benchmark: bool,
-    compare: bool,
-    merge: str | Path | None,
-    doctor: bool,
-    atol: float | None,
-    rtol: float | None,
     **options: Any,
 ) -> None:
     """Classify image files with an exported model.
@@ -275,113 +188,19 @@ def main(
     rnn-infer images/
     rnn-infer -m digits.onnx -p cuda -k 3 -o results.jsonl 'scans/**/*.png'
     rnn-infer --shard 3/8 -o parts images/
-    rnn-infer --merge parts -o results.csv
-    rnn-infer --self-check --benchmark
     """
     from rnn_runtime.classifier import Classifier
     from rnn_runtime.engine.cuda import CudaOptions
 
     memory_limit = None if gpu_memory_limit is None else gpu_memory_limit << 20
     cuda = CudaOptions(device_id, memory_limit, tf32, cuda_graph)
-    if doctor:
-        _diagnose(model, provider, cuda)
-        return
-    if merge is not None:
-        _merge(merge, options["output"], quiet=quiet)
-        return
-    if compare:
-        sizes = [options["batch_size"]] if is_given(ctx, "batch_size") else None
-        _compare(model, cuda, threads, options["format"], sizes)
-        return
     classifier = Classifier(model, provider, threads=threads, cuda=cuda)
     notice = classifier.notice
     if notice and not quiet:
         say(as_options(notice))
-    # Standard output is for the images' results alone. Other reports then go to stderr.
-    err = bool(paths) and options["output"] is None
-    if self_check:
-        _check_model(classifier, atol, rtol, err=err)
-    if benchmark:
-        sizes = [options["batch_size"]] if is_given(ctx, "batch_size") else None
-        _measure(classifier, options["format"], sizes, err=err)
-    if paths:
-        _classify(classifier, paths, quiet=quiet, **options)
+    _classify(classifier, paths, quiet=quiet, **options)
     if classifier.notice != notice and not quiet:  # a later capture of a CUDA graph failed
         say(as_options(str(classifier.notice)))
-
-
-def _diagnose(model: Path, provider: "Provider", cuda: "CudaOptions") -> None:
-    from dataclasses import replace
-
-    from rnn_runtime.checks.doctor import examine, print_diagnosis
-
-    diagnosis = examine(model, provider, cuda=cuda)
-    diagnosis = replace(diagnosis, next_step=as_options(diagnosis.next_step))
-    print_diagnosis(diagnosis, sys.stdout)
-    if not diagnosis.providers or provider not in ("auto", *diagnosis.providers):
-        raise click.exceptions.Exit(3)
-
-
-def _merge(folder: str | Path, output: Path | None, *, quiet: bool) -> None:
-    from rnn_runtime.results.merge import merge_parts
-
-    summary = merge_parts(folder, output)
-    if not quiet:
-        say(str(summary))
-
-
-def _check_model(classifier: "Classifier", atol: float | None, rtol: float | None, *, err: bool) -> None:
-    from rnn_runtime.checks.self_check import describe_self_check, self_check
-
-    difference = self_check(classifier, atol=atol, rtol=rtol)
-    with _report(err=err) as file:
-        file.write(describe_self_check(classifier, difference) + "\n")
-
-
-def _measure(classifier: "Classifier", format: "Format | None", batch_sizes: list[int] | None, *, err: bool) -> None:
-    from rnn_runtime.checks.benchmark import BATCH_SIZES, measure_speed, write_speeds
-    from rnn_runtime.results.write import choose_format
-
-    speeds = measure_speed(classifier, batch_sizes=batch_sizes or BATCH_SIZES)
-    terminal = (sys.stderr if err else sys.stdout).isatty()
-    with _report(err=err) as file:
-        shown = format if format in ("table", "csv", "jsonl") else choose_format(None, terminal=terminal)
-        write_speeds(speeds, file, shown)
-
-
-def _compare(
-    model: Path, cuda: "CudaOptions", threads: int | None, format: "Format | None", batch_sizes: list[int] | None
-) -> None:
-    from rnn_runtime.checks.compare import BATCH_SIZES, compare
-    from rnn_runtime.checks.comparison import describe_comparison, with_options, write_timings
-    from rnn_runtime.command.recommendation import command_line
-    from rnn_runtime.results.write import choose_format
-
-    comparison = compare(
-        model, variants=with_options(cuda), batch_sizes=batch_sizes or BATCH_SIZES, threads=threads, watch=_bar
-    )
-    shown = format if format in ("table", "csv", "jsonl") else choose_format(None, terminal=sys.stdout.isatty())
-    write_timings(comparison, sys.stdout, shown)
-    with _report(err=shown != "table") as file:
-        for line in describe_comparison(comparison):
-            file.write(as_options(line) + "\n")
-        smallest = comparison.smallest_batch
-        least = "one image" if smallest == 1 else f"batches of {smallest:,}"
-        # in this order, so that one timing that is the best for both is named by the second
-        for best, use in {comparison.best(): "many images", comparison.best(smallest): least}.items():
-            variant = comparison.variant(best)
-            line = command_line(model, variant.provider, best.batch_size, cuda=variant.cuda, threads=threads)
-            speed = f"{best.images_per_second:,.0f} images/s, {best.ms_per_run:,.3f} ms per batch"
-            file.write(f"For {use} ({speed}): {line} IMAGES\n")
-
-
-def _bar(batch_sizes: Sequence[int]) -> Iterable[int]:
-    if not sys.stderr.isatty():
-        return batch_sizes
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(batch_sizes, "Comparing", console=Console(stderr=True), transient=True)
 
 
 def _classify(

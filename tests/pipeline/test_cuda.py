@@ -190,7 +190,7 @@ def test_the_unconstrained_install_runs_on_cuda(tmp_path: Path, wheel: Path, dig
     subprocess.run([commands / "python", "-m", "pip", "install", "--quiet", f"{wheel}[cuda]"], check=True)
 
     result = subprocess.run(
-        [commands / "rnn-infer", "--model", digits_model, "--provider", "cuda", "--self-check"],
+        [commands / "rnn-onnx", "check", digits_model, "--provider", "cuda"],
         capture_output=True,
         text=True,
     )
@@ -213,7 +213,7 @@ def test_tf32_is_off_by_default(digits_model: Path) -> None:
 
 
 def test_unknown_device_is_refused_with_those_there_are(run: Run, digits_model: Path) -> None:
-    result = run("rnn-infer", "--model", digits_model, "--provider", "cuda", "--device-id", "99", "--self-check")
+    result = run("rnn-onnx", "check", digits_model, "--provider", "cuda", "--device-id", "99")
 
     assert result.returncode == 3
     assert result.stdout == ""
@@ -222,16 +222,16 @@ def test_unknown_device_is_refused_with_those_there_are(run: Run, digits_model: 
 
 
 def test_memory_limit_that_is_too_small_ends_in_one_line(run: Run, digits_model: Path) -> None:
-    arguments = ("--provider", "cuda", "--gpu-memory-limit", "1", "--benchmark", "--batch-size", "65536")
+    arguments = ("--provider", "cuda", "--gpu-memory-limit", "1", "--batch-size", "65536")
 
-    result = run("rnn-infer", "--model", digits_model, *arguments)
+    result = run("rnn-onnx", "benchmark", digits_model, *arguments)
 
     assert result.returncode == 3
     assert len(result.stderr.splitlines()) == 1
 
 
 def test_doctor_lists_the_gpus_and_starts_cuda(run: Run, digits_model: Path) -> None:
-    result = run("rnn-infer", "--doctor", "--provider", "cuda", "--model", digits_model)
+    result = run("rnn-onnx", "doctor", "--provider", "cuda", digits_model)
 
     assert result.returncode == 0
     assert re.search(r"^CUDA device 0 +\w", result.stdout, re.MULTILINE)
@@ -247,6 +247,6 @@ def test_the_ways_to_run_a_model_are_compared(run: Run, digits_model: Path) -> N
     assert {(timing.variant, timing.batch_size) for timing in found.timings} == {
         (variant.name, size) for variant in VARIANTS for size in (1, 64, 1024)
     }
-    result = run("rnn-infer", "--model", digits_model, "--benchmark", "--compare", "--batch-size", "64")
+    result = run("rnn-onnx", "compare", digits_model, "--batch-size", "64")
     assert result.returncode == 0, result.stderr
     assert "CUDA is " in result.stderr

@@ -49,14 +49,15 @@ def test_options_exist(document: Path) -> None:
 
     from rnn_export import cli as export
     from rnn_runtime import cli as infer
-    from rnn_runtime.ray import cli as ray
+    from rnn_runtime import toolbox
     from rnn_runtime.serve import cli as serve
     from rnn_train import cli as train
     from rnn_train import write_images
 
+    mains = (train.main, export.main, infer.main, serve.main, write_images.main)
     known = {
         option
-        for command in (train.main, export.main, infer.main, ray.main, serve.main, write_images.main)
+        for command in (*mains, *toolbox.main.commands.values())
         for parameter in command.params
         for option in (*parameter.opts, *parameter.secondary_opts)
     } | {"--help"}
@@ -68,13 +69,13 @@ def test_options_exist(document: Path) -> None:
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", text)) <= known
 
 
-@pytest.mark.parametrize("command", ["rnn-train", "rnn-export", "rnn-infer"])
+@pytest.mark.parametrize("command", ["rnn-train", "rnn-export", "rnn-infer", "rnn-onnx check"])
 def test_the_reference_shows_what_help_prints(command: str, run: Run) -> None:
     hook = runpy.run_path(str(ROOT / "docs" / "command_help.py"))
 
     page = hook["on_page_markdown"]((ROOT / "docs" / "reference" / "cli.md").read_text())
 
-    assert run(command, "--help", env={"COLUMNS": "80"}).stdout in page
+    assert run(*command.split(), "--help", env={"COLUMNS": "80"}).stdout in page
 
 
 def test_the_reference_lists_the_keys_of_a_checkpoint(digits_checkpoint: Path) -> None:

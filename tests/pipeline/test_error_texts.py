@@ -10,15 +10,14 @@ import pytest
 
 from rnn_export import cli as export
 from rnn_runtime import cli as infer
-from rnn_runtime.ray import cli as ray
+from rnn_runtime import toolbox
 from rnn_runtime.serve import cli as serve
 from rnn_train import cli as train
-from rnn_train import write_images
 
 ROOT = Path(__file__).parents[2]
 PACKAGES: dict[str, list[click.Command]] = {
-    "runtime/rnn_runtime": [infer.main, ray.main, serve.main],
-    "train/rnn_train": [train.main, write_images.main],
+    "runtime/rnn_runtime": [infer.main, *toolbox.main.commands.values(), serve.main],
+    "train/rnn_train": [train.main],
     "export/rnn_export": [export.main],
 }
 
@@ -30,7 +29,7 @@ PYTHON_ONLY = {"images", "predict", "variants"}
 def texts_of(package: str) -> Iterator[tuple[str, str]]:
     """Every piece of text in a library module of a package, but for documentation, with the module's path."""
     for path in sorted((ROOT / package).rglob("*.py")):
-        if path.name in ("cli.py", "write_images.py", "report_page.py") or path.parent.name == "command":
+        if path.name in ("cli.py", "toolbox.py", "write_images.py", "report_page.py") or path.parent.name == "command":
             continue
         tree = ast.parse(path.read_text())
         documentation = {

@@ -42,7 +42,7 @@ def outcomes(
     digits_images: Path,
     stand_in_driver: Path,
 ) -> Iterator[Outcomes]:
-    """What `rnn-infer --provider cuda`, `auto` and `cpu` and `--doctor` did in each situation."""
+    """What `rnn-infer --provider cuda`, `auto` and `cpu` and `rnn-onnx doctor` did in each situation."""
     folder = tmp_path_factory.mktemp("missing_cuda")
     venv.create(folder / "venv", with_pip=True)
     commands = folder / "venv" / "bin"
@@ -59,10 +59,11 @@ def outcomes(
             "cuda": ("--provider", "cuda", *options, *images),
             "auto": ("--provider", "auto", *options, *images),
             "cpu": ("--provider", "cpu", *images),
-            "doctor": ("--doctor", *options),
+            "doctor": options,
         }.items():
+            command = ("rnn-onnx", "doctor") if name == "doctor" else ("rnn-infer", "--model")
             found[situation, name] = subprocess.run(
-                [str(commands / "rnn-infer"), "--model", str(digits_model), *arguments],
+                [str(commands / command[0]), command[1], str(digits_model), *arguments],
                 capture_output=True,
                 text=True,
                 cwd=folder,

@@ -24,7 +24,7 @@ def test_defaults_learn_real_images_and_serve_what_they_learned(run: Run, tmp_pa
     assert trained.returncode == 0, trained.stderr
     exported = run("rnn-export", "model.pt", "model.onnx")
     assert exported.returncode == 0, exported.stderr
-    assert run("python -m rnn_train.write_images", *source, "images").returncode == 0
+    assert run("rnn-onnx", "write-images", *source, "images").returncode == 0
     served = run(
         "rnn-infer", "--provider", "cpu", "--recursive", "--labels-from-folders", "--output", "out.csv", "images"
     )

@@ -115,8 +115,8 @@ def test_options_reach_the_session(
     options = ("--tf32", "--gpu-memory-limit", "100", "--device-id", "1", "--cuda-graph")
 
     result = run_process(
-        "rnn-infer",
-        *("--model", digits_model, "--provider", "cuda", *options, "--self-check"),
+        "rnn-onnx",
+        *("check", digits_model, "--provider", "cuda", *options),
         env={**environment, "SESSIONS": str(tmp_path / "sessions")},
     )
 
@@ -133,7 +133,7 @@ def test_options_reach_the_session(
 
 
 def test_int8_is_refused_on_cuda_before_anything_else(run: Run, models: Path) -> None:
-    result = run("rnn-infer", "--model", models / "int8.onnx", "--provider", "cuda", "--self-check")
+    result = run("rnn-onnx", "check", models / "int8.onnx", "--provider", "cuda")
 
     assert (result.returncode, result.stdout) == (3, "")
     assert result.stderr == (
@@ -220,9 +220,9 @@ def test_auto_stays_on_cuda_where_a_graph_cannot_be_captured(
 def test_cuda_with_a_graph_that_cannot_be_captured_is_an_error_with_a_way_out(
     run_process: RunProcess, models: Path, environment: Mapping[str, str | None]
 ) -> None:
-    arguments = ("--model", models / "scan.onnx", "--provider", "cuda", "--cuda-graph", "--self-check")
+    arguments = (models / "scan.onnx", "--provider", "cuda", "--cuda-graph")
 
-    result = run_process("rnn-infer", *arguments, env=environment)
+    result = run_process("rnn-onnx", "check", *arguments, env=environment)
 
     assert (result.returncode, result.stdout, len(result.stderr.splitlines())) == (3, "", 1)
     assert "can't be captured in a CUDA graph: This session cannot use the graph capture feature" in result.stderr
@@ -255,9 +255,9 @@ def test_a_capture_that_fails_later_is_said_at_the_end(
 def test_a_first_capture_that_fails_is_an_error_only_for_cuda(
     run_process: RunProcess, digits_model: Path, environment: Mapping[str, str | None], provider: str
 ) -> None:
-    arguments = ("--model", digits_model, "--provider", provider, "--cuda-graph", "--self-check")
+    arguments = (digits_model, "--provider", provider, "--cuda-graph")
 
-    result = run_process("rnn-infer", *arguments, env={**environment, "CAPTURE_FAILS": "1"})
+    result = run_process("rnn-onnx", "check", *arguments, env={**environment, "CAPTURE_FAILS": "1"})
 
     assert len(result.stderr.splitlines()) == 1
     if provider == "cuda":
@@ -287,7 +287,7 @@ def test_a_provider_of_its_own_package_is_registered(
     )
     environment = {**modules_from(tmp_path), "LD_LIBRARY_PATH": str(stand_in_driver)}
 
-    result = run_process("rnn-infer", "--model", digits_model, "--provider", "cuda", "--self-check", env=environment)
+    result = run_process("rnn-onnx", "check", digits_model, "--provider", "cuda", env=environment)
 
     assert result.returncode == 3
     assert result.stdout == ("registered CUDAExecutionProvider onnxruntime_ep_cuda/libonnxruntime_providers_cuda.so\n")
@@ -299,9 +299,9 @@ def test_a_provider_of_its_own_package_is_registered(
 def test_the_comparison_lists_a_graph_that_fails_and_recommends_none(
     run_process: RunProcess, digits_model: Path, environment: Mapping[str, str | None]
 ) -> None:
-    arguments = ("--model", digits_model, "--benchmark", "--compare", "--batch-size", "8")
+    failing = {**environment, "CAPTURE_FAILS": "8"}
 
-    result = run_process("rnn-infer", *arguments, env={**environment, "CAPTURE_FAILS": "8"})
+    result = run_process("rnn-onnx", "compare", digits_model, "--batch-size", "8", env=failing)
 
     assert result.returncode == 0, result.stderr
     assert {row.split(",")[0] for row in result.stdout.splitlines()[1:]} == {"cpu", "cuda", "cuda tf32"}

@@ -74,7 +74,7 @@ def test_deployment_classifies_without_torch(
 def test_deployment_checks_the_model_against_pytorchs_logits(
     deployment: Path, tmp_path: Path, digits_model: Path
 ) -> None:
-    out = run(deployment / "rnn-infer", "--model", digits_model, "--self-check", cwd=tmp_path)
+    out = run(deployment / "rnn-onnx", "check", digits_model, cwd=tmp_path)
 
     assert "11 golden samples agree with PyTorch" in out
 

@@ -96,5 +96,5 @@ def test_issue_form_asks_for_the_doctors_output() -> None:
     form = load(ROOT / ".github" / "ISSUE_TEMPLATE" / "bug.yml")
     fields = {field["id"]: field for field in form["body"] if "id" in field}
 
-    assert fields["doctor"]["attributes"]["label"] == "Output of rnn-infer --doctor"
+    assert fields["doctor"]["attributes"]["label"] == "Output of rnn-onnx doctor"
     assert fields["doctor"]["validations"]["required"]

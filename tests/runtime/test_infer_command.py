@@ -508,14 +508,6 @@ def test_output_through_a_link_is_written_where_it_leads(run: Run, folder: Path)
     assert (folder / "target.csv").read_text().startswith("path,label,probability,error\n")
 
 
-def test_output_without_images_is_refused_instead_of_ignored(run: Run, folder: Path) -> None:
-    result = run("rnn-infer", "--provider", "cpu", "--benchmark", "--output", "out.csv")
-
-    assert result.returncode == 2
-    assert "--output is for classifying images" in result.stderr
-    assert not (folder / "out.csv").exists()
-
-
 @pytest.mark.parametrize(("closed", "lines"), [(">&-", 0), ("2>&-", 31), (">&- 2>&-", 0), ("<&-", 31)])
 def test_closed_streams_are_no_obstacle(folder: Path, closed: str, lines: int) -> None:
     result = subprocess.run(

@@ -21,8 +21,7 @@ COMMANDS = {
     "rnn-export": "rnn_export.cli",
     "rnn-infer": "rnn_runtime.cli",
     "rnn-serve": "rnn_runtime.serve.cli",
-    "python -m rnn_train.write_images": "rnn_train.write_images",
-    "python -m rnn_runtime.ray": "rnn_runtime.ray.cli",
+    "rnn-onnx": "rnn_runtime.toolbox",
 }
 
 # For processes whose files may not grow: coverage would write one at their end, and complain. And for those that get

@@ -379,7 +379,7 @@ def test_images_written_to_a_folder_do_not_mix_with_others(run: Run, tmp_path: P
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "other.png").touch()
 
-    result = run("python -m rnn_train.write_images", "--data", "data", "images")
+    result = run("rnn-onnx", "write-images", "--data", "data", "images")
 
     assert result.returncode == 2
     assert "isn't empty" in result.stderr

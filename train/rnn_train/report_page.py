@@ -206,7 +206,7 @@ def _commands(output: Path, split: SplitResults | None, source: DataSource) -> l
     images = _shell_quote(folder or "images/")
     lines = [
         ("Export to ONNX, and compare with PyTorch", f"rnn-export {checkpoint} {model}"),
-        ("Check the model on the machine that will run it", f"rnn-infer --model {model} --self-check"),
+        ("Check the model on the machine that will run it", f"rnn-onnx check {model}"),
         ("Classify images", f"rnn-infer --model {model} --recursive --format table {images}"),
     ]
     if (

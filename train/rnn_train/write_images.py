@@ -1,10 +1,11 @@
-"""`python -m rnn_train.write_images`: a data set's images as PNG files, in a folder a class."""
+"""`rnn-onnx write-images`: a data set's images as PNG files, in a folder per class."""
 
 from pathlib import Path
 from typing import Any
 
 import click
 
+import rnn_runtime
 from rnn_runtime.command.command import Command
 from rnn_runtime.command.options import option_group
 from rnn_runtime.errors import DataError
@@ -20,8 +21,12 @@ _data = option_group("Data")
 @_data("--part", type=click.Choice(["train", "test"]), default="test", help="Which images to write.")
 @_data("--limit", type=click.IntRange(1), default_text="all", help="Write only this many images, the first ones.")
 @click.argument("output", type=click.Path(file_okay=False, path_type=Path))
+@click.version_option(rnn_runtime.__version__, prog_name="rnn-onnx")
 def main(dataset: Any, data: str | None, data_root: str, part: str, limit: int | None, output: Path) -> None:
-    """Write images into OUTPUT/<class>/<number>.png, for rnn-infer --labels-from-folders."""
+    """Write a data set's images as PNG files.
+
+    They are named OUTPUT/<class>/<number>.png, as rnn-infer --labels-from-folders takes them.
+    """
     from rnn_train.data import DataSource, load_data, write_image_folder
 
     if output.is_dir() and any(output.iterdir()):
@@ -32,7 +37,3 @@ def main(dataset: Any, data: str | None, data_root: str, part: str, limit: int |
         raise DataError(f"{data}: no {part} split in this data")
     write_image_folder(output, images.images[:limit], images.labels[:limit], loaded.class_names)
     click.echo(f"Wrote {len(images.labels[:limit]):,} images of {len(loaded.class_names)} classes to {output}")
-
-
-if __name__ == "__main__":
-    main()

@@ -37,6 +37,7 @@ from rnn_runtime.text import one_line
 # A Python argument in the text of an error: `resume=True`, `provider="cpu"`, `resume('model.pt')`, `image_size`.
 _ARGUMENT = re.compile(r"`(?P<name>\w+)(?:=(?P<value>[^`]*)|\((?P<call>[^`]*)\))?`")
 
+_LONGEST_SUMMARY = 60  # characters
 _WIDEST_NAMES = 28  # columns of the help; the text of wider ones begins on the next line
 
 
@@ -89,10 +90,12 @@ class Command(click.Command):
             prepare_streams()
             return super().main(*arguments, **options)
 
-    def make_context(self, info_name: str | None, *arguments: Any, **options: Any) -> click.Context:
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
         """Parse the command line."""
-        with self._errors_in_one_line(info_name):
-            return super().make_context(info_name, *arguments, **options)
+        with self._errors_in_one_line(f"{parent.command_path} {info_name}" if parent else info_name):
+            return super().make_context(info_name, args, parent, **extra)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the command line."""
@@ -114,12 +117,13 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Check the options, import the modules, and call the function."""
-        with self._errors_in_one_line(ctx.info_name):
+        with self._errors_in_one_line(ctx.command_path):
             if self._check:
                 self._check(ctx)
             require_packages(self._requires)
             self._import()
-            raise_at_signals()
+            if not isinstance(self, Group):  # a command of a group has modules to import yet
+                raise_at_signals()
             result = super().invoke(ctx)
             sys.stdout.flush()
             return result
@@ -134,7 +138,7 @@ class Command(click.Command):
                 import_module(module)
 
     @contextmanager
-    def _errors_in_one_line(self, info_name: str | None) -> Iterator[None]:
+    def _errors_in_one_line(self, name: str | None) -> Iterator[None]:
         try:
             yield
         except (click.exceptions.Exit, click.Abort):
@@ -143,7 +147,7 @@ class Command(click.Command):
             leave_stdout()
             raise click.exceptions.Exit(0) from None
         except (click.UsageError, RnnOnnxError, KeyboardInterrupt, OSError, MemoryError, RuntimeError) as error:
-            failure = self._failure(error, info_name)
+            failure = self._failure(error, name)
             if failure is None:
                 raise
             if os.environ.get("RNN_DEBUG") == "1":
@@ -152,15 +156,15 @@ class Command(click.Command):
                 raise click.exceptions.Exit(failure.exit_code) from None
             raise failure from None
 
-    def _failure(self, error: BaseException, info_name: str | None) -> "_Failure | None":
+    def _failure(self, error: BaseException, name: str | None) -> "_Failure | None":
         """The message for an error; None if the error is a bug."""
         match error:
             case click.NoSuchOption() if error.option_name in self._other_names:
                 here = self._other_names[error.option_name]
-                return _Failure(f"No such option: {error.option_name}. Use {here}; all options: {info_name} --help", 2)
+                return _Failure(f"No such option: {error.option_name}. Use {here}; all options: {name} --help", 2)
             case click.UsageError():
                 text = error.format_message().rstrip(".")
-                more = f"all options: {info_name} --help"
+                more = f"all {'commands' if isinstance(self, Group) else 'options'}: {name} --help"
                 return _Failure(f"{text} {more.capitalize()}" if text.endswith("?") else f"{text}; {more}", 2)
             case RnnOnnxError():
                 return _Failure(self.in_options(error.worded(self._option)), error.exit_code)
@@ -209,6 +213,42 @@ class Command(click.Command):
             return name if value in (None, "True", "") else f"{name} {_plain(value)}"
 
         return _ARGUMENT.sub(replace, text)
+
+
+class Group(Command, click.Group):
+    """A group of commands, in the order in which they are defined.
+
+    Args:
+        arguments: Passed to `click.Group`.
+        elsewhere: Commands of other packages by name: the module, whose `main` it is, and what the help says about it.
+            The module is imported when the command is used.
+        options: Passed to `click.Group`.
+    """
+
+    def __init__(self, *arguments: Any, elsewhere: Mapping[str, tuple[str, str]] | None = None, **options: Any) -> None:
+        super().__init__(*arguments, no_args_is_help=False, subcommand_metavar="COMMAND ...", **options)
+        self._elsewhere = elsewhere or {}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
+        """The names of all commands."""
+        return [*self.commands, *self._elsewhere]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of a name; None if there is none."""
+        if cmd_name in self._elsewhere:
+            return import_module(self._elsewhere[cmd_name][0]).main  # type: ignore[no-any-return]
+        return super().get_command(ctx, cmd_name)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands, then the options."""
+        self.format_commands(ctx, formatter)
+        super().format_options(ctx, formatter)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  # click's signature
+        """List the commands, without importing those of other packages."""
+        rows = [(name, command.get_short_help_str(_LONGEST_SUMMARY)) for name, command in self.commands.items()]
+        with formatter.section("Commands"):
+            formatter.write_dl([*rows, *((name, summary) for name, (_, summary) in self._elsewhere.items())])
 
 
 def as_options(text: str) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from rnn_runtime.command.options import Rule, option_group
+from rnn_runtime.files.kinds import CHECKPOINT_SUFFIXES, MODEL_SUFFIXES
 
 _input, _model, _output, _cuda = map(option_group, ("Input", "Model and provider", "Output", "CUDA"))
 
@@ -44,6 +45,12 @@ checkpoint_column = _output(
     "--checkpoint-column", is_flag=True, help="Repeat the SHA-256 of the model's checkpoint in every row."
 )
 
+device_id = _cuda(
+    "--device-id",
+    type=click.IntRange(0, 2**31 - 1),
+    default=0,
+    help="Number of the GPU, as rnn-onnx doctor lists them.",
+)
 gpu_memory_limit = _cuda(
     "--gpu-memory-limit",
     type=click.IntRange(1, 2**43 - 1),
@@ -61,4 +68,21 @@ NOT_ON_THE_CPU = Rule(
     ("device_id", "gpu_memory_limit", "tf32", "cuda_graph"),
     lambda given: given["provider"] != "cpu",
     "does nothing on the CPU. Leave it out, or choose --provider cuda or auto",
+)
+A_FILE_FOR_RESULTS = (
+    Rule(
+        ("output",),
+        lambda given: str(given["output"]) != "-",
+        "takes a file name. For standard output, leave it out",
+    ),
+    Rule(
+        ("output",),
+        lambda given: given.get("shard") is not None or isinstance(given["output"], Path),
+        "is in object storage, which only gets the parts of --shard. Choose a file on a disk",
+    ),
+    Rule(
+        ("output",),
+        lambda given: Path(given["output"]).suffix not in (*CHECKPOINT_SUFFIXES, *MODEL_SUFFIXES),
+        "is named like a checkpoint or model. Choose a name for results, such as results.csv",
+    ),
 )

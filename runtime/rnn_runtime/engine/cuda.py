@@ -26,7 +26,7 @@ class CudaOptions(PlainFields):
     """How a model runs on CUDA (onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider).
 
     Args:
-        device_id: Number of the GPU, as CUDA counts them. `rnn-infer --doctor` lists them.
+        device_id: Number of the GPU, as CUDA counts them. `rnn-onnx doctor` lists them.
         memory_limit: Bytes for weights and intermediate results in onnxruntime's arena; None for no limit. CUDA itself,
             and the input and output of a batch, need memory besides.
         tf32: Round the factors of float32 products to 10 bits of mantissa: faster, but further from PyTorch's logits.

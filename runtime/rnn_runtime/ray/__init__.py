@@ -1,4 +1,4 @@
-"""Classification on a Ray cluster: `python -m rnn_runtime.ray`, and `classify_on_ray`. It needs the extra `ray`."""
+"""Classification on a Ray cluster: `rnn-onnx ray`, and `classify_on_ray`. It needs the extra `ray`."""
 
 from typing import TYPE_CHECKING
 

@@ -116,7 +116,7 @@ def _find_parts(folder: PartFolder) -> list[Part]:
         named = ", ".join(map(str, missing[:_MOST_NAMED])) + (" ..." if len(missing) > _MOST_NAMED else "")
         raise InputError(
             f"{folder}: {len(missing):,} of {counts[0]:,} shards missing: {named}. Run them again, such as "
-            f"`shard={missing[0]}/{counts[0]}`"
+            f"rnn-infer --shard {missing[0]}/{counts[0]}"
         )
     return parts
 

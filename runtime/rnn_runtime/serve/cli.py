@@ -15,7 +15,7 @@ from rnn_runtime.errors import InputError
 if TYPE_CHECKING:
     from rnn_runtime.engine.session import Provider
 
-_model, _service, _limits, _cuda = map(option_group, ("Model and provider", "Service", "Limits", "CUDA"))
+_service, _limits = map(option_group, ("Service", "Limits"))
 _OTHER_NAMES = {
     "--bind": "--host and --port",
     "--workers": "--threads; for more processes, start more services",
@@ -56,7 +56,7 @@ _MOST_TOKEN_BYTES = 4096
 @_limits("-b", "--batch-size", type=click.IntRange(1, 1 << 16), default=256, help="Images per batch and per request.")
 @_limits("--queue", type=click.IntRange(1, 1 << 16), default=256, help="Requests under way; more get status 503.")
 @_limits("--max-body", type=click.IntRange(1, 1 << 16), default=16, metavar="MIB", help="Size of a request's body.")
-@_cuda("--device-id", type=click.IntRange(0, 2**31 - 1), default=0, help="Number of the GPU, as in rnn-infer --doctor.")
+@shared_options.device_id
 @shared_options.gpu_memory_limit
 @shared_options.tf32
 @shared_options.cuda_graph

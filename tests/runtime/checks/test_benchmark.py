@@ -33,7 +33,7 @@ def test_nothing_to_time_is_an_input_error(digits_model: Path, options: dict[str
 
 
 def test_a_batch_that_is_too_large_is_one_line(run: Run, digits_model: Path) -> None:
-    result = run("rnn-infer", "--model", digits_model, "--benchmark", "--batch-size", "16777216")
+    result = run("rnn-onnx", "benchmark", digits_model, "--batch-size", "16777216")
 
     assert (result.returncode, result.stdout, len(result.stderr.splitlines())) == (2, "", 1)
     assert "at most 8,388,608 fit into 512 MiB. Choose a smaller batch size" in result.stderr
@@ -52,7 +52,7 @@ def test_slow_runs_are_made_three_times(digits_model: Path) -> None:
 
 @pytest.mark.slow
 def test_command_prints_a_row_a_batch_size(run: Run, digits_model: Path) -> None:
-    result = run("rnn-infer", "--model", digits_model, "--provider", "cpu", "--benchmark")
+    result = run("rnn-onnx", "benchmark", digits_model, "--provider", "cpu")
 
     rows = csv_rows(result.stdout)
     assert [row["batch_size"] for row in rows] == ["1", "8", "32", "64", "256", "1024"]
@@ -60,9 +60,9 @@ def test_command_prints_a_row_a_batch_size(run: Run, digits_model: Path) -> None
 
 
 def test_command_times_the_batch_size_that_was_asked_for(run: Run, digits_model: Path) -> None:
-    options = ("--provider", "cpu", "--benchmark", "--batch-size", "5", "--format", "jsonl")
+    options = ("--provider", "cpu", "--batch-size", "5", "--format", "jsonl")
 
-    result = run("rnn-infer", "--model", digits_model, *options)
+    result = run("rnn-onnx", "benchmark", digits_model, *options)
 
     assert [json.loads(line)["batch_size"] for line in result.stdout.splitlines()] == [5]
 

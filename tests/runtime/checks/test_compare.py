@@ -26,8 +26,8 @@ from rnn_runtime.checks.comparison import (
     write_timings,
 )
 from rnn_runtime.cli import main
-from rnn_runtime.command.recommendation import command_line
 from rnn_runtime.errors import InputError, ProviderError
+from rnn_runtime.toolbox import command_line
 from tests.support.commands import Run
 from tests.support.results import csv_rows
 
@@ -271,7 +271,7 @@ def test_cuda_wins_at_all_sizes_from_there_on_and_not_at_the_one_before(
 def test_the_command_line_is_one_that_the_command_takes() -> None:
     (variant,) = with_options(CudaOptions(device_id=1, memory_limit=1 << 30), [GRAPH])
 
-    line = command_line("my models/a.onnx", variant.provider, 4096, cuda=variant.cuda, threads=3)
+    line = command_line(Path("my models/a.onnx"), variant.provider, 4096, variant.cuda, 3)
 
     assert line == (
         "rnn-infer --model 'my models/a.onnx' --provider cuda --batch-size 4096 --threads 3 --device-id 1 "
@@ -300,7 +300,7 @@ def test_timings_are_written_as_csv_json_lines_and_a_table_of_80_columns() -> No
 
 
 def test_the_command_compares_and_names_the_line_to_use(run: Run, digits_model: Path) -> None:
-    result = run("rnn-infer", "--model", digits_model, "--benchmark", "--compare", "--batch-size", "5")
+    result = run("rnn-onnx", "compare", digits_model, "--batch-size", "5")
 
     assert result.returncode == 0, result.stderr
     assert {row["batch_size"] for row in csv_rows(result.stdout)} == {"5"}
@@ -311,23 +311,7 @@ def test_the_command_compares_and_names_the_line_to_use(run: Run, digits_model: 
 
 
 def test_a_batch_that_is_too_large_is_one_line(run: Run, digits_model: Path) -> None:
-    result = run("rnn-infer", "--model", digits_model, "--benchmark", "--compare", "--batch-size", "16777216")
+    result = run("rnn-onnx", "compare", digits_model, "--batch-size", "16777216")
 
     assert (result.returncode, result.stdout, len(result.stderr.splitlines())) == (2, "", 1)
     assert "a batch of 16,777,216 images is too large to time" in result.stderr
-
-
-@pytest.mark.parametrize(
-    ("options", "problem"),
-    [
-        (("--compare",), "--compare compares timings. Add --benchmark"),
-        (("--benchmark", "--compare", "--tf32"), "--tf32 has no use with --compare, which tries all variants"),
-        (("--benchmark", "--compare", "--provider", "cpu"), "--provider has no use with --compare"),
-        (("--benchmark", "--compare", "a.png"), "--compare classifies no images. Leave out one of the two"),
-    ],
-)
-def test_options_that_do_not_go_together_are_refused(run: Run, options: tuple[str, ...], problem: str) -> None:
-    result = run("rnn-infer", *options)
-
-    assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
-    assert problem in result.stderr

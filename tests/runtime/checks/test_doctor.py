@@ -1,4 +1,4 @@
-"""`rnn-infer --doctor`: what a bug report needs, and the next thing to do."""
+"""`rnn-onnx doctor`: what a bug report needs, and the next thing to do."""
 
 import hashlib
 import os
@@ -22,7 +22,7 @@ def facts_of(text: str) -> dict[str, str]:
 
 @cpu_build
 def test_cuda_that_cannot_start_is_what_to_mend_if_asked_for(run: Run) -> None:
-    result = run("rnn-infer", "--doctor", "--provider", "cuda")
+    result = run("rnn-onnx", "doctor", "--provider", "cuda")
 
     assert result.returncode == 3
     assert result.stdout.splitlines()[-1] == (
@@ -32,7 +32,7 @@ def test_cuda_that_cannot_start_is_what_to_mend_if_asked_for(run: Run) -> None:
 
 @cpu_build
 def test_doctor_tells_versions_providers_and_the_model(run: Run, digits_model: Path, digits_checkpoint: Path) -> None:
-    result = run("rnn-infer", "--doctor", "--model", digits_model)
+    result = run("rnn-onnx", "doctor", digits_model)
 
     facts = facts_of(result.stdout)
     assert result.returncode == 0
@@ -50,7 +50,7 @@ def test_doctor_tells_versions_providers_and_the_model(run: Run, digits_model: P
 
 @pytest.mark.skipif(os.path.exists("/dev/nvidiactl"), reason="there is a driver")
 def test_machine_without_a_driver_has_nothing_to_repair(run: Run, digits_model: Path) -> None:
-    result = run("rnn-infer", "--doctor", "--model", digits_model)
+    result = run("rnn-onnx", "doctor", digits_model)
 
     assert facts_of(result.stdout)["NVIDIA driver"] == "not found (libcuda.so.1)"
     assert result.stdout.splitlines()[-1] == "Next: nothing to repair"
@@ -62,7 +62,7 @@ def test_with_a_driver_doctor_says_how_to_get_cuda(
 ) -> None:
     environment = {"LD_LIBRARY_PATH": str(stand_in_driver)}
 
-    result = run_process("rnn-infer", "--doctor", "--model", digits_model, env=environment)
+    result = run_process("rnn-onnx", "doctor", digits_model, env=environment)
 
     facts = facts_of(result.stdout)
     assert facts["NVIDIA driver"] == "supports CUDA up to 99.0"
@@ -74,7 +74,7 @@ def test_with_a_driver_doctor_says_how_to_get_cuda(
 
 @cpu_build
 def test_missing_model_is_the_next_thing_to_do(run: Run) -> None:
-    result = run("rnn-infer", "--doctor")
+    result = run("rnn-onnx", "doctor")
 
     assert result.returncode == 0
     assert facts_of(result.stdout)["model"].startswith("model.onnx: no such file or directory")
@@ -85,7 +85,7 @@ def test_missing_model_is_the_next_thing_to_do(run: Run) -> None:
 def test_damaged_model_is_told_and_providers_start_without_it(run: Run, tmp_path: Path, digits_model: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(digits_model.read_bytes()[:1000])
 
-    result = run("rnn-infer", "--doctor")
+    result = run("rnn-onnx", "doctor")
 
     assert result.returncode == 0
     assert result.stderr == ""
@@ -110,7 +110,7 @@ def test_an_unusable_onnxruntime_is_the_next_thing_to_repair(
 ) -> None:
     (tmp_path / "onnxruntime.py").write_text(module)
 
-    result = run_process("rnn-infer", "--doctor", "--model", digits_model, env=modules_from(tmp_path))
+    result = run_process("rnn-onnx", "doctor", digits_model, env=modules_from(tmp_path))
 
     assert result.returncode == 3
     assert result.stderr == ""
@@ -120,17 +120,8 @@ def test_an_unusable_onnxruntime_is_the_next_thing_to_repair(
 
 @cpu_build
 def test_a_wanted_provider_that_cannot_start_gives_exit_code_3(run: Run, digits_model: Path) -> None:
-    assert run("rnn-infer", "--doctor", "--model", digits_model, "--provider", "cpu").returncode == 0
-    assert run("rnn-infer", "--doctor", "--model", digits_model, "--provider", "cuda").returncode == 3
-
-
-@pytest.mark.parametrize("arguments", [("a.png",), ("--self-check",), ("--benchmark",)])
-def test_doctor_is_refused_beside_other_work(run: Run, digits_model: Path, arguments: tuple[str, ...]) -> None:
-    result = run("rnn-infer", "--doctor", "--model", digits_model, *arguments)
-
-    assert result.returncode == 2
-    assert result.stdout == ""
-    assert "--doctor classifies no images and measures nothing" in result.stderr
+    assert run("rnn-onnx", "doctor", digits_model, "--provider", "cpu").returncode == 0
+    assert run("rnn-onnx", "doctor", digits_model, "--provider", "cuda").returncode == 3
 
 
 def test_torch_is_asked_for_its_version_and_not_imported(run_process: RunProcess) -> None:

@@ -29,14 +29,14 @@ def test_tampered_weight_is_found_out(run: Run, tmp_path: Path, digits_model: Pa
 
     with pytest.raises(ParityError, match=r"differ from PyTorch's by up to 1\.0"):
         self_check(Classifier(tmp_path / "model.onnx", provider="cpu"))
-    result = run("rnn-infer", "--provider", "cpu", "--self-check")
+    result = run("rnn-onnx", "check", "--provider", "cpu")
     assert result.returncode == 1
     assert result.stdout == ""
     assert len(result.stderr.splitlines()) == 1
 
 
 def test_command_reports_agreement(run: Run, digits_model: Path) -> None:
-    result = run("rnn-infer", "--model", digits_model, "--provider", "cpu", "--self-check")
+    result = run("rnn-onnx", "check", digits_model, "--provider", "cpu")
 
     assert result.returncode == 0, result.stderr
     assert "on cpu, 11 golden samples agree with PyTorch: largest difference of logits" in result.stdout
@@ -44,9 +44,7 @@ def test_command_reports_agreement(run: Run, digits_model: Path) -> None:
 
 
 def test_tolerances_of_the_command_count(run: Run, digits_model: Path) -> None:
-    result = run(
-        "rnn-infer", "--model", digits_model, "--provider", "cpu", "--self-check", "--atol", "0", "--rtol", "0"
-    )
+    result = run("rnn-onnx", "check", digits_model, "--provider", "cpu", "--atol", "0", "--rtol", "0")
 
     assert result.returncode == 1
     assert "--atol 0 and --rtol 0" in result.stderr

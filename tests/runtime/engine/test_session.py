@@ -182,7 +182,7 @@ CUDA_ARGUMENTS = [("--device-id", "0"), ("--gpu-memory-limit", "512"), ("--tf32"
 def test_cuda_arguments_with_the_cpu_provider_are_refused(
     run: Run, digits_model: Path, arguments: tuple[str, ...]
 ) -> None:
-    result = run("rnn-infer", "--model", digits_model, "--provider", "cpu", *arguments, "--self-check")
+    result = run("rnn-onnx", "check", digits_model, "--provider", "cpu", *arguments)
 
     assert result.returncode == 2
     assert result.stdout == ""
@@ -194,7 +194,7 @@ def test_cuda_arguments_with_the_cpu_provider_are_refused(
 def test_cuda_arguments_with_auto_wait_for_a_gpu(run: Run, digits_model: Path) -> None:
     arguments = ("--device-id", "1", "--gpu-memory-limit", "512", "--tf32", "--cuda-graph")
 
-    result = run("rnn-infer", "--model", digits_model, *arguments, "--self-check")
+    result = run("rnn-onnx", "check", digits_model, *arguments)
 
     assert result.returncode == 0
     assert result.stderr.startswith("Running on the CPU: the installed onnxruntime is built for the CPU only. Replace")
@@ -203,6 +203,6 @@ def test_cuda_arguments_with_auto_wait_for_a_gpu(run: Run, digits_model: Path) -
 def test_defaults_of_the_cuda_arguments_are_in_the_help(run: Run) -> None:
     text = " ".join(run("rnn-infer", "--help").stdout.split())
 
-    assert "Number of the GPU, as in --doctor. [default: 0]" in text
+    assert "Number of the GPU, as rnn-onnx doctor lists them. [default: 0]" in text
     assert "[default: no limit]" in text
     assert "less like PyTorch. [default: off]" in text

@@ -155,7 +155,7 @@ def test_shards_of_a_folder_in_storage(run: Run, classifier: Classifier) -> None
             "rnn-infer", "--model", classifier.path, "-r", "--shard", f"{number}/3", "-o", "parts", "s3://images/digits"
         )
 
-    merged = run("rnn-infer", "--merge", "parts", "-o", "merged.csv")
+    merged = run("rnn-onnx", "merge", "parts", "-o", "merged.csv")
 
     assert merged.returncode == 0, merged.stderr
 
@@ -184,7 +184,7 @@ def test_a_storage_that_refuses_is_named(storage: Proxy, classifier: Classifier)
 def test_actors_of_ray_read_from_storage(
     tmp_path: Path, storage: Proxy, digits_model: Path, run_process: RunProcess, run: Run
 ) -> None:
-    line = ("python -m rnn_runtime.ray", "-m", digits_model, "-p", "cpu", "-o", "parts", "--shards", 3, "-r")
+    line = ("rnn-onnx", "ray", "-m", digits_model, "-p", "cpu", "-o", "parts", "--shards", 3, "-r")
     failed = 0
 
     def fail_once_in_three(request: Request) -> bool:
@@ -202,6 +202,6 @@ def test_actors_of_ray_read_from_storage(
     storage.interfere = lambda _: False
     single = run("rnn-infer", "-m", digits_model, "-p", "cpu", "-o", "single.csv", "-r", f"s3://{BUCKET}/digits")
     assert single.returncode == 0
-    assert run("rnn-infer", "--merge", "parts", "-o", "merged.csv").returncode == 0
+    assert run("rnn-onnx", "merge", "parts", "-o", "merged.csv").returncode == 0
     expected, merged = (csv_rows((tmp_path / name).read_text()) for name in ("single.csv", "merged.csv"))
     assert_same_results(merged, expected)

@@ -14,13 +14,13 @@ import pytest
 
 from rnn_runtime.errors import MissingPackageError, ProcessLostError, SettingsError
 from rnn_runtime.ray import classify_on_ray
-from tests.support.commands import Run, RunProcess, modules_from
+from tests.support.commands import Run, RunProcess, installed, modules_from
 from tests.support.processes import descendants, started_with_children, wait_until
 from tests.support.tampered_models import change_metadata
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]  # one cluster at a time
 
-RAY = "python -m rnn_runtime.ray"
+RAY = ("rnn-onnx", "ray")
 ROOT = Path(__file__).parents[3]
 _LONGEST = 180  # seconds that a test waits
 
@@ -43,7 +43,7 @@ def started(
     folder: Path, *arguments: object, **variables: str
 ) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
     """The command as a process, with its cluster; all are killed at the end of the block."""
-    line = [sys.executable, "-m", "rnn_runtime.ray", "-o", "parts", "-b", "16", *map(str, arguments), "images"]
+    line = [installed("rnn-onnx"), "ray", "-o", "parts", "-b", "16", *map(str, arguments), "images"]
     return started_with_children(line, folder, variables)
 
 
@@ -67,13 +67,13 @@ def actors_of(pids: list[int]) -> list[int]:
 
 def assert_complete(folder: Path, run: Run) -> None:
     """Assert that the parts are, byte for byte, what one process writes."""
-    merged = run("rnn-infer", "--merge", "parts", "-o", "merged.csv")
+    merged = run("rnn-onnx", "merge", "parts", "-o", "merged.csv")
     assert merged.returncode == 0, merged.stderr
     assert (folder / "merged.csv").read_bytes() == (folder / "single.csv").read_bytes()
 
 
 def test_parts_are_those_of_one_process_and_are_kept(folder: Path, run: Run, run_process: RunProcess) -> None:
-    line = (RAY, "-o", "parts", "-b", 16, "--shards", 4, "--actors", 2, "--threads", 1, "images")
+    line = (*RAY, "-o", "parts", "-b", 16, "--shards", 4, "--actors", 2, "--threads", 1, "images")
 
     first = run_process(*line)
 
@@ -103,7 +103,7 @@ def test_from_python_it_takes_three_lines(folder: Path, run_process: RunProcess,
 
     assert result.stdout == "3,001 images, 1 unreadable, 1 part\n", result.stderr
     assert result.returncode == 0
-    merged = run("rnn-infer", "--merge", "parts", "-o", "merged.jsonl")
+    merged = run("rnn-onnx", "merge", "parts", "-o", "merged.jsonl")
     assert merged.stderr == "3,001 images, 1 unreadable, from 1 part\n"
 
 
@@ -196,7 +196,7 @@ def test_mistakes_are_one_line(
     if "cuda" in arguments and shutil.which("nvidia-smi"):
         arguments, code, error = ("--actors", 1000, "-p", "cuda"), 2, "--actors 1000, and the Ray cluster has"
 
-    result = run_process(RAY, "-o", "parts", *arguments, "images")
+    result = run_process(*RAY, "-o", "parts", *arguments, "images")
 
     assert result.returncode == code
     assert result.stderr.startswith(f"Error: {error}")
@@ -241,7 +241,7 @@ def test_a_cluster_that_is_not_there_is_named_soon(folder: Path, run_process: Ru
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     for name in (address, f"ray://{address}"):
-        line = ("python -m rnn_runtime.ray", "-m", folder / "model.onnx", "-o", "parts", "-r", "images")
+        line = ("rnn-onnx", "ray", "-m", folder / "model.onnx", "-o", "parts", "-r", "images")
         result = run_process(*line, env={"RAY_ADDRESS": name})
 
         assert result.returncode == ProcessLostError.exit_code

@@ -44,7 +44,7 @@ def test_parts_are_those_on_a_disk(folder: Path, run: Run, style: str) -> None:
     said = [write_part(run, number, "--format", style) for number in (1, 2, 3)]
     for number in (1, 2, 3):
         run("rnn-infer", "-p", "cpu", "--shard", f"{number}/3", "-o", "parts", "-f", style, "images")
-    merged = run("rnn-infer", "--merge", PARTS, "--output", f"merged.{style}")
+    merged = run("rnn-onnx", "merge", PARTS, "--output", f"merged.{style}")
 
     assert merged.stderr == "41 images, 1 unreadable, from 3 parts\n"
     on_disk = {f"digits/{path.name}": path.read_bytes() for path in (folder / "parts").iterdir()}
@@ -79,15 +79,15 @@ def test_what_is_missing_is_named(folder: Path, run: Run) -> None:
     write_part(run, 1)
     write_part(run, 3)
 
-    result = run("rnn-infer", "--merge", PARTS, "--output", "merged.csv")
+    result = run("rnn-onnx", "merge", PARTS, "--output", "merged.csv")
 
     assert result.returncode == 2
-    assert result.stderr == f"Error: {PARTS}: 1 of 3 shards missing: 2. Run them again, such as --shard 2/3\n"
+    assert result.stderr == f"Error: {PARTS}: 1 of 3 shards missing: 2. Run them again, such as rnn-infer --shard 2/3\n"
     assert not (folder / "merged.csv").exists()
 
 
 def test_a_folder_that_is_not_there_is_named(run: Run) -> None:
-    result = run("rnn-infer", "--merge", "s3://results/nowhere", "--output", "merged.csv")
+    result = run("rnn-onnx", "merge", "s3://results/nowhere", "--output", "merged.csv")
 
     assert result.returncode == 2
     assert result.stderr.startswith("Error: s3://results/nowhere: can't list this folder: ")
@@ -99,7 +99,7 @@ def test_a_damaged_part_is_named_as_it_is_in_the_storage(folder: Path, run: Run)
     write_part(run, 3)
     put("results", name, b"path,label\na\n")
 
-    result = run("rnn-infer", "--merge", PARTS, "--output", "merged.csv")
+    result = run("rnn-onnx", "merge", PARTS, "--output", "merged.csv")
 
     assert result.returncode == 2
     assert result.stderr.startswith(f"Error: s3://results/{name}: damaged: ")
@@ -173,10 +173,10 @@ def test_only_parts_are_written_there(run: Run) -> None:
 @pytest.mark.slow
 @pytest.mark.xdist_group("ray")
 def test_ray_writes_parts_there(folder: Path, run: Run, run_process: RunProcess) -> None:
-    line = ("python -m rnn_runtime.ray", "-m", "model.onnx", "-p", "cpu", "--shards", 3, "--output", PARTS, "images")
+    line = ("rnn-onnx", "ray", "-m", "model.onnx", "-p", "cpu", "--shards", 3, "--output", PARTS, "images")
     first = run_process(*line)
     again = run_process(*line)
-    merged = run("rnn-infer", "--merge", PARTS, "--output", "merged.csv")
+    merged = run("rnn-onnx", "merge", PARTS, "--output", "merged.csv")
 
     assert first.stderr == "41 images, 1 unreadable, 3 parts\n"
     assert again.stderr == "0 images, 3 parts (3 from before)\n"

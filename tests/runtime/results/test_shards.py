@@ -148,8 +148,8 @@ def test_the_command_merges_to_a_file_and_to_standard_output(folder: Path, run: 
     for number in (1, 2):
         assert run("rnn-infer", "--shard", f"{number}/2", "-o", "parts", "images").returncode in (0, 1)
 
-    result = run("rnn-infer", "--merge", "parts", "-o", "merged.csv")
-    printed = run("rnn-infer", "--merge", "parts", "--quiet")
+    result = run("rnn-onnx", "merge", "parts", "-o", "merged.csv")
+    printed = run("rnn-onnx", "merge", "parts", "--quiet")
 
     assert (result.returncode, result.stdout) == (0, "")
     assert result.stderr == "46 images, 1 unreadable, from 2 parts\n"
@@ -162,7 +162,7 @@ def test_names_on_standard_input_and_images_in_class_folders(folder: Path, run: 
         arguments = ("--shard", f"{number}/2", "-o", "parts", "--copy-to", "images/sorted", "-r", "-0", "-", "images")
         run("rnn-infer", *arguments, input=names)
 
-    result = run("rnn-infer", "--merge", "parts", "-o", "merged.csv")
+    result = run("rnn-onnx", "merge", "parts", "-o", "merged.csv")
 
     assert result.returncode == 0, result.stderr
     assert len(csv_rows((folder / "merged.csv").read_bytes().decode())) == 92  # under both names, and no copies
@@ -184,11 +184,11 @@ def test_missing_parts_are_named(folder: Path, run: Run) -> None:
     for part in sorted((folder / "parts").iterdir())[2:20]:
         part.unlink()
 
-    result = run("rnn-infer", "--merge", "parts", "-o", "merged.csv")
+    result = run("rnn-onnx", "merge", "parts", "-o", "merged.csv")
 
     assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
     assert "parts: 18 of 30 shards missing: 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 ..." in result.stderr
-    assert "such as --shard 3/30" in result.stderr
+    assert "such as rnn-infer --shard 3/30" in result.stderr
     assert not (folder / "merged.csv").exists()
 
 
@@ -258,16 +258,16 @@ def test_a_row_that_is_missing_twice_or_elsewhere_is_noticed(folder: Path) -> No
         (("--shard", "1/3", "-o", "parts", "--resume", "images"), "--resume is what --shard does in any case"),
         (("--shard", "1/3", "-o", "parts", "-f", "table", "images"), "-f of --shard is csv, tsv, jsonl or parquet"),
         (("--shard", "1/3", "-o", "model.onnx", "images"), "-o is named like a checkpoint or model"),
-        (("--merge", "nowhere"), "nowhere: can't list this folder"),
-        (("--merge", "images"), "images: no part of a shard is finished in this folder"),
-        (("--merge", "images", "-f", "tsv"), "-f of --merge is that of the parts"),
-        (("--merge", "images", "images"), "--merge classifies no images and measures nothing"),
-        (("--merge", "images", "--provider", "cpu"), "--provider does nothing with --merge"),
         (("-o", "images", "images"), "images: not a regular file"),
+        (("merge", "nowhere"), "nowhere: can't list this folder"),
+        (("merge", "images"), "images: no part of a shard is finished in this folder"),
+        (("merge", "images", "-f", "tsv"), "Use no option: it is that of the parts"),
+        (("merge", "images", "-o", "model.onnx"), "-o is named like a checkpoint or model"),
+        (("merge", "images", "-o", "s3://bucket/a.csv"), "-o is in object storage"),
     ],
 )
 def test_mistakes_are_one_line(folder: Path, run: Run, arguments: tuple[str, ...], problem: str) -> None:
-    result = run("rnn-infer", *arguments)
+    result = run("rnn-onnx" if arguments[0] == "merge" else "rnn-infer", *arguments)
 
     assert (result.returncode, result.stdout, len(result.stderr.splitlines())) == (2, "", 1)
     assert problem in result.stderr
@@ -277,7 +277,7 @@ def test_mistakes_are_one_line(folder: Path, run: Run, arguments: tuple[str, ...
 def test_the_merged_file_has_the_parts_format(folder: Path, run: Run) -> None:
     write_parts(folder, 2, format="jsonl")
 
-    result = run("rnn-infer", "--merge", "parts", "-o", "merged.csv")
+    result = run("rnn-onnx", "merge", "parts", "-o", "merged.csv")
 
     assert result.returncode == 2
     assert "merged.csv: the parts in parts are jsonl. Choose a name that ends in .jsonl" in result.stderr
@@ -312,7 +312,7 @@ def test_shards_killed_at_random_and_run_by_two_machines_at_once_lose_and_double
                 process.communicate()
                 killed += 1
 
-    result = run("rnn-infer", "--merge", "parts", "-o", "merged.csv")
+    result = run("rnn-onnx", "merge", "parts", "-o", "merged.csv")
 
     assert result.returncode == 0, result.stderr
     assert killed

@@ -1,0 +1,327 @@
+"""The command `rnn-onnx`: everything around a model that isn't training, export, classifying or serving."""
+
+import contextlib
+import shlex
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import rnn_runtime
+from rnn_runtime.command import shared_options
+from rnn_runtime.command.command import Command, Group, as_options
+from rnn_runtime.command.options import Decorator, PathOrStorage, check_rules, option_group
+from rnn_runtime.command.streams import say
+
+if TYPE_CHECKING:
+    from rnn_runtime.classifier import Classifier
+    from rnn_runtime.engine.cuda import CudaOptions
+    from rnn_runtime.engine.session import Provider
+    from rnn_runtime.results.write import Format
+
+_input, _model, _output, _check, _timing = map(
+    option_group, ("Input", "Model and provider", "Output", "Tolerance", "Timing")
+)
+_version = click.version_option(rnn_runtime.__version__, prog_name="rnn-onnx")
+_model_file = click.argument(
+    "model", type=click.Path(path_type=Path), required=False, default="model.onnx", envvar="RNN_MODEL"
+)
+_batch_size = _timing("-b", "--batch-size", type=click.IntRange(1, 1 << 24), help="Only this batch size.")
+_format = _timing(
+    "-f",
+    "--format",
+    type=click.Choice(["table", "csv", "jsonl"]),
+    default_text="table on a terminal, else csv",
+    help="Format of the figures.",
+)
+_MODEL_IS_AN_ARGUMENT = {"--model": "the argument MODEL", "-m": "the argument MODEL"}
+
+
+@click.group(
+    cls=Group, elsewhere={"write-images": ("rnn_train.write_images", "Write a data set's images as PNG files.")}
+)
+@_version
+def main() -> None:
+    """Check, time and compare exported models, and work with what rnn-infer writes.
+
+    MODEL is model.onnx unless it is given, or the environment names another in RNN_MODEL.
+
+    \b
+    rnn-onnx doctor
+    rnn-onnx check model.onnx
+    rnn-onnx merge parts -o results.csv
+    """
+
+
+def _model_command(name: str, **options: Any) -> Decorator:
+    """A command that opens the model that is its argument."""
+    return main.command(
+        name,
+        cls=Command,
+        check=lambda ctx: check_rules(ctx, [shared_options.NOT_ON_THE_CPU] if "provider" in ctx.params else []),
+        other_names=_MODEL_IS_AN_ARGUMENT,
+        **options,
+    )
+
+
+@_model_command("doctor", imports=("onnxruntime", "rnn_runtime.checks.doctor"))
+@_model_file
+@shared_options.provider
+@shared_options.device_id
+@shared_options.gpu_memory_limit
+@shared_options.tf32
+@shared_options.cuda_graph
+@_version
+def doctor(model: Path, provider: "Provider", **cuda: Any) -> None:
+    """Print versions, execution providers and what is missing.
+
+    Bug reports need it. The last line is the one thing to do next. The exit code is 3 if no execution provider starts,
+    or not the one that --provider names.
+    """
+    from dataclasses import replace
+
+    from rnn_runtime.checks.doctor import examine, print_diagnosis
+
+    diagnosis = examine(model, provider, cuda=_cuda_options(**cuda))
+    diagnosis = replace(diagnosis, next_step=as_options(diagnosis.next_step))
+    print_diagnosis(diagnosis, sys.stdout)
+    if not diagnosis.providers or provider not in ("auto", *diagnosis.providers):
+        raise click.exceptions.Exit(3)
+
+
+@_model_command("check", imports=("onnxruntime", "rnn_runtime.checks.self_check"))
+@_model_file
+@shared_options.provider
+@shared_options.threads
+@_check("--atol", type=click.FloatRange(0), default_text="that of the export", help="Absolute tolerance of a logit.")
+@_check("--rtol", type=click.FloatRange(0), default_text="that of the export", help="Relative tolerance of a logit.")
+@shared_options.device_id
+@shared_options.gpu_memory_limit
+@shared_options.tf32
+@shared_options.cuda_graph
+@_version
+def check(
+    model: Path, provider: "Provider", threads: int | None, atol: float | None, rtol: float | None, **cuda: Any
+) -> None:
+    """Compare a model with PyTorch's logits on this machine.
+
+    MODEL holds images and the logits that PyTorch gave for them. They are computed again, by the provider that would
+    classify. If one differs by more than the tolerances, the exit code is 1.
+    """
+    from rnn_runtime.checks.self_check import describe_self_check, self_check
+
+    with _opened(model, provider, threads, _cuda_options(**cuda)) as classifier:
+        difference = self_check(classifier, atol=atol, rtol=rtol)
+        click.echo(describe_self_check(classifier, difference))
+
+
+@_model_command("benchmark", imports=("onnxruntime", "rnn_runtime.checks.benchmark"))
+@_model_file
+@shared_options.provider
+@shared_options.threads
+@_batch_size
+@_format
+@shared_options.device_id
+@shared_options.gpu_memory_limit
+@shared_options.tf32
+@shared_options.cuda_graph
+@_version
+def benchmark(
+    model: Path,
+    provider: "Provider",
+    threads: int | None,
+    batch_size: int | None,
+    format: "Format | None",
+    **cuda: Any,
+) -> None:
+    """Time a model on random images in memory.
+
+    It runs at several batch sizes, or at --batch-size. Reading and decoding image files isn't included.
+    """
+    from rnn_runtime.checks.benchmark import BATCH_SIZES, measure_speed, write_speeds
+
+    with _opened(model, provider, threads, _cuda_options(**cuda)) as classifier:
+        speeds = measure_speed(classifier, batch_sizes=[batch_size] if batch_size else BATCH_SIZES)
+        write_speeds(speeds, sys.stdout, _choose_format(format))
+
+
+@_model_command("compare", imports=("onnxruntime", "rnn_runtime.checks.compare"))
+@_model_file
+@shared_options.threads
+@_batch_size
+@_format
+@shared_options.device_id
+@shared_options.gpu_memory_limit
+@_version
+def compare(model: Path, threads: int | None, batch_size: int | None, format: "Format | None", **cuda: Any) -> None:
+    """Time the CPU, CUDA, CUDA graphs and TF32 side by side.
+
+    Each is first compared with PyTorch's logits. The command lines to use are named at the end. Reading and decoding
+    image files isn't included.
+    """
+    from rnn_runtime.checks.compare import BATCH_SIZES, compare
+    from rnn_runtime.checks.comparison import describe_comparison, with_options, write_timings
+
+    sizes = [batch_size] if batch_size else BATCH_SIZES
+    variants = with_options(_cuda_options(**cuda))
+    comparison = compare(model, variants=variants, batch_sizes=sizes, threads=threads, watch=_bar)
+    shown = _choose_format(format)
+    write_timings(comparison, sys.stdout, shown)
+    lines = [as_options(line) for line in describe_comparison(comparison)]
+    smallest = comparison.smallest_batch
+    least = "one image" if smallest == 1 else f"batches of {smallest:,}"
+    # in this order, so that one timing that is the best for both is named by the second
+    for best, use in {comparison.best(): "many images", comparison.best(smallest): least}.items():
+        variant = comparison.variant(best)
+        line = command_line(model, variant.provider, best.batch_size, variant.cuda, threads)
+        speed = f"{best.images_per_second:,.0f} images/s, {best.ms_per_run:,.3f} ms per batch"
+        lines.append(f"For {use} ({speed}): {line} IMAGES")
+    click.echo("\n".join(lines), err=shown != "table")
+
+
+@main.command(
+    "merge",
+    cls=Command,
+    check=lambda ctx: check_rules(ctx, shared_options.A_FILE_FOR_RESULTS),
+    imports=("rnn_runtime.results.merge",),
+    other_names={"--format": "no option: the format is that of the parts", "-f": "no option: it is that of the parts"},
+)
+@click.argument("parts", type=PathOrStorage(file_okay=False))
+@_output(
+    "-o",
+    "--output",
+    type=PathOrStorage(dir_okay=False),
+    default_text="standard output",
+    help="Write the results to this file.",
+)
+@_output("-q", "--quiet", is_flag=True, help="Print results and errors only.")
+@_version
+def merge(parts: str | Path, output: Path | None, quiet: bool) -> None:
+    """Make one file of the results of shards.
+
+    PARTS is the folder into which rnn-infer --shard or rnn-onnx ray wrote them, which may be in object storage.
+
+    \b
+    rnn-infer --shard 1/2 -o parts images/
+    rnn-infer --shard 2/2 -o parts images/
+    rnn-onnx merge parts -o results.csv
+    """
+    from rnn_runtime.results.merge import merge_parts
+
+    summary = merge_parts(parts, output)
+    if not quiet:
+        say(str(summary))
+
+
+@main.command("ray", cls=Command, requires=("ray",), imports=("onnxruntime", "rnn_runtime.ray.run"))
+@click.argument("paths", nargs=-1, required=True, type=click.Path(readable=False))
+@shared_options.recursive
+@shared_options.null
+@_input(
+    "--shards", type=click.IntRange(1, 99_999), default_text="one per 10,000 images", help="Number of parts to write."
+)
+@shared_options.model
+@_model(
+    "-p",
+    "--provider",
+    type=click.Choice(["auto", "cuda", "cpu"]),
+    default="auto",
+    help="Execution provider. cuda takes one GPU per actor; auto is cuda if the cluster has GPUs.",
+)
+@_model("--actors", type=click.IntRange(1, 4096), default_text="one per GPU or machine", help="Number of Ray actors.")
+@_model(
+    "-j",
+    "--threads",
+    type=click.IntRange(1, 4096),
+    default_text="all of the machine",
+    help="Number of CPU threads per actor.",
+)
+@shared_options.batch_size
+@_output(
+    "-o",
+    "--output",
+    type=PathOrStorage(file_okay=False),
+    required=True,
+    help="Write the parts into this folder, which may be in object storage.",
+)
+@_output(
+    "-f",
+    "--format",
+    type=click.Choice(["csv", "tsv", "jsonl", "parquet"]),
+    default="csv",
+    help="Format of the results.",
+)
+@shared_options.top_k
+@shared_options.min_probability
+@shared_options.checkpoint_column
+@_output("-q", "--quiet", is_flag=True, help="Print errors only.")
+@_version
+def ray(
+    paths: tuple[str, ...], model: Path, output: str | Path, recursive: bool, null: bool, quiet: bool, **options: Any
+) -> None:
+    """Classify images on a Ray cluster, in shards.
+
+    It runs on the cluster that the variable RAY_ADDRESS names, or on one that it starts on this machine, and stops
+    again. Start the same line again to continue: finished parts are kept.
+
+    \b
+    rnn-onnx ray -m model.onnx -o parts -r images/
+    rnn-onnx merge parts -o results.csv
+    """
+    from rnn_runtime.images.find import find_images, read_names
+    from rnn_runtime.ray.run import classify_on_ray
+
+    names = list(read_names(sys.stdin, null=null)) if "-" in paths else []
+    images = find_images([path for path in paths if path != "-"], recursive=recursive, literal=names)
+    summary = classify_on_ray(model, images, output, **options)
+    if summary.unreadable or not quiet:
+        say(str(summary))
+    if summary.unreadable:
+        raise click.exceptions.Exit(1)
+
+
+def _cuda_options(
+    device_id: int, gpu_memory_limit: int | None, tf32: bool = False, cuda_graph: bool = False
+) -> "CudaOptions":
+    from rnn_runtime.engine.cuda import CudaOptions
+
+    return CudaOptions(device_id, None if gpu_memory_limit is None else gpu_memory_limit << 20, tf32, cuda_graph)
+
+
+@contextlib.contextmanager
+def _opened(model: Path, provider: "Provider", threads: int | None, cuda: "CudaOptions") -> "Iterator[Classifier]":
+    """The model. What isn't as it was asked for is said before and, where it shows only then, after its use."""
+    from rnn_runtime.classifier import Classifier
+
+    classifier = Classifier(model, provider, threads=threads, cuda=cuda)
+    notice = classifier.notice
+    if notice:
+        say(as_options(notice))
+    yield classifier
+    if classifier.notice and classifier.notice != notice:
+        say(as_options(classifier.notice))
+
+
+def _choose_format(given: "Format | None") -> "Format":
+    return given or ("table" if sys.stdout.isatty() else "csv")
+
+
+def _bar(batch_sizes: Sequence[int]) -> Iterable[int]:
+    if not sys.stderr.isatty():
+        return batch_sizes
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(batch_sizes, "Comparing", console=Console(stderr=True), transient=True)
+
+
+def command_line(model: Path, provider: str, batch_size: int, cuda: "CudaOptions", threads: int | None) -> str:
+    """The command line of `rnn-infer` that runs a model in this way; images go at its end."""
+    words: list[object] = ["rnn-infer", "--model", model, "--provider", provider, "--batch-size", batch_size]
+    words += ["--threads", threads] if threads is not None else []
+    words += ["--device-id", cuda.device_id] if cuda.device_id else []
+    words += ["--gpu-memory-limit", cuda.memory_limit >> 20] if cuda.memory_limit is not None else []
+    words += [name for name, given in (("--tf32", cuda.tf32), ("--cuda-graph", cuda.graph)) if given]
+    return shlex.join(map(str, words))
