@@ -46,7 +46,7 @@ demo: $(VENV)/.train-$(RUNTIME)
 	$(BIN)/rnn-onnx write-images --dataset digits demo/images
 	$(BIN)/rnn-infer --model demo/model.onnx --recursive --labels-from-folders --output demo/predictions.csv demo/images
 	$(BIN)/rnn-onnx check demo/model.onnx
-	@echo "See demo/: report.html, examples.png, confusion_matrix.png, curves.png, metrics.csv, model.pt, model.onnx, images/, predictions.csv"
+	@echo "See demo/: report.html, examples.png, metrics.csv, model.pt, model.onnx, images/, predictions.csv"
 
 test: $(VENV)/.dev-$(RUNTIME)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(PYTEST_OPTIONS)

@@ -54,7 +54,7 @@ def test_wheel_holds_every_file_of_the_packages(wheel: Path) -> None:
 
     files = {path.relative_to(ROOT / source) for source in SOURCES for path in (ROOT / source).rglob("rnn_*/**/*.*")}
     assert packed == {str(path) for path in files if path.suffix != ".pyc"}
-    assert "rnn_train/report_page.html" in packed
+    assert "rnn_train/report.html" in packed
 
 
 @pytest.mark.slow

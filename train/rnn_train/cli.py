@@ -251,9 +251,7 @@ def _is_reported_elsewhere(error: BaseException) -> bool:
     metavar="DIR",
     help="Also write the curves to this folder, for: tensorboard --logdir DIR",
 )
-@_run(
-    "--plots/--no-plots", default=True, help="Write report.html, and curves, confusion matrix and examples as pictures."
-)
+@_run("--plots/--no-plots", default=True, help="Write report.html and examples.png.")
 @_run("-q", "--quiet", is_flag=True, help="Print errors only.")
 @click.version_option(rnn_runtime.__version__, prog_name="rnn-train")
 @click.pass_context
@@ -272,8 +270,8 @@ def main(
 ) -> None:
     """Train a recurrent image classifier, and write a checkpoint.
 
-    report.html, metrics.csv, curves.png, confusion_matrix.png and examples.png are written to the same folder, and
-    replace those of an earlier run. Give each run a folder of its own: --output run1/model.pt.
+    report.html, metrics.csv and examples.png are written to the same folder, and replace those of an earlier run.
+    Give each run a folder of its own: --output run1/model.pt.
     Ctrl-C finishes the step, writes the checkpoint and says how to continue.
     With --resume, other options must have the values that the run was started with. Only --epochs, --patience
     and options that don't change the result may differ.

@@ -20,12 +20,11 @@ from rnn_train.augment import augment
 from rnn_train.callbacks import TrainingCallback
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.data import DataSource, LabeledImages
-from rnn_train.evaluation import Results, evaluate, predict_shared, predict_splits
+from rnn_train.evaluation import evaluate, predict_shared, predict_splits
 from rnn_train.notes import describe_restored, describe_run
 from rnn_train.output_folder import check_output_space, reserve
 from rnn_train.processes import Processes, join_processes
-from rnn_train.report_page import write_report
-from rnn_train.reports import write_metrics, write_reports
+from rnn_train.report import write_metrics, write_reports
 from rnn_train.settings import TrainSettings
 from rnn_train.shared_stop import SharedStop
 from rnn_train.training_state import LARGEST_VALUE, Device, EpochState, TrainingState
@@ -73,13 +72,13 @@ def train(
     Args:
         source: The data to train on.
         settings: The model and how to train it.
-        output: The checkpoint to write. `metrics.csv`, `report.html` and the plots are written beside it.
+        output: The checkpoint to write. `metrics.csv`, `report.html` and `examples.png` are written beside it.
         resume: Continue the run in `output` if that file exists, so that the same call starts a run and continues it.
             Only `epochs`, `patience` and the place of the data may differ from that run's.
         device: `auto` is CUDA where torch has it.
         checkpoint_every: Also write a checkpoint every this many steps; None for after each epoch only.
         callback: Called at every step, epoch and message; None for none. Of several processes, only the first calls it.
-        plots: Whether to write `report.html`, and curves, confusion matrix and examples as PNG files.
+        plots: Whether to write `report.html` and `examples.png`.
 
     Raises:
         DataError: the data is missing, damaged or not as expected.
@@ -481,7 +480,7 @@ def _finish(run: TrainingState, saving: _Saving, callback: TrainingCallback, plo
     final = saving.save({**results.metrics(), "kept_epoch": run.kept_epoch}, results.temperature)
     best = results.splits[0] if results.splits else None
     if run.processes.is_main:
-        _report(run, saving.output, final, results, plots)
+        write_reports(saving.output, final, run.data, results, plots=plots)
     if run.data.validation:
         if run.stopped_early:
             callback.message(
@@ -500,21 +499,6 @@ def _finish(run: TrainingState, saving: _Saving, callback: TrainingCallback, plo
     accuracy = best.evaluation.accuracy
     callback.message(f"Accuracy of the network on the {len(best.images)} {best.name} images: {100 * accuracy:.1f} %")
     return TrainResult(final, accuracy, best.name, len(best.images), saving.has_written)
-
-
-def _report(run: TrainingState, output: Path, final: Checkpoint, results: Results, plots: bool) -> None:
-    """Write the reports beside the checkpoint."""
-    best = results.splits[0] if results.splits else None
-    write_reports(
-        output.parent,
-        run.history,
-        run.spec.class_names,
-        best.images if best else None,
-        best.predicted if best else None,
-        plots=plots,
-    )
-    if plots:
-        write_report(output, final, run.data, results)
 
 
 def _divergence(run: TrainingState) -> SettingsError:

@@ -1,6 +1,7 @@
-"""`report.html`: complete, self-contained, safe with any name, and readable on a phone and on a desktop."""
+"""`report.html`: complete, self-contained, safe with any name, readable on a phone; and the files beside it."""
 
 import base64
+import csv
 import html
 import io
 import json
@@ -20,22 +21,29 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rnn_runtime.model.spec import ImageSpec, ModelSpec
-from rnn_train import DataSource, TrainSettings, resume, train
+from rnn_train import DataSource, TrainSettings, train
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.data import Data, LabeledImages, load_data, write_image_folder
 from rnn_train.evaluation import SplitLogits, evaluate
 from rnn_train.model import ImageRNN
-from rnn_train.report_page import write_report
+from rnn_train.report import write_metrics, write_reports
 from rnn_train.training import TrainResult
 from tests.support.commands import run_in_process
 from tests.support.html_pages import Element, read_page
-from tests.support.training import StopIn
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SPEC = ImageSpec(6, 5, 1)
 DIGITS = DataSource(dataset="digits")
 HISTORY = [
-    {"epoch": epoch, "train_loss": 1 / epoch, "train_accuracy": 1 - 1 / epoch, "seconds": 0.5} for epoch in (1, 2)
+    {
+        "epoch": epoch,
+        "train_loss": 1 / epoch,
+        "train_accuracy": 1 - 1 / epoch,
+        "validation_loss": 2 / epoch,
+        "validation_accuracy": 0.5,
+        "seconds": 0.5,
+    }
+    for epoch in (1, 2)
 ]
 HOSTILE = (
     "<script>document.title = 'changed'</script>",
@@ -44,6 +52,7 @@ HOSTILE = (
     "a\nb\x1b[31m\u202e",
     "caf\udce9",
     "long" * 60,
+    "$\\frac{$ 猫",
 )
 
 
@@ -84,7 +93,7 @@ def write(
         temperature=results.temperature,
     )
     checkpoint.save(folder / name)
-    write_report(folder / name, checkpoint, data, results)
+    write_reports(folder / name, checkpoint, data, results)
     return (folder / "report.html").read_text(encoding="utf-8")
 
 
@@ -168,33 +177,60 @@ def test_a_report_loads_and_runs_nothing(trained: tuple[Path, TrainResult]) -> N
     assert policy.attributes["content"].startswith("default-src 'none'")
 
 
-@pytest.mark.slow
-def test_a_resumed_run_replaces_the_report(tmp_path: Path) -> None:
-    source, settings = DIGITS, TrainSettings(hidden_size=4, epochs=2)
-    with pytest.raises(KeyboardInterrupt):
-        train(source, settings, tmp_path / "model.pt", device="cpu", callback=StopIn(2))
-    (tmp_path / "report.html").write_text("of an earlier run")
+def test_a_run_replaces_the_reports_of_an_earlier_run(tmp_path: Path) -> None:
+    for name in ("report.html", "examples.png"):
+        (tmp_path / name).write_bytes(b"of an earlier run")
 
-    resume(tmp_path / "model.pt", device="cpu")
+    page = read_page(write(tmp_path, ("cat", "dog")))
 
-    page = read_page((tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert "Epoch 2, the last, is kept." in section(page, "curves").text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pt", "report.html"]
+    assert "No images were held out" in section(page, "results").text
+    assert not page.find("section", id="classes") + page.find("section", id="mistakes")
 
 
-def test_without_plots_an_earlier_report_is_removed(tmp_path: Path) -> None:
-    (tmp_path / "report.html").write_text("of an earlier run")
+def test_without_plots_earlier_reports_are_removed(tmp_path: Path) -> None:
+    for name in ("report.html", "examples.png"):
+        (tmp_path / name).write_bytes(b"of an earlier run")
 
-    train(
-        DataSource(dataset="digits"),
-        TrainSettings(hidden_size=4, epochs=1),
-        tmp_path / "m.pt",
-        device="cpu",
-        plots=False,
-    )
+    train(DIGITS, TrainSettings(hidden_size=4, epochs=1), tmp_path / "m.pt", device="cpu", plots=False)
 
-    assert not (tmp_path / "report.html").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.pt", "metrics.csv"]
 
 
+def test_metrics_have_a_row_an_epoch_and_a_column_a_quantity(tmp_path: Path) -> None:
+    write_metrics(tmp_path, HISTORY)
+
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [{name: float(value) for name, value in row.items()} for row in rows] == HISTORY
+    assert b"\r" not in (tmp_path / "metrics.csv").read_bytes()
+
+
+def test_validation_is_drawn_as_a_second_curve(tmp_path: Path) -> None:
+    curves = section(read_page(write(tmp_path, ("cat", "dog"))), "curves").find("svg")
+
+    assert ["train" in curve.text and "validation" in curve.text for curve in curves] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("labels", "predicted", "channels", "red"),
+    [((0, 1, 1), (0, 1, 1), 1, False), ((0, 1) * 50, (0, 0) * 50, 3, True)],
+    ids=["three, all right", "a hundred in color, half of them wrong"],
+)
+def test_examples_show_images_and_mark_wrong_ones(
+    tmp_path: Path, labels: tuple[int, ...], predicted: tuple[int, ...], channels: int, red: bool
+) -> None:
+    spec = ImageSpec(6, 5, channels)
+
+    write(tmp_path, ("cat", "dog"), split(labels, predicted, spec), image_spec=spec)
+
+    with Image.open(tmp_path / "examples.png") as image:
+        pixels = np.asarray(image.convert("RGB"))
+    assert pixels.shape[0] == (198 if len(labels) < 9 else 5 * 198)  # dots: rows of 1.8 inches
+    assert (pixels == (220, 20, 60)).all(axis=2).any() == red  # crimson
+
+
+@pytest.mark.filterwarnings("error")  # warnings would stand among the command's lines
 @pytest.mark.parametrize("name", [HOSTILE[0], *(pytest.param(name, marks=pytest.mark.slow) for name in HOSTILE[1:])])
 def test_names_of_classes_and_files_are_text_and_nothing_else(tmp_path: Path, name: str) -> None:
     names, paths = (name, "other"), (f"photos/{name}/a.png", f"photos/{name}/b.png")
@@ -252,18 +288,17 @@ def test_without_mistakes_the_report_says_so(tmp_path: Path) -> None:
     assert "There are none: all 2 images are right." in section(page, "mistakes").text
 
 
-def test_without_images_to_judge_by_the_report_says_so(tmp_path: Path) -> None:
-    page = read_page(write(tmp_path, ("cat", "dog")))
-
-    assert "No images were held out" in section(page, "results").text
-    assert not page.find("section", id="classes") + page.find("section", id="mistakes")
-
-
-def test_of_many_classes_the_most_frequent_confusions_are_shown(tmp_path: Path) -> None:
+def test_many_classes_have_a_picture_of_their_confusion_and_a_list_of_the_most_frequent(tmp_path: Path) -> None:
     labels = [*range(150), 3, 3]
 
     page = read_page(write(tmp_path, tuple(f"class {i}" for i in range(150)), split(labels, [*labels[1:], 4], SPEC)))
 
+    (picture,) = section(page, "confusion").find("img")
+    with Image.open(io.BytesIO(base64.b64decode(picture.attributes["src"].partition(",")[2]))) as image:
+        opacity = np.asarray(image)[:, :, 3]
+    assert opacity.shape == (150, 150)
+    assert opacity[0, 1] == 255  # all images of class 0 were taken for class 1
+    assert opacity[3, 4] == 255 * 2 // 3
     confusions = rows(section(page, "confusion"))
     assert confusions[:2] == [["true", "predicted", "images", "of its class"], ["class 3", "class 4", "2", "66.7 %"]]
     assert len(confusions) == 21

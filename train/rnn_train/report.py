@@ -1,16 +1,18 @@
-"""`report.html` beside a checkpoint: what was trained on what, how good it is, and how to use it, in one page."""
+"""The files beside a checkpoint: `metrics.csv`, `report.html` and `examples.png`."""
 
 import base64
+import csv
 import io
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 import rnn_runtime
 from rnn_runtime.files.atomic import atomic_write
@@ -20,40 +22,69 @@ from rnn_runtime.text import printable
 from rnn_train.checkpoint import Checkpoint, file_sha256
 from rnn_train.data import Data, DataSource
 from rnn_train.evaluation import Results, SplitResults
-from rnn_train.report_figures import draw_curve, draw_reliability
-from rnn_train.reports import REPORT
+from rnn_train.report_figures import draw_curve, draw_examples, draw_reliability
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
+REPORTS = ("report.html", "examples.png")
 _MISTAKES = 24
 _THUMBNAIL = 160  # pixels; the longer side of a picture in the page
-_LARGEST_MATRIX = 30  # classes
-_CONFUSIONS = 20  # shown in its place where there are more classes
-_PLAIN_BYTES = frozenset(range(32, 127)) - frozenset(b"'\\")
 _MOST_CLASSES = 1000  # in the table of classes
+_LARGEST_MATRIX = 30  # classes; of more, the confusion matrix is a picture above a list
+_LARGEST_PICTURE = 1000  # pixels
+_CONFUSIONS = 20  # in that list
+_BLUE = (31, 119, 180)
+_PLAIN_BYTES = frozenset(range(32, 127)) - frozenset(b"'\\")
 
 
-def write_report(output: Path, checkpoint: Checkpoint, data: Data, results: Results) -> None:
-    """Write the report of a finished run into the folder of its checkpoint.
+def write_metrics(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
+    """Write `metrics.csv`, one row per epoch, in place of the one that is there.
 
-    The page needs no other file, no network and no scripts. Its Content Security Policy lets a browser load and run
-    nothing, whatever the names of classes and files hold.
+    Args:
+        folder: Where to write it.
+        history: The epochs' rows, as in a checkpoint's metrics.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    with atomic_write(folder / "metrics.csv", newline="") as file:
+        writer = csv.DictWriter(file, list(history[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)
+
+
+def write_reports(output: Path, checkpoint: Checkpoint, data: Data, results: Results, *, plots: bool = True) -> None:
+    """Write `report.html` and `examples.png` into the folder of a finished run, in place of those of an earlier run.
+
+    Without images that were held out, there is no `examples.png`. The page needs no other file, no network and no
+    scripts. Its Content Security Policy lets a browser load and run nothing, whatever the names of classes and files
+    hold.
 
     Args:
         output: The checkpoint, which is there.
         checkpoint: What it holds.
         data: What it was trained on.
         results: What it does on images that it wasn't trained on.
+        plots: Whether to write them. If not, those of an earlier run are removed all the same.
 
     Raises:
-        OSError: the report can't be written.
+        OSError: a file can't be written or removed.
     """
-    from markupsafe import Markup
+    for name in REPORTS:  # of an earlier run, or they would seem to be this one's
+        (output.parent / name).unlink(missing_ok=True)
+    if not plots:
+        return
+    if results.splits:
+        draw_examples(output.parent / "examples.png", results.splits[0], data.class_names)
+    with atomic_write(output.parent / "report.html", encoding="utf-8") as file:
+        file.write(_render(output, checkpoint, data, results))
 
+
+def _render(output: Path, checkpoint: Checkpoint, data: Data, results: Results) -> str:
     split = results.splits[0] if results.splits else None
     history, kept_epoch = checkpoint.metrics["epochs"], checkpoint.metrics["kept_epoch"]
-    page = _load_template().render(
+    return _load_template().render(
         version=rnn_runtime.__version__,
         output=output.name,
         sha256=file_sha256(output),
@@ -63,16 +94,14 @@ def write_report(output: Path, checkpoint: Checkpoint, data: Data, results: Resu
         settings=checkpoint.source.to_dict() | checkpoint.settings.to_dict(),
         history=history,
         kept_epoch=kept_epoch,
-        curves=[Markup(draw_curve(history, quantity, kept_epoch)) for quantity in ("loss", "accuracy")],
+        curves=[draw_curve(history, quantity, kept_epoch) for quantity in ("loss", "accuracy")],
         data=data,
         results=results,
-        calibration=[Markup(figure) for figure in _calibration_figures(split)],
-        held_out=_HeldOut.of(split, data) if split else None,
+        split=split,
+        **(_describe_split(split, data) if split else {}),
         commands=_commands(output, split, checkpoint.source),
         python=_python(output, split),
     )
-    with atomic_write(output.parent / REPORT, encoding="utf-8") as file:
-        file.write(page)
 
 
 def _load_template() -> "Template":
@@ -87,7 +116,7 @@ def _load_template() -> "Template":
         autoescape=True, undefined=StrictUndefined, finalize=finalize, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"percent": _percent, "plain": _plain}
-    return environment.from_string(resources.files("rnn_train").joinpath("report_page.html").read_text("utf-8"))
+    return environment.from_string(resources.files("rnn_train").joinpath("report.html").read_text("utf-8"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,58 +142,38 @@ class _Mistake:
     name: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class _HeldOut:
-    """What the page shows of the images that the model is judged by.
-
-    Attributes:
-        name: The split.
-        evaluation: All figures.
-        figures: The main ones, with their names.
-        classes: Indices of the classes in the table, in its order.
-        confusion: The confusion matrix; None if there are too many classes.
-        training_counts: Training images of each class.
-        mistakes: The wrong predictions with the highest probabilities, the most confident first.
-        more_mistakes: How many others there are.
-    """
-
-    name: str
-    evaluation: Evaluation
-    figures: dict[str, float]
-    classes: list[int]
-    confusion: list[list[int]] | None
-    training_counts: list[int]
-    mistakes: list[_Mistake]
-    more_mistakes: int
-
-    @classmethod
-    def of(cls, split: SplitResults, data: Data) -> "_HeldOut":
-        evaluation, count = split.evaluation, len(data.class_names)
-        figures = {
+def _describe_split(split: SplitResults, data: Data) -> dict[str, Any]:
+    """What the page shows of the images that the model is judged by, and the training images of each class."""
+    evaluation, count = split.evaluation, len(data.class_names)
+    classes = list(range(count))
+    if count > _MOST_CLASSES:
+        classes = np.argsort(evaluation.f1, kind="stable")[:_MOST_CLASSES].tolist()
+    return {
+        "figures": {
             "accuracy": evaluation.accuracy,
             "always predicting the largest class": evaluation.largest_class[1],
             "balanced accuracy": evaluation.balanced_accuracy,
             "macro F1": evaluation.macro_f1,
             **{f"top-{k} accuracy": share for k, share in evaluation.top_k_accuracies.items()},
             "expected calibration error": evaluation.calibration.error,
-        }
-        classes = list(range(count))
-        if count > _MOST_CLASSES:
-            classes = np.argsort(evaluation.f1, kind="stable")[:_MOST_CLASSES].tolist()
-        return cls(
-            name=split.name,
-            evaluation=evaluation,
-            figures=figures,
-            classes=classes,
-            confusion=evaluation.confusion.tolist() if count <= _LARGEST_MATRIX else None,
-            training_counts=np.bincount(data.train.labels, minlength=count).tolist(),
-            mistakes=list(_most_confident_mistakes(split, data.class_names)),
-            more_mistakes=max(0, evaluation.total - evaluation.correct - _MISTAKES),
-        )
+        },
+        "classes": classes,
+        "training_counts": np.bincount(data.train.labels, minlength=count).tolist(),
+        "matrix": evaluation.confusion.tolist() if count <= _LARGEST_MATRIX else None,
+        "matrix_picture": _matrix_picture(evaluation) if count > _LARGEST_MATRIX else None,
+        "confusions": evaluation.confusions[:_CONFUSIONS],
+        "mistakes": list(_most_confident_mistakes(split, data.class_names)),
+        "calibration": list(_calibration_figures(split)),
+    }
 
-    @property
-    def confusions(self) -> list[tuple[int, int, int]]:
-        return self.evaluation.confusions[:_CONFUSIONS]
+
+def _matrix_picture(evaluation: Evaluation) -> str:
+    """The confusion matrix, a pixel per pair of classes, more opaque the larger its share of the true class is."""
+    opacity = Image.fromarray(np.uint8(255 * evaluation.confusion / np.maximum(evaluation.support, 1)[:, np.newaxis]))
+    opacity.thumbnail((_LARGEST_PICTURE, _LARGEST_PICTURE))
+    picture = Image.new("RGB", opacity.size, _BLUE)
+    picture.putalpha(opacity)
+    return _data_uri(picture)
 
 
 def _most_confident_mistakes(split: SplitResults, class_names: tuple[str, ...]) -> Iterator[_Mistake]:
@@ -175,10 +184,8 @@ def _most_confident_mistakes(split: SplitResults, class_names: tuple[str, ...]) 
         image = to_image(split.images.images[i])
         is_small = max(image.size) < _THUMBNAIL
         image.thumbnail((_THUMBNAIL, _THUMBNAIL))  # leaves small ones as they are
-        file = io.BytesIO()
-        image.save(file, "PNG")
         yield _Mistake(
-            picture="data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii"),
+            picture=_data_uri(image),
             is_small=is_small,
             true=class_names[split.images.labels[i]],
             predicted=class_names[predicted[i]],
@@ -188,9 +195,13 @@ def _most_confident_mistakes(split: SplitResults, class_names: tuple[str, ...]) 
         )
 
 
-def _calibration_figures(split: SplitResults | None) -> Iterator[str]:
-    if split is None:
-        return
+def _data_uri(image: Image.Image) -> str:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def _calibration_figures(split: SplitResults) -> Iterator[str]:
     after = split.evaluation.calibration
     if split.uncalibrated is None:
         yield draw_reliability(after, f"not calibrated: error {_percent(after.error)}")
@@ -209,9 +220,8 @@ def _commands(output: Path, split: SplitResults | None, source: DataSource) -> l
         ("Check the model on the machine that will run it", f"rnn-onnx check {model}"),
         ("Classify images", f"rnn-infer --model {model} --recursive --format table {images}"),
     ]
-    if (
-        split and folder and not (split.name == "validation" and source.val_split)
-    ):  # else training images are there, too
+    holds_training_images = split and split.name == "validation" and source.val_split
+    if folder and not holds_training_images:
         evaluate = f"rnn-infer --model {model} --recursive --labels-from-folders --format table {images}"
         lines.append(("Evaluate the model on images in a folder per class", evaluate))
     return lines
