@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
 
-from rnn_runtime.metrics.calibration import CalibrationBins
+from rnn_runtime.metrics.evaluation import CalibrationBins
 from rnn_train import DataSource, TrainSettings, resume
 from rnn_train.calibration import LEAST_IMAGES, calibrated_probabilities, fit_temperature
 from rnn_train.checkpoint import Checkpoint

@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rnn_runtime.metrics.calibration import CalibrationBins
 from rnn_runtime.metrics.describe import describe_figures, print_classes
-from rnn_runtime.metrics.evaluation import Evaluation
+from rnn_runtime.metrics.evaluation import CalibrationBins, Evaluation
 from rnn_train.calibration import Calibration, calibrated_probabilities, fit_temperature
 from rnn_train.data import Data, LabeledImages
 from rnn_train.model import EVALUATION_BATCH, ImageRNN, predict_logits

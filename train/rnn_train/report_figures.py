@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rnn_runtime.files.atomic import atomic_write
-from rnn_runtime.metrics.calibration import BINS, CalibrationBins
+from rnn_runtime.metrics.evaluation import BINS, CalibrationBins
 from rnn_train.evaluation import SplitResults
 
 if TYPE_CHECKING:

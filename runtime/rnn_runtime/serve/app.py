@@ -1,4 +1,7 @@
-"""The service as an ASGI application: its routes, and what each answers."""
+"""The service as an ASGI application: its routes, and what each answers.
+
+A request's way: `guard`, `read_body`, `_pixels`, the batcher, an answer.
+"""
 
 import asyncio
 import hmac
@@ -12,9 +15,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
@@ -23,8 +27,6 @@ from rnn_runtime.classifier import Classifier
 from rnn_runtime.errors import ImageError, ModelError, ProviderError
 from rnn_runtime.images.decode import decode_image
 from rnn_runtime.serve.batcher import Batcher
-from rnn_runtime.serve.body import read_body
-from rnn_runtime.serve.metrics import Metrics
 from rnn_runtime.serve.protocol import (
     BINARY_HEADER,
     EXTENSIONS,
@@ -36,9 +38,12 @@ from rnn_runtime.serve.protocol import (
 )
 
 VERSION = "1"  # of the model: a service has one
+_BODY_SECONDS = 30  # for a whole body: a client that stalls would keep its place in the queue
 _LONG_BODY = 1 << 16  # bytes of a request that takes too long to read in the event loop
-_RETRY_AFTER = "1"  # seconds
+_RETRY_LATER = {"Retry-After": "1"}
 _LONGEST_PLACE = 200  # characters of a path that an error repeats
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 # The page loads nothing from elsewhere, and can't be made to.
 _PAGE_POLICY = (
     "default-src 'none'; connect-src 'self'; img-src 'self' blob: data:; script-src 'unsafe-inline'; "
@@ -73,81 +78,82 @@ def make_app(
         classifier: The model.
         name: Its name in the Open Inference Protocol.
         limits: What it accepts.
-        token: What requests must have in their header `Authorization: Bearer TOKEN`, but for those about health; None
+        token: What requests must have in their header `Authorization: Bearer TOKEN`, except those about health; None
             for no such header.
     """
     service = _Service(classifier, name, limits, token)
     model = "/v2/models/{name}"
     routes = [
-        ("GET", "/", service.page, False),
-        ("GET", "/metrics", service.metrics_text, False),
-        ("POST", "/classify", service.classify, True),
-        ("GET", "/v2", service.server_metadata, False),
-        ("GET", "/v2/health/live", service.health, False),
-        ("GET", "/v2/health/ready", service.health, False),
-        *(
-            (method, prefix + path, endpoint, queued)
-            for prefix in (model, model + "/versions/{version}")
-            for method, path, endpoint, queued in (
-                ("GET", "", service.model_metadata, False),
-                ("GET", "/ready", service.model_ready, False),
-                ("POST", "/infer", service.infer, True),
-            )
-        ),
+        service.route("GET", "/", service.page),
+        service.route("GET", "/metrics", service.metrics),
+        service.route("POST", "/classify", service.classify, queued=True),
+        service.route("GET", "/v2", service.server_metadata),
+        service.route("GET", "/v2/health/live", service.health, is_open=True),
+        service.route("GET", "/v2/health/ready", service.health, is_open=True),
     ]
-    return Starlette(
-        routes=[
-            Route(path, service.guard(path, endpoint, queued=queued), methods=[method])
-            for method, path, endpoint, queued in routes
-        ],
-        exception_handlers={HTTPException: _http_error},
-    )
+    for prefix in (model, model + "/versions/{version}"):
+        routes += [
+            service.route("GET", prefix, service.model_metadata),
+            service.route("GET", prefix + "/ready", service.model_ready),
+            service.route("POST", prefix + "/infer", service.infer, queued=True),
+        ]
+    return Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
 
 
 Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class _Metrics:
+    """Counters of one service. They are its own: other code's metrics in the process don't show up."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        options: dict[str, Any] = {"namespace": "rnn", "registry": self.registry}
+        self.requests = Counter("requests", "Requests by route and HTTP status.", ["route", "status"], **options)
+        self.seconds = Histogram(
+            "request_seconds", "From a request's first byte to its answer.", ["route"], buckets=_SECONDS, **options
+        )
+        self.under_way = Gauge("requests_under_way", "Requests that wait for their answer.", **options)
+        self.batch = Histogram("batch_images", "Images per run of the model.", buckets=_IMAGES, **options)
 
 
 class _Service:
     def __init__(self, classifier: Classifier, name: str, limits: ServeLimits, token: str | None) -> None:
         self._classifier, self._name, self._limits, self._token = classifier, name, limits, token
         self._spec = classifier.metadata.spec.image_spec
-        self._metrics = Metrics()
+        self._metrics = _Metrics()
         self._batcher = Batcher(classifier, limits.batch_size, self._metrics.batch.observe)
         self._decoders = ThreadPoolExecutor(classifier.threads, thread_name_prefix="decode")
         self._under_way = 0
+        self._page = files("rnn_runtime.serve").joinpath("page.html").read_text(encoding="utf-8")
 
-    def guard(self, route: str, endpoint: Endpoint, *, queued: bool) -> Endpoint:
-        """An endpoint with what all have in common: the token, the queue, errors as answers, and metrics."""
+    def route(
+        self, method: str, path: str, endpoint: Endpoint, *, queued: bool = False, is_open: bool = False
+    ) -> Route:
+        """A route whose endpoint is guarded.
+
+        Args:
+            method: `GET` or `POST`.
+            path: As in Starlette, with names in braces.
+            endpoint: What answers.
+            queued: Whether requests have a place in the queue.
+            is_open: Whether they need no token.
+        """
 
         async def guarded(request: Request) -> Response:
             start = time.perf_counter()
-            try:
-                response = await self._respond(route, endpoint, request, queued=queued)
-            except asyncio.CancelledError:  # the time for what is under way is over
-                response = _error("the service is ending", 503, {"Retry-After": _RETRY_AFTER})
+            if not is_open and not self._is_allowed(request):
+                response = _error("a token is needed: Authorization: Bearer TOKEN", 401, {"WWW-Authenticate": "Bearer"})
+            elif queued:
+                response = await self._in_queue(endpoint, request)
+            else:
+                response = await _answer(endpoint, request)
             response.headers["X-Content-Type-Options"] = "nosniff"
-            self._metrics.requests.labels(route, response.status_code).inc()
-            self._metrics.seconds.labels(route).observe(time.perf_counter() - start)
+            self._metrics.requests.labels(path, response.status_code).inc()
+            self._metrics.seconds.labels(path).observe(time.perf_counter() - start)
             return response
 
-        return guarded
-
-    async def _respond(self, route: str, endpoint: Endpoint, request: Request, *, queued: bool) -> Response:
-        if not route.startswith("/v2/health/") and not self._is_allowed(request):
-            return _error("a token is needed: Authorization: Bearer TOKEN", 401, {"WWW-Authenticate": "Bearer"})
-        if queued and self._under_way >= self._limits.queue:
-            return _error("too many requests are under way. Try again", 503, {"Retry-After": _RETRY_AFTER})
-        self._under_way += queued
-        self._metrics.under_way.set(self._under_way)
-        try:
-            return await endpoint(request)
-        except RequestError as error:
-            return _error(str(error), error.status)
-        except (ModelError, ProviderError) as error:
-            return _error(str(error), 500)
-        finally:
-            self._under_way -= queued
-            self._metrics.under_way.set(self._under_way)
+        return Route(path, guarded, methods=[method])
 
     def _is_allowed(self, request: Request) -> bool:
         if self._token is None:
@@ -156,12 +162,22 @@ class _Service:
         is_right = hmac.compare_digest(given.encode("latin-1"), self._token.encode())
         return is_right and scheme.lower() == "bearer"
 
-    async def page(self, _: Request) -> Response:
-        text = files("rnn_runtime.serve").joinpath("page.html").read_text(encoding="utf-8")
-        return HTMLResponse(text, headers={"Content-Security-Policy": _PAGE_POLICY})
+    async def _in_queue(self, endpoint: Endpoint, request: Request) -> Response:
+        if self._under_way >= self._limits.queue:
+            return _error("too many requests are under way. Try again", 503, _RETRY_LATER)
+        self._under_way += 1
+        self._metrics.under_way.set(self._under_way)
+        try:
+            return await _answer(endpoint, request)
+        finally:
+            self._under_way -= 1
+            self._metrics.under_way.set(self._under_way)
 
-    async def metrics_text(self, _: Request) -> Response:
-        return Response(self._metrics.text(), media_type="text/plain; version=0.0.4")
+    async def page(self, _: Request) -> Response:
+        return HTMLResponse(self._page, headers={"Content-Security-Policy": _PAGE_POLICY})
+
+    async def metrics(self, _: Request) -> Response:
+        return Response(generate_latest(self._metrics.registry), media_type="text/plain; version=0.0.4")
 
     async def health(self, _: Request) -> Response:
         return JSONResponse({})
@@ -189,7 +205,7 @@ class _Service:
         return Response(answer, headers=headers)
 
     async def classify(self, request: Request) -> Response:
-        top = self._parse_top(request.query_params.get("top", "3"))
+        top = _parse_top(request.query_params.get("top", "3"))
         body = await read_body(request, self._limits.body)
         images = await self._pixels(InferRequest(None, (body,), {}))
         (probabilities,) = (await self._batcher.run(images, ["probabilities"]))["probabilities"]
@@ -199,11 +215,6 @@ class _Service:
             for i in np.argsort(-probabilities, kind="stable")[:top]
         ]
         return JSONResponse({**ranked[0], "top": ranked})
-
-    def _parse_top(self, text: str) -> int:
-        if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) >= 1):
-            raise RequestError(f"top must be a whole number from 1 up, not {text[:40]!r}")
-        return int(text)
 
     def _check_model(self, request: Request) -> None:
         name, version = request.path_params["name"], request.path_params.get("version", VERSION)
@@ -229,6 +240,55 @@ class _Service:
 
     async def _in_thread(self, function: Callable[[], Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._decoders, function)
+
+
+async def _answer(endpoint: Endpoint, request: Request) -> Response:
+    """What an endpoint answers, or the reason why it can't."""
+    try:
+        return await endpoint(request)
+    except RequestError as error:
+        return _error(str(error), error.status)
+    except (ModelError, ProviderError) as error:
+        return _error(str(error), 500)
+    except asyncio.CancelledError:  # the time for what is under way is over
+        return _error("the service is ending", 503, _RETRY_LATER)
+
+
+async def read_body(request: Request, most_bytes: int) -> bytes:
+    """Read a body, whether its length is known in advance or not.
+
+    Raises:
+        RequestError: it is longer than `most_bytes`, compressed, a form, or doesn't arrive.
+    """
+    too_large = RequestError(f"the body has more than {most_bytes:,} bytes, the limit", 413)
+    length = request.headers.get("content-length", "0")
+    if not length.isdecimal() or int(length) > most_bytes:
+        raise too_large
+    if "content-length" in request.headers and "transfer-encoding" in request.headers:
+        # A proxy may take the one for the body's end, and this server the other (RFC 9112, section 6.3).
+        raise RequestError("a request has Content-Length or Transfer-Encoding, not both", 400)
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise RequestError("compressed bodies aren't supported. Send it as it is", 415)
+    if request.headers.get("content-type", "").startswith("multipart/"):
+        raise RequestError("forms aren't supported. Send the file itself: curl --data-binary @digit.png URL", 415)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            async for part in request.stream():
+                body += part
+                if len(body) > most_bytes:
+                    raise too_large
+    except TimeoutError:
+        raise RequestError(f"the body didn't arrive within {_BODY_SECONDS} seconds", 408) from None
+    except ClientDisconnect:
+        raise RequestError("the client has gone", 400) from None
+    return bytes(body)
+
+
+def _parse_top(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) >= 1):
+        raise RequestError(f"top must be a whole number from 1 up, not {text[:40]!r}")
+    return int(text)
 
 
 def _error(text: str, status: int, headers: dict[str, str] | None = None) -> Response:

@@ -63,7 +63,18 @@ class Batcher:
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
         while batch := self._next_batch():
-            await loop.run_in_executor(self._thread, self._run_each, loop, batch)
+            results: Sequence[Values | Exception]
+            try:
+                results = await loop.run_in_executor(self._thread, self._run_each, batch)
+            except Exception as error:  # a bug, or no memory for a thread; nobody must wait forever
+                results = [error] * len(batch)
+            for job, result in zip(batch, results, strict=True):
+                if job.result.cancelled():  # its client has gone
+                    continue
+                if isinstance(result, Exception):
+                    job.result.set_exception(result)
+                else:
+                    job.result.set_result(result)
         self._worker = None
 
     def _next_batch(self) -> list[_Job]:
@@ -71,25 +82,23 @@ class Batcher:
         images = 0
         while self._waiting and images + len(self._waiting[0].images) <= self._batch_size:
             job = self._waiting.popleft()
-            if not job.result.cancelled():  # its client has gone
+            if not job.result.cancelled():
                 batch.append(job)
                 images += len(job.images)
         return batch
 
-    def _run_each(self, loop: asyncio.AbstractEventLoop, batch: list[_Job]) -> None:
+    def _run_each(self, batch: list[_Job]) -> "list[Values] | list[Values | Exception]":
         """In the model's thread: run a batch; if that fails, each of its requests alone."""
         try:
-            results: list[Values | Exception] = list(self._run(batch))
+            return self._run(batch)
         except (ModelError, ProviderError):
-            results = []
-            for job in batch:
-                try:
-                    results += self._run([job])
-                except (ModelError, ProviderError) as error:
-                    results.append(error)
-        except Exception as error:  # a bug; nobody must wait forever
-            results = [error] * len(batch)
-        loop.call_soon_threadsafe(_answer, batch, results)
+            return [self._run_alone(job) for job in batch]
+
+    def _run_alone(self, job: _Job) -> "Values | Exception":
+        try:
+            return self._run([job])[0]
+        except (ModelError, ProviderError) as error:
+            return error
 
     def _run(self, batch: list[_Job]) -> list[Values]:
         images = batch[0].images if len(batch) == 1 else np.concatenate([job.images for job in batch])
@@ -102,13 +111,3 @@ class Batcher:
             {name: values[name][end - len(job.images) : end] for name in job.outputs}
             for job, end in zip(batch, ends, strict=True)
         ]
-
-
-def _answer(batch: list[_Job], results: "list[Values | Exception]") -> None:
-    for job, result in zip(batch, results, strict=True):
-        if job.result.cancelled():
-            continue
-        if isinstance(result, Exception):
-            job.result.set_exception(result)
-        else:
-            job.result.set_result(result)

@@ -6,19 +6,17 @@ import errno
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
 
-from rnn_runtime.errors import SettingsError
-from rnn_runtime.serve.connections import BACKLOG, Connection, most_connections
+from rnn_runtime.command.streams import say
+from rnn_runtime.errors import Argument, SettingsError
 
-
-class _Server(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Nothing: uvicorn would raise a signal again at its end, and the process would not exit with 0."""
-        yield
+_BACKLOG = 256
+_HEADER_SECONDS = 15
+_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -34,12 +32,12 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
-        listener.listen(BACKLOG)
+        listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
-        what = "port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "host"
-        reason = error.strerror or error
-        raise SettingsError(f"can't listen on {host}, port {port}: {reason}. Choose another `{what}`") from None
+        name = "port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "host"
+        problem = f"can't listen on {host}, port {port}: {error.strerror or error}. Choose another "
+        raise SettingsError(problem, Argument(name)) from None
     return listener
 
 
@@ -55,11 +53,9 @@ def serve(
             once.
         ready: Called once the server listens.
     """
-    Connection.most = most_connections()
     config = uvicorn.Config(
         app,
-        http=Connection,
-        backlog=BACKLOG,
+        backlog=_BACKLOG,
         lifespan="off",
         log_config=None,
         log_level="error",
@@ -67,21 +63,62 @@ def serve(
         server_header=False,
         timeout_graceful_shutdown=max(1, round(grace)),
     )
-    asyncio.run(_serve(_Server(config), listener, ready))
+    asyncio.run(_Server(config, ready).serve(sockets=[listener]))
 
 
-async def _serve(server: uvicorn.Server, listener: socket.socket, ready: Callable[[], None]) -> None:
-    loop = asyncio.get_running_loop()
+class _Server(uvicorn.Server):
+    """uvicorn, with two things that it leaves to a proxy, which a service on its own port doesn't have."""
 
-    def stop() -> None:
-        server.force_exit = server.should_exit  # at the second signal
-        server.should_exit = True
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+        self._has_said_it = False
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    while not server.started and not task.done():
-        await asyncio.sleep(0.01)
-    if server.started:
-        ready()
-    await task
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take SIGTERM and SIGINT as the wish to end: uvicorn would raise them again, and not exit with 0."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        yield
+
+    def _stop(self) -> None:
+        self.force_exit = self.should_exit  # at the second signal
+        self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say so."""
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._on_loop_error)
+        await super().startup(sockets)
+        self._closing_stalled = loop.create_task(self._close_stalled())
+        self._ready()
+
+    async def _close_stalled(self) -> None:
+        """Close connections that send nothing, or headers without an end.
+
+        uvicorn's own time limit is for the pause between two requests, and a body has one in `read_body`.
+        """
+        connections: set[Any] = self.server_state.connections
+        stalled: set[tuple[Any, Any]] = set()
+        while True:
+            await asyncio.sleep(_HEADER_SECONDS)
+            # A connection with the same answered request at two looks in a row has begun no other in between.
+            idle = {(c, c.cycle) for c in connections if c.cycle is None or c.cycle.response_complete}
+            for connection, _ in idle & stalled:
+                connection.transport.close()
+            stalled = idle
+
+    def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Report an error of the event loop; of connections that can't be accepted, only the first.
+
+        Without free file descriptors, asyncio tries again after a second, and reports each of hundreds of attempts.
+        Those that are left at the end find the port closed.
+        """
+        error = context.get("exception")
+        is_full = isinstance(error, OSError) and error.errno in _NO_DESCRIPTORS
+        if is_full and not self._has_said_it:
+            self._has_said_it = True
+            say("No more open files are allowed (ulimit -n): further connections wait")
+        elif not is_full and not self.should_exit:
+            loop.default_exception_handler(context)

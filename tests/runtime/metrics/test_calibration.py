@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rnn_runtime.metrics.calibration import BINS, CalibrationBins
+from rnn_runtime.metrics.evaluation import BINS, CalibrationBins
 
 
 @given(st.lists(st.tuples(st.integers(0, 1000).map(lambda n: n / 1000), st.booleans()), min_size=1))
