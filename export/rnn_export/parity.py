@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from rnn_runtime.classifier import Classifier
-from rnn_runtime.engine.session import open_session
+from rnn_runtime.engine import open_session
 from rnn_runtime.model.difference import ATOL, RTOL, Difference
 from rnn_train.model import ImageRNN, predict_logits
 

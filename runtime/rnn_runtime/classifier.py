@@ -1,22 +1,17 @@
 """The classifier: a model file, its onnxruntime session, images in and predictions out."""
 
-from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rnn_runtime.engine.core_cache import images_per_run
+from rnn_runtime.engine import Provider, make_runner, open_session
 from rnn_runtime.engine.cuda import CUDA_DEFAULTS, CudaOptions
-from rnn_runtime.engine.cuda_runner import CudaRunner
-from rnn_runtime.engine.session import Provider, open_session, other_provider
-from rnn_runtime.engine.threads import CpuThreads
-from rnn_runtime.errors import InputError, ModelError, ProviderError
+from rnn_runtime.engine.session import other_provider
+from rnn_runtime.errors import Argument, InputError, ModelError, ProviderError
 from rnn_runtime.images.batches import ImageBatch, decode_here, decode_images
 from rnn_runtime.images.image_like import ImageLike, TakenImage, is_single_image, take_image, take_images
 from rnn_runtime.images.pool import usable_cores
@@ -107,7 +102,7 @@ class Classifier:
 
     Raises:
         ModelError: The file is missing, damaged or not written by `rnn-export`.
-        ProviderError: CUDA was asked for and can't run here, or not with these options.
+        ProviderError: CUDA was asked for and can't run here.
         MissingPackageError: onnxruntime isn't installed, or its installation is broken.
         SettingsError: An argument has a wrong type or is out of range, or `cuda` was given with `provider="cpu"`.
     """
@@ -129,32 +124,16 @@ class Classifier:
             content = read_model(self.path)
             self.sha256 = stored_sha256(content)
             opened = open_session(content, provider, cuda=cuda)
-            self._session, self._provider, self._cuda = opened.session, opened.provider, opened.cuda
-            self._notice = opened.notice
+            self._session, self._provider, self._notice = opened.session, opened.provider, opened.notice
+            self._cuda = cuda if opened.provider == "cuda" else CUDA_DEFAULTS
             self.metadata = ModelMetadata.from_props(self._session.get_modelmeta().custom_metadata_map)
             self._shape = self.metadata.spec.image_spec.shape
             self._check_interface()
-            self._runner = self._make_runner(content)
-            if provider == "cuda" and self._cuda.graph:
-                self._check_graph(self._runner)
-        except (ModelError, ProviderError) as error:
-            raise type(error)(f"{self.path}: {error}") from None
-
-    def _make_runner(self, content: bytes) -> CudaRunner | CpuThreads:
-        if self._provider == "cuda":
-            return CudaRunner(
-                self._session,
-                self._shape,
-                len(self.class_names),
-                device_id=self._cuda.device_id,
-                graph=self._cuda.graph,
+            self._runner = make_runner(
+                opened, content, self.metadata.spec, threads=self.threads, device_id=self._cuda.device_id
             )
-        threaded = None
-        if self.metadata.spec.cell == "lstm" and self.threads > 1:
-            # For small batches of an LSTM, onnxruntime's own threads are faster than chunks
-            # (docs/explanation/measurements.md).
-            threaded = open_session(content, "cpu", intra_op_threads=self.threads).session
-        return CpuThreads(self._session, self.threads, images_per_run(self.metadata.spec), threaded)
+        except (ModelError, ProviderError) as error:
+            raise type(error)(f"{self.path}: ", *error.args) from None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # In another process, the model is opened again, on the provider that runs here or not at all.
@@ -167,13 +146,13 @@ class Classifier:
 
     @property
     def cuda(self) -> CudaOptions:
-        """How it runs on CUDA: as was asked for, but for what `notice` says."""
+        """How it runs on CUDA; on the CPU, the defaults."""
         return self._cuda
 
     @property
     def notice(self) -> str | None:
-        """What was left out of what was asked for, and why: CUDA or CUDA graphs with `auto`, or a later capture."""
-        return self._runner.notice if isinstance(self._runner, CudaRunner) and self._runner.notice else self._notice
+        """Why it runs on the CPU and what to do about it, if `auto` was to choose and CUDA was to be expected."""
+        return self._notice
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -250,7 +229,7 @@ class Classifier:
         """
         sizes = self._check_sizes(top_k, batch_size)
         if is_single_image(images):  # a text is a sequence of letters, and each would be taken for a path
-            raise InputError("`images` is a single image. Pass it to `predict`, or put it into a list")
+            raise InputError(Argument("images"), " is a single image. Pass it to `predict`, or put it into a list")
         return self._stream(take_images(images, self.metadata.spec.image_spec), *sizes)
 
     def rank_files(self, paths: Sequence[str], top_k: int) -> Ranking:
@@ -265,12 +244,8 @@ class Classifier:
         Raises:
             ProviderError: As for `predict`.
         """
-        assert isinstance(self._runner, CpuThreads)
         batch = decode_here(paths, self.metadata.spec.image_spec)
-        found = self._no_probabilities()
-        if batch.readable:
-            found = self._runner.run_alone("probabilities", batch.images)
-        return self._rank(batch, found, top_k)
+        return self._rank(batch, self._runner.run("probabilities", batch.images, alone=True), top_k)
 
     def name_ranking(self, names: Sequence[str], ranking: Ranking) -> list[Prediction]:
         """The predictions that a ranking of images holds.
@@ -318,27 +293,12 @@ class Classifier:
     def _stream(
         self, images: Iterator[str | TakenImage], top_k: int, batch_size: int
     ) -> Generator[Prediction, None, None]:
-        spec, runner = self.metadata.spec.image_spec, self._runner
-        if isinstance(runner, CpuThreads):
-            for batch in decode_images(images, spec, batch_size=batch_size, threads=self.threads):
-                yield from self._predict_batch(batch, top_k)
-            return
-        # Results are taken one batch late, so that the device always has something to do.
-        allocate = partial(runner.allocate, batch_size=batch_size)
-        under_way: deque[tuple[ImageBatch, Future[NDArray[np.float32]] | None]] = deque()
-        for batch in decode_images(images, spec, batch_size=batch_size, threads=self.threads, allocate=allocate):
-            run = runner.start("probabilities", batch.images, batch_size) if batch.readable else None
-            under_way.append((batch, run))
-            if len(under_way) > 1:
-                yield from self._take_results(*under_way.popleft(), top_k)
-        for batch, run in under_way:
-            yield from self._take_results(batch, run, top_k)
-
-    def _take_results(
-        self, batch: ImageBatch, run: "Future[NDArray[np.float32]] | None", top_k: int
-    ) -> list[Prediction]:
-        probabilities = run.result() if run else self._no_probabilities()
-        return self._to_predictions(batch, probabilities, top_k)
+        spec = self.metadata.spec.image_spec
+        # No name refers to the generator of batches: it ends with this one, whatever ends this one.
+        for batch, probabilities in self._runner.stream(
+            "probabilities", decode_images(images, spec, batch_size=batch_size, threads=self.threads)
+        ):
+            yield from self._to_predictions(batch, probabilities, top_k)
 
     def _predict_batch(self, batch: ImageBatch, top_k: int) -> list[Prediction]:
         return self._to_predictions(batch, self._run("probabilities", batch.images), top_k)
@@ -353,18 +313,6 @@ class Classifier:
             errors[batch.readable[i]] = "the model's output is not finite"
         return Ranking(batch.readable, classes, np.take_along_axis(probabilities, classes, axis=1), errors)
 
-    def _no_probabilities(self) -> NDArray[np.float32]:
-        return np.empty((0, len(self.class_names)), np.float32)
-
-    def _check_graph(self, runner: CudaRunner | CpuThreads) -> None:
-        """Capture a graph for one image, to find out if that works."""
-        self._run("logits", np.zeros((1, *self._shape), np.uint8))
-        if isinstance(runner, CudaRunner) and runner.notice:
-            raise ProviderError(
-                f"its CUDA graph can't be captured: {runner.notice}. Run without CUDA graphs, or export it with: "
-                "rnn-export --target cuda"
-            )
-
     def _prediction(self, path: str, classes: list[int], probabilities: list[float]) -> Prediction:
         top = tuple(zip((self.class_names[i] for i in classes), probabilities, strict=True))
         return Prediction(path, *top[0], top)
@@ -375,7 +323,8 @@ class Classifier:
             rows = int((~np.isfinite(values).all(axis=1)).sum())
             raise ModelError(
                 f"{self.path}: its {output} are not finite for {rows} of {len(values)} images. Don't use this model on "
-                f"{self._provider}: {other_provider(self._provider)}"
+                f"{self._provider}: ",
+                *other_provider(self._provider),
             )
         return values
 
@@ -383,11 +332,10 @@ class Classifier:
         images = np.ascontiguousarray(images)
         if images.dtype != _UINT8 or images.shape[1:] != self._shape:
             raise InputError(
-                f"`images` must be uint8 of shape (batch, {', '.join(map(str, self._shape))}), "
-                f"not {images.dtype} of shape {images.shape}. `predict` takes images of any size"
+                Argument("images"),
+                f" must be uint8 of shape (batch, {', '.join(map(str, self._shape))}), "
+                f"not {images.dtype} of shape {images.shape}. `predict` takes images of any size",
             )
-        if not len(images):  # onnxruntime's kernels fail without any rows
-            return self._no_probabilities()
         return self._runner.run(output, images)
 
     def _check_interface(self) -> None:

@@ -20,7 +20,7 @@ from rnn_runtime.text import printable
 
 if TYPE_CHECKING:
     from rnn_runtime.classifier import Classifier
-    from rnn_runtime.engine.session import Provider
+    from rnn_runtime.engine import Provider
     from rnn_runtime.results.evaluation import FolderEvaluation
     from rnn_runtime.results.run import RunSummary
     from rnn_runtime.results.write import Format
@@ -165,7 +165,6 @@ def _check(ctx: click.Context) -> None:
 @shared_options.device_id
 @shared_options.gpu_memory_limit
 @shared_options.tf32
-@shared_options.cuda_graph
 @click.version_option(rnn_runtime.__version__, prog_name="rnn-infer")
 def main(
     paths: tuple[str, ...],
@@ -174,7 +173,6 @@ def main(
     device_id: int,
     gpu_memory_limit: int | None,
     tf32: bool,
-    cuda_graph: bool,
     quiet: bool,
     threads: int | None,
     **options: Any,
@@ -193,14 +191,11 @@ def main(
     from rnn_runtime.engine.cuda import CudaOptions
 
     memory_limit = None if gpu_memory_limit is None else gpu_memory_limit << 20
-    cuda = CudaOptions(device_id, memory_limit, tf32, cuda_graph)
+    cuda = CudaOptions(device_id, memory_limit, tf32)
     classifier = Classifier(model, provider, threads=threads, cuda=cuda)
-    notice = classifier.notice
-    if notice and not quiet:
-        say(as_options(notice))
+    if classifier.notice and not quiet:
+        say(as_options(classifier.notice))
     _classify(classifier, paths, quiet=quiet, **options)
-    if classifier.notice != notice and not quiet:  # a later capture of a CUDA graph failed
-        say(as_options(str(classifier.notice)))
 
 
 def _classify(

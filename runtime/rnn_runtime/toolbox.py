@@ -1,9 +1,8 @@
 """The command `rnn-onnx`: everything around a model that isn't training, export, classifying or serving."""
 
-import contextlib
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +16,8 @@ from rnn_runtime.command.streams import say
 
 if TYPE_CHECKING:
     from rnn_runtime.classifier import Classifier
+    from rnn_runtime.engine import Provider
     from rnn_runtime.engine.cuda import CudaOptions
-    from rnn_runtime.engine.session import Provider
     from rnn_runtime.results.write import Format
 
 _input, _model, _output, _check, _timing = map(
@@ -72,7 +71,6 @@ def _model_command(name: str, **options: Any) -> Decorator:
 @shared_options.device_id
 @shared_options.gpu_memory_limit
 @shared_options.tf32
-@shared_options.cuda_graph
 @_version
 def doctor(model: Path, provider: "Provider", **cuda: Any) -> None:
     """Print versions, execution providers and what is missing.
@@ -100,7 +98,6 @@ def doctor(model: Path, provider: "Provider", **cuda: Any) -> None:
 @shared_options.device_id
 @shared_options.gpu_memory_limit
 @shared_options.tf32
-@shared_options.cuda_graph
 @_version
 def check(
     model: Path, provider: "Provider", threads: int | None, atol: float | None, rtol: float | None, **cuda: Any
@@ -112,9 +109,9 @@ def check(
     """
     from rnn_runtime.checks.self_check import describe_self_check, self_check
 
-    with _opened(model, provider, threads, _cuda_options(**cuda)) as classifier:
-        difference = self_check(classifier, atol=atol, rtol=rtol)
-        click.echo(describe_self_check(classifier, difference))
+    classifier = _open(model, provider, threads, _cuda_options(**cuda))
+    difference = self_check(classifier, atol=atol, rtol=rtol)
+    click.echo(describe_self_check(classifier, difference))
 
 
 @_model_command("benchmark", imports=("onnxruntime", "rnn_runtime.checks.benchmark"))
@@ -126,7 +123,6 @@ def check(
 @shared_options.device_id
 @shared_options.gpu_memory_limit
 @shared_options.tf32
-@shared_options.cuda_graph
 @_version
 def benchmark(
     model: Path,
@@ -142,9 +138,9 @@ def benchmark(
     """
     from rnn_runtime.checks.benchmark import BATCH_SIZES, measure_speed, write_speeds
 
-    with _opened(model, provider, threads, _cuda_options(**cuda)) as classifier:
-        speeds = measure_speed(classifier, batch_sizes=[batch_size] if batch_size else BATCH_SIZES)
-        write_speeds(speeds, sys.stdout, _choose_format(format))
+    classifier = _open(model, provider, threads, _cuda_options(**cuda))
+    speeds = measure_speed(classifier, batch_sizes=[batch_size] if batch_size else BATCH_SIZES)
+    write_speeds(speeds, sys.stdout, _choose_format(format))
 
 
 @_model_command("compare", imports=("onnxruntime", "rnn_runtime.checks.compare"))
@@ -156,7 +152,7 @@ def benchmark(
 @shared_options.gpu_memory_limit
 @_version
 def compare(model: Path, threads: int | None, batch_size: int | None, format: "Format | None", **cuda: Any) -> None:
-    """Time the CPU, CUDA, CUDA graphs and TF32 side by side.
+    """Time the CPU, CUDA and TF32 side by side.
 
     Each is first compared with PyTorch's logits. The command lines to use are named at the end. Reading and decoding
     image files isn't included.
@@ -282,26 +278,20 @@ def ray(
         raise click.exceptions.Exit(1)
 
 
-def _cuda_options(
-    device_id: int, gpu_memory_limit: int | None, tf32: bool = False, cuda_graph: bool = False
-) -> "CudaOptions":
+def _cuda_options(device_id: int, gpu_memory_limit: int | None, tf32: bool = False) -> "CudaOptions":
     from rnn_runtime.engine.cuda import CudaOptions
 
-    return CudaOptions(device_id, None if gpu_memory_limit is None else gpu_memory_limit << 20, tf32, cuda_graph)
+    return CudaOptions(device_id, None if gpu_memory_limit is None else gpu_memory_limit << 20, tf32)
 
 
-@contextlib.contextmanager
-def _opened(model: Path, provider: "Provider", threads: int | None, cuda: "CudaOptions") -> "Iterator[Classifier]":
-    """The model. What isn't as it was asked for is said before and, where it shows only then, after its use."""
+def _open(model: Path, provider: "Provider", threads: int | None, cuda: "CudaOptions") -> "Classifier":
+    """The model. What isn't as it was asked for is said first."""
     from rnn_runtime.classifier import Classifier
 
     classifier = Classifier(model, provider, threads=threads, cuda=cuda)
-    notice = classifier.notice
-    if notice:
-        say(as_options(notice))
-    yield classifier
-    if classifier.notice and classifier.notice != notice:
+    if classifier.notice:
         say(as_options(classifier.notice))
+    return classifier
 
 
 def _choose_format(given: "Format | None") -> "Format":
@@ -323,5 +313,5 @@ def command_line(model: Path, provider: str, batch_size: int, cuda: "CudaOptions
     words += ["--threads", threads] if threads is not None else []
     words += ["--device-id", cuda.device_id] if cuda.device_id else []
     words += ["--gpu-memory-limit", cuda.memory_limit >> 20] if cuda.memory_limit is not None else []
-    words += [name for name, given in (("--tf32", cuda.tf32), ("--cuda-graph", cuda.graph)) if given]
+    words += ["--tf32"] if cuda.tf32 else []
     return shlex.join(map(str, words))

@@ -45,7 +45,6 @@ OPTIONS: dict[str, dict[str, list[str]]] = {
         "--device-id": ["0", "1"],
         "--gpu-memory-limit": COUNTS,
         "--tf32": NONE,
-        "--cuda-graph": NONE,
         "--recursive": NONE,
         "--null": NONE,
         "--format": ["csv", "jsonl", "table", "tsv", "parquet"],

@@ -14,12 +14,11 @@ import pytest
 from numpy.typing import NDArray
 
 from rnn_export import export_onnx
-from rnn_export.graph.onnx_model import Graph
 from rnn_runtime import Classifier, CudaOptions
 from rnn_runtime.checks.compare import compare
 from rnn_runtime.checks.comparison import VARIANTS
 from rnn_runtime.checks.self_check import cuda_tolerance, self_check
-from rnn_runtime.engine.session import open_session
+from rnn_runtime.engine import open_session
 from rnn_runtime.errors import ProviderError
 from rnn_runtime.model.difference import Difference
 from rnn_runtime.model.spec import Cell, ImageSpec, ModelSpec
@@ -98,54 +97,24 @@ def test_nodes_without_a_kernel_are_an_error(tmp_path: Path) -> None:
         Classifier(path, provider="cuda")
 
 
-GRAPHS = [("rnn", "unrolled"), ("rnn", "wavefront"), ("rnn", "operator"), ("gru", "operator"), ("lstm", "operator")]
-
-
-@pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("height", [28, 33, 64, 128])
-@pytest.mark.parametrize(("cell", "form"), GRAPHS)
-def test_cuda_graph_gives_what_plain_runs_give_to_the_bit(
-    tmp_path: Path, cell: Cell, form: Graph, height: int, bidirectional: bool
-) -> None:
-    path = export(tmp_path, spec_of(cell, height, bidirectional=bidirectional), graph=form)
-    plain, graph = Classifier(path, provider="cuda"), Classifier(path, provider="cuda", cuda=CudaOptions(graph=True))
-
-    # growing and shrinking, so that a graph is replayed after larger ones were captured, with other images each time
-    for seed, size in enumerate((1, 64, 257, 64, 1, 5, 1000, 33, 257, 1)):
-        images = random_images(size, seed, height)
-        np.testing.assert_array_equal(graph.predict_logits(images), plain.predict_logits(images))
-    assert graph.notice is None
-
-
-def test_cuda_graph_in_float16(tmp_path: Path) -> None:
-    path = export(tmp_path, spec_of(), precision="fp16")
-    plain, graph = Classifier(path, provider="cuda"), Classifier(path, provider="cuda", cuda=CudaOptions(graph=True))
-
-    for seed, size in enumerate((1, 64, 1)):
-        images = random_images(size, seed)
-        np.testing.assert_array_equal(graph.predict_logits(images), plain.predict_logits(images))
-
-
 @pytest.mark.parametrize("classifiers", [1, 2])
 def test_threads_and_classifiers_share_the_device(tmp_path: Path, classifiers: int) -> None:
     path = export(tmp_path, spec_of(height=64))
     plain = Classifier(path, provider="cuda")
-    with_graphs = [Classifier(path, provider="cuda", cuda=CudaOptions(graph=True)) for _ in range(classifiers)]
+    shared = [Classifier(path, provider="cuda") for _ in range(classifiers)]
     batches = [random_images(1 + 37 * seed % 300, seed, 64) for seed in range(200)]
     expected = [plain.predict_logits(batch) for batch in batches]
 
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda i: with_graphs[i % classifiers].predict_logits(batches[i]), range(len(batches))))
+        found = list(pool.map(lambda i: shared[i % classifiers].predict_logits(batches[i]), range(len(batches))))
 
     for actual, logits in zip(found, expected, strict=True):
         np.testing.assert_array_equal(actual, logits)
-    assert [classifier.notice for classifier in with_graphs] == [None] * classifiers
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("graph", [False, True])
-def test_memory_stays_flat_over_many_runs_in_new_threads(tmp_path: Path, graph: bool) -> None:
-    classifier = Classifier(export(tmp_path, spec_of()), provider="cuda", cuda=CudaOptions(graph=graph))
+def test_memory_stays_flat_over_many_runs_in_new_threads(tmp_path: Path) -> None:
+    classifier = Classifier(export(tmp_path, spec_of()), provider="cuda")
 
     def run_in_new_threads(runs: int) -> None:
         for start in range(0, runs, 100):
@@ -171,16 +140,6 @@ def gpu_memory() -> int:
     rows = [row.split(", ") for row in subprocess.check_output(line, text=True).splitlines()]
     used = [int(memory) for pid, memory in rows if int(pid) == os.getpid()]
     return sum(used) if used else sum(int(memory) for _, memory in rows)  # in a container, pids are others
-
-
-def test_cuda_graph_of_a_loop_is_refused_with_the_way_out_and_left_out_by_auto(tmp_path: Path) -> None:
-    path = export(tmp_path, ModelSpec(ImageSpec(9, 4, 1), ("a", "b")), graph="scan")
-
-    with pytest.raises(ProviderError, match="rnn-export --target cuda"):
-        Classifier(path, provider="cuda", cuda=CudaOptions(graph=True))
-    classifier = Classifier(path, provider="auto", cuda=CudaOptions(graph=True))
-    assert classifier.provider == "cuda"
-    assert "without a graph" in str(classifier.notice)
 
 
 @pytest.mark.slow

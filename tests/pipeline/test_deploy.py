@@ -101,7 +101,7 @@ def test_options_of_the_service_are_those_of_the_classifier() -> None:
 
     ours, theirs = ({param.name: param for param in command.params} for command in (main, infer))
 
-    for name in ("model", "provider", "threads", "device_id", "gpu_memory_limit", "tf32", "cuda_graph"):
+    for name in ("model", "provider", "threads", "device_id", "gpu_memory_limit", "tf32"):
         assert isinstance(ours[name], click.Option)
         assert ours[name].opts == theirs[name].opts
         assert ours[name].default == theirs[name].default

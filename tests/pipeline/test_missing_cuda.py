@@ -116,7 +116,7 @@ STARTS = {  # what is missing, and how to mend it
     ),
     "other device": (
         "there is no CUDA device 7; found: 0 (GPU A), 1 (GPU B)",
-        "Choose one with --device-id, or run with --provider cpu",
+        "Choose one of these, or run with --provider cpu",
     ),
     "no libraries": (
         ".so.",
@@ -198,7 +198,7 @@ def test_onnxruntime_that_cannot_be_used_exits_with_one_line(outcomes: Outcomes,
         ("no driver", 0, "nothing to repair for the CPU. For CUDA: Install the driver and check it with: nvidia-smi"),
         ("driver that fails", 0, "Check the GPU and its driver with: nvidia-smi"),
         ("old driver", 0, "Update the driver"),
-        ("other device", 0, "Choose one with --device-id"),
+        ("other device", 0, "Choose one of these"),
         ("no libraries", 0, "Install CUDA's libraries with: pip install 'onnxruntime-gpu[cuda,cudnn]'"),
         ("both", 0, "Install one of them only: pip uninstall --yes onnxruntime onnxruntime-gpu && pip install"),
         ("one of both uninstalled", 3, "the installed onnxruntime is broken"),

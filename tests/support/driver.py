@@ -13,19 +13,6 @@ int cuDeviceGetCount(int *count) { *count = 2; return 0; }
 int cuDeviceGet(int *device, int ordinal) { *device = ordinal; return 0; }
 int cuDeviceGetName(char *name, int n, int device) { snprintf(name, n, "GPU %c", 'A' + device); return 0; }
 int cuGetErrorString(int code, const char **text) { *text = "no CUDA-capable device is detected"; return 0; }
-/* page-locked memory, in the context of a device only; DRIVER_LOCKS=0 refuses any */
-static int locked = 0;
-static __thread int is_current = 0;
-int stand_in_locked(void) { return locked; }
-int cuDevicePrimaryCtxRetain(void **context, int device) { *context = &locked; return 0; }
-int cuCtxPushCurrent_v2(void *context) { is_current++; return context != &locked; }
-int cuCtxPopCurrent_v2(void **context) { is_current--; *context = &locked; return 0; }
-int cuMemHostAlloc(void **address, size_t size, unsigned flags) {
-    if (!is_current) return 201;
-    if (!setting("DRIVER_LOCKS", 1)) return 2;
-    locked++; *address = malloc(size); return 0;
-}
-int cuMemFreeHost(void *address) { if (!is_current) return 201; locked--; free(address); return 0; }
 /* what onnxruntime's provider is linked to, and what CUDA's runtime asks for first, without getting it */
 int cuTensorMapEncodeTiled(void) { return 1; }
 int cuGetProcAddress_v2(void) { return 500; }

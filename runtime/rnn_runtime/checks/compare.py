@@ -116,13 +116,11 @@ def _time(
     durations: dict[str, list[float]] = {}
     for turn in range(1 + _ROUNDS):
         for name in list(running):
-            # Memory is allocated, algorithms are chosen and graphs captured in the first turn, which doesn't count.
+            # Memory is allocated and algorithms are chosen in the first turn, which doesn't count.
             if turn > 1 and durations[name][0] > _LONGEST_RUN:
                 continue
             try:
                 found = _run_for(running[name], images, seconds if turn else 0)
-                if running[name].notice:  # it no longer runs as its name says
-                    raise ProviderError(str(running[name].notice))
             except (ProviderError, ModelError, MemoryError) as error:
                 problems[name] = f"no batches of {len(images):,} and more: {str(error) or 'the memory ran out'}"
                 del running[name]

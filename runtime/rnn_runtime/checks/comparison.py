@@ -28,9 +28,7 @@ class Variant:
 VARIANTS = (
     Variant("cpu", "cpu"),
     Variant("cuda", "cuda"),
-    Variant("cuda graph", "cuda", CudaOptions(graph=True)),
     Variant("cuda tf32", "cuda", CudaOptions(tf32=True)),
-    Variant("cuda graph tf32", "cuda", CudaOptions(graph=True, tf32=True)),
 )
 
 

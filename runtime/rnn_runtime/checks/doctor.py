@@ -11,16 +11,18 @@ from types import ModuleType
 from typing import TextIO
 
 from rnn_runtime.classifier import Classifier
+from rnn_runtime.engine import Provider, open_session
 from rnn_runtime.engine.cuda import CUDA_DEFAULTS, CudaOptions
 from rnn_runtime.engine.installation import (
+    DRIVER,
+    Driver,
     cuda_major,
+    find_driver,
     import_onnxruntime,
     installed_packages,
     load_library,
     preload_cuda,
 )
-from rnn_runtime.engine.nvidia_driver import LIBRARY, Driver, find_driver
-from rnn_runtime.engine.session import Provider, open_session
 from rnn_runtime.errors import MissingPackageError, ModelError
 from rnn_runtime.images.pool import usable_cores
 from rnn_runtime.model.metadata import ModelMetadata
@@ -115,9 +117,9 @@ def _version(package: str) -> str:
 
 def _driver_facts(driver: Driver | None) -> list[tuple[str, str]]:
     if driver is None:
-        return [("NVIDIA driver", f"not found ({LIBRARY})")]
+        return [("NVIDIA driver", f"not found ({DRIVER})")]
     if driver.cuda_version is None:
-        return [("NVIDIA driver", f"{LIBRARY} exists, but isn't NVIDIA's")]
+        return [("NVIDIA driver", f"{DRIVER} exists, but isn't NVIDIA's")]
     version = "supports CUDA up to {}.{}".format(*driver.cuda_version)
     if driver.problem:
         return [("NVIDIA driver", f"{version}, but could not start: {driver.problem}")]

@@ -4,7 +4,7 @@ import math
 
 from rnn_runtime.classifier import Classifier
 from rnn_runtime.engine.session import other_provider
-from rnn_runtime.errors import ParityError
+from rnn_runtime.errors import Argument, ParityError
 from rnn_runtime.model.difference import ATOL, HALF_ATOL, HALF_RTOL, RTOL, Difference
 from rnn_runtime.model.metadata import ModelMetadata
 
@@ -30,8 +30,12 @@ def self_check(classifier: Classifier, *, atol: float | None = None, rtol: float
     if not difference.within_tolerance:
         raise ParityError(
             f"{classifier.path}: on {classifier.provider}, logits differ from PyTorch's by up to "
-            f"{difference.max_absolute:.2e}, more than `atol={atol:g}` and `rtol={rtol:g}` allow. "
-            f"Don't use this model here: {other_provider(classifier.provider)}"
+            f"{difference.max_absolute:.2e}, more than ",
+            Argument("atol", f"{atol:g}"),
+            " and ",
+            Argument("rtol", f"{rtol:g}"),
+            " allow. Don't use this model here: ",
+            *other_provider(classifier.provider),
         )
     return difference
 

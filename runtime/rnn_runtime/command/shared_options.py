@@ -63,9 +63,8 @@ tf32 = _cuda(
     default=False,
     help="Compute float32 products in TensorFloat-32: faster, and less like PyTorch.",
 )
-cuda_graph = _cuda("--cuda-graph", is_flag=True, help="Capture a CUDA graph per batch size, and replay it.")
 NOT_ON_THE_CPU = Rule(
-    ("device_id", "gpu_memory_limit", "tf32", "cuda_graph"),
+    ("device_id", "gpu_memory_limit", "tf32"),
     lambda given: given["provider"] != "cpu",
     "does nothing on the CPU. Leave it out, or choose --provider cuda or auto",
 )

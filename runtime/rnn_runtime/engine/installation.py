@@ -1,15 +1,25 @@
-"""The installed onnxruntime, or an error that says how to install or repair it."""
+"""What is installed: onnxruntime, the NVIDIA driver, CUDA's libraries; and what is missing, with how to get it."""
 
 import contextlib
 import ctypes
 import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import cast
 
 from rnn_runtime.errors import MissingPackageError
 
-UNINSTALL = "pip uninstall --yes onnxruntime onnxruntime-gpu"
-_INSTALL = "pip install onnxruntime, or with an NVIDIA GPU: pip install 'onnxruntime-gpu[cuda,cudnn]'"
+CUDA = "CUDAExecutionProvider"
+DRIVER = "libcuda.so.1"  # the NVIDIA driver's own library. No CUDA toolkit is needed
+
+CHECK_GPU = "Check the GPU and its driver with: nvidia-smi"
+_UNINSTALL = "pip uninstall --yes onnxruntime onnxruntime-gpu"
+_INSTALL_CUDA = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
+INSTALL_LIBRARIES = f"Install CUDA's libraries with: {_INSTALL_CUDA}"
+_REPLACE = f"Replace onnxruntime with: pip uninstall --yes onnxruntime && {_INSTALL_CUDA}"
+_INSTALL = f"pip install onnxruntime, or with an NVIDIA GPU: {_INSTALL_CUDA}"
 
 
 def import_onnxruntime() -> ModuleType:
@@ -71,5 +81,117 @@ def _broken(reason: str) -> MissingPackageError:
     if len(packages) > 1:
         reason = f"{' and '.join(packages)} are installed over one another: {reason}"
     return MissingPackageError(
-        f"the installed onnxruntime is broken ({reason}). Repair it with: {UNINSTALL} && {_INSTALL}"
+        f"the installed onnxruntime is broken ({reason}). Repair it with: {_UNINSTALL} && {_INSTALL}"
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """What the driver reports. All attributes are None if the library isn't NVIDIA's.
+
+    Attributes:
+        cuda_version: The newest version of CUDA that it supports.
+        devices: The names of the GPUs, in the order of CUDA's device ids.
+        problem: Why the driver couldn't start.
+    """
+
+    cuda_version: tuple[int, int] | None = None
+    devices: tuple[str, ...] | None = None
+    problem: str | None = None
+
+
+def find_driver() -> Driver | None:
+    """Query the driver; None if there is none.
+
+    The functions are documented at docs.nvidia.com/cuda/cuda-driver-api.
+    """
+    cuda = load_library(DRIVER)
+    if cuda is None:
+        return None
+    if not hasattr(cuda, "cuInit"):
+        return Driver()
+    number = ctypes.c_int()
+    cuda.cuDriverGetVersion(ctypes.byref(number))
+    version = (number.value // 1000, number.value % 1000 // 10)
+    code = cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(number))
+    if code:
+        return Driver(version, problem=_error_text(cuda, code))
+    return Driver(version, tuple(_device_name(cuda, device_id) for device_id in range(number.value)))
+
+
+def _device_name(cuda: ctypes.CDLL, device_id: int) -> str:
+    device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
+    if code := cuda.cuDeviceGet(ctypes.byref(device), device_id) or cuda.cuDeviceGetName(name, len(name), device):
+        return _error_text(cuda, code)
+    return name.value.decode(errors="replace")
+
+
+def _error_text(cuda: ctypes.CDLL, code: int) -> str:
+    text = ctypes.c_char_p()
+    if hasattr(cuda, "cuGetErrorString"):
+        cuda.cuGetErrorString(code, ctypes.byref(text))
+    return f"{(text.value or b'unknown error').decode(errors='replace')} (CUDA error {code})"
+
+
+class CudaError(Exception):
+    """A model doesn't start on CUDA. `problem` says why, `remedy` what to do."""
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(problem)
+        packages = installed_packages()
+        if len(packages) > 1:
+            # One has replaced files of the other, so this may be the cause of whatever is missing.
+            names = " and ".join(f"{name} {version}" for name, version in packages.items())
+            problem = f"{names} are installed over one another ({problem})"
+            remedy = f"Install one of them only: {_UNINSTALL} && {_INSTALL_CUDA}"
+        self.problem, self.remedy = problem, remedy
+
+
+def check_cuda(device_id: int) -> None:
+    """Check that CUDA can start, and load its libraries. onnxruntime names what is missing in its log only.
+
+    Args:
+        device_id: Number of the GPU.
+
+    Raises:
+        CudaError: names the first thing that is missing.
+    """
+    ort = import_onnxruntime()
+    if CUDA not in ort.get_available_providers():
+        raise CudaError("the installed onnxruntime is built for the CPU only", _REPLACE)
+    driver = find_driver()
+    if driver is None:
+        raise CudaError(f"no NVIDIA driver was found ({DRIVER})", "Install the driver and check it with: nvidia-smi")
+    _check_driver(driver, cuda_major(ort), device_id)
+    preload_cuda(ort)
+    libraries = Path(str(ort.__file__)).parent / "capi"
+    provider = libraries / "libonnxruntime_providers_cuda.so"
+    if not provider.exists():  # the provider may be built in and not run here (microsoft/onnxruntime#23372)
+        return
+    try:
+        # The provider needs symbols of onnxruntime's shared library, so that is loaded first.
+        ctypes.CDLL(str(libraries / "libonnxruntime_providers_shared.so"), mode=ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(str(provider))
+    except OSError as error:
+        raise CudaError(str(error), INSTALL_LIBRARIES) from None
+
+
+def _check_driver(driver: Driver, built_for: int | None, device_id: int) -> None:
+    version, devices = driver.cuda_version, driver.devices
+    if version and built_for and version[0] < built_for:
+        raise CudaError(
+            f"the NVIDIA driver supports CUDA up to {version[0]}.{version[1]}, and this onnxruntime needs {built_for}",
+            "Update the driver",
+        )
+    if driver.problem:
+        raise CudaError(f"the NVIDIA driver could not start: {driver.problem}", _hidden_gpus() or CHECK_GPU)
+    if devices is not None and device_id >= len(devices):
+        found = ", ".join(f"{number} ({name})" for number, name in enumerate(devices)) or "none"
+        remedy = "Choose one of these" if devices else _hidden_gpus() or CHECK_GPU
+        raise CudaError(f"there is no CUDA device {device_id}; found: {found}", remedy)
+
+
+def _hidden_gpus() -> str | None:
+    """What to do if the environment may be what hides GPUs."""
+    value = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return None if value is None else f"Unset CUDA_VISIBLE_DEVICES, which is {value!r} and may hide the GPU"

@@ -1,117 +1,145 @@
-"""An onnxruntime session on the requested execution provider, or an error; never on another provider."""
+"""Sessions of onnxruntime: one way to create them, for inference, export and training; runs; and errors in words."""
 
-from dataclasses import dataclass
-from types import ModuleType
-from typing import TYPE_CHECKING, Literal
+import re
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
-from rnn_runtime.engine.calls import CPU, create_session, error_text
-from rnn_runtime.engine.cuda import CUDA_DEFAULTS, CudaOptions, start_cuda
-from rnn_runtime.engine.installation import cuda_major, import_onnxruntime, installed_packages
-from rnn_runtime.engine.nvidia_driver import find_driver
-from rnn_runtime.engine.preflight import CudaError
-from rnn_runtime.errors import ModelError, ProviderError, SettingsError
-from rnn_runtime.model.metadata import exported_precision
+import numpy as np
+from numpy.typing import NDArray
+
+from rnn_runtime.engine.installation import import_onnxruntime
+from rnn_runtime.errors import Argument, ProviderError
 
 if TYPE_CHECKING:
     import onnxruntime
 
-Provider = Literal["auto", "cuda", "cpu"]
-PROVIDERS: tuple[Provider, ...] = ("auto", "cuda", "cpu")
+CPU = "CPUExecutionProvider"
+_SILENT = 4  # onnxruntime's severity "fatal"; our own errors say what matters
 
 
-@dataclass(frozen=True, slots=True)
-class OpenSession:
-    """A session and the provider that it runs on.
+class Batch(Protocol):
+    """Images that are run together, such as an `ImageBatch`: uint8 `(batch, height, width, channels)`, in C order."""
 
-    Attributes:
-        session: The session. All of its nodes run on the provider.
-        provider: Its provider.
-        cuda: How it runs on CUDA.
-        problem: Why CUDA doesn't start, if `auto` chose the CPU.
-        remedy: What to do about it.
-        notice: What `auto` left out of what was asked for, why, and what to do: CUDA graphs; or CUDA, if options for it
-            were given, or a driver or a CUDA build of onnxruntime is installed (elsewhere, the CPU is as expected).
+    @property
+    def images(self) -> NDArray[np.uint8]: ...
+
+
+BatchT = TypeVar("BatchT", bound=Batch)
+
+
+class Runner(Protocol):
+    """A model on an execution provider. Any number of threads may use it.
+
+    A batch may be of any size, and empty.
     """
 
-    session: "onnxruntime.InferenceSession"
-    provider: Literal["cuda", "cpu"]
-    cuda: CudaOptions = CUDA_DEFAULTS
-    problem: str | None = None
-    remedy: str | None = None
-    notice: str | None = None
+    def run(self, output: str, images: NDArray[np.uint8], *, alone: bool = False) -> NDArray[np.float32]:
+        """Run one batch.
+
+        Args:
+            output: `logits` or `probabilities`.
+            images: uint8 `(batch, height, width, channels)`, in C order.
+            alone: Whether to use the calling thread only, as one process of several does.
+
+        Returns:
+            float32 `(batch, classes)`.
+
+        Raises:
+            ProviderError: the run failed, for instance because memory ran out.
+        """
+
+    def stream(self, output: str, batches: Iterable[BatchT]) -> Iterator[tuple[BatchT, NDArray[np.float32]]]:
+        """Run batches one after the other, or two at a time where that is faster.
+
+        Args:
+            output: As for `run`.
+            batches: Drawn at most two ahead of the results.
+
+        Yields:
+            Each batch and its result, in the order of `batches`.
+
+        Raises:
+            ProviderError: As for `run`.
+        """
 
 
-def open_session(
-    model: bytes, provider: Provider = "auto", *, intra_op_threads: int = 1, cuda: CudaOptions = CUDA_DEFAULTS
-) -> OpenSession:
-    """Open a model on an execution provider.
+def create_session(
+    model: bytes,
+    provider: str | tuple[str, dict[str, str]] = CPU,
+    *,
+    threads: int = 1,
+    allow_cpu: bool = False,
+) -> "onnxruntime.InferenceSession":
+    """Create a session that logs nothing, and runs no node on another provider than this one, unless `allow_cpu`.
 
-    Several threads may run it at once.
+    onnxruntime adds the CPU to every session, and places nodes there for which the provider has no kernel. The option
+    `session.disable_cpu_ep_fallback` makes that an error. It conflicts with naming the CPU as a second provider
+    (github.com/microsoft/onnxruntime/pull/16016).
 
     Args:
-        model: The content of an ONNX file whose one input is uint8 `(batch, height, width, channels)`.
-        provider: `cpu`; `cuda`, which runs all nodes on CUDA or raises; or `auto`, which is CUDA if all nodes run
-            there, else the CPU. Where CUDA graphs can't be captured, `auto` runs on CUDA without them.
-        intra_op_threads: CPU threads per operator; with 1, a run uses the calling thread only.
-        cuda: How to run on CUDA.
-
-    Returns:
-        The session and its provider. On CUDA, a first run has succeeded.
+        model: The content of an ONNX file.
+        provider: onnxruntime's name of an execution provider, with its options if there are any.
+        threads: CPU threads per operator. With 1, a run uses the calling thread only.
+        allow_cpu: Whether nodes may run on the CPU though another provider was asked for.
 
     Raises:
         MissingPackageError: onnxruntime isn't installed, or its installation is broken.
-        ModelError: onnxruntime can't load the model.
-        ProviderError: CUDA was asked for and can't run here; the text says what is missing.
-        SettingsError: options for CUDA were given together with `cpu`.
+        Exception: whatever onnxruntime raises; `error_text` puts it into one line.
     """
-    if provider not in PROVIDERS:
-        raise SettingsError(f"`provider` must be one of {', '.join(PROVIDERS)}, not {provider!r}")
-    if provider == "cpu" and cuda != CUDA_DEFAULTS:
-        raise SettingsError(
-            'options for CUDA do nothing on the CPU. Leave them out, or choose `provider="cuda"` or `provider="auto"`'
-        )
     ort = import_onnxruntime()
-    on_cpu = _open_on_cpu(ort, model, intra_op_threads)
-    if provider == "cpu":
-        return OpenSession(on_cpu, "cpu")
-    try:
-        _check_precision(on_cpu)
-        started = start_cuda(ort, model, cuda, graph_required=provider == "cuda")
-    except CudaError as error:
-        if provider == "cuda":
-            raise ProviderError(
-                f'the CUDA provider could not start: {error.problem}. {error.remedy}, or run with `provider="cpu"`'
-            ) from None
-        installed = cuda_major(ort) or "onnxruntime-gpu" in installed_packages() or find_driver()
-        expected = bool(installed) or cuda != CUDA_DEFAULTS
-        notice = f"Running on the CPU: {error.problem}. {error.remedy}" if expected else None
-        return OpenSession(on_cpu, "cpu", CUDA_DEFAULTS, error.problem, error.remedy, notice)
-    notice = f"Running on CUDA without a graph: {started.notice}" if started.notice else None
-    return OpenSession(started.session, "cuda", started.options, notice=notice)
-
-
-def _check_precision(session: "onnxruntime.InferenceSession") -> None:
-    if exported_precision(session.get_modelmeta().custom_metadata_map) == "int8":
-        raise CudaError(
-            "this model is int8, and CUDA has no kernel for quantized LSTMs",
-            "Export the model with: rnn-export --target cuda",
-        )
-
-
-def _open_on_cpu(ort: ModuleType, model: bytes, intra_op_threads: int = 1) -> "onnxruntime.InferenceSession":
-    try:
-        return create_session(ort, model, CPU, intra_op_threads)
-    except Exception as error:  # onnxruntime's exceptions share no base class below this one
-        raise _unreadable(error) from None
-
-
-def _unreadable(error: Exception) -> ModelError:
-    return ModelError(
-        "not an ONNX model that onnxruntime can load, or a damaged one. Copy it again, or export it with rnn-export "
-        f"({error_text(error)})"
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = _SILENT
+    if provider != CPU and not allow_cpu:
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    # onnxruntime's own fallback prints to stdout that it uses the CPU, at the start and in each run.
+    session: onnxruntime.InferenceSession = ort.InferenceSession(
+        model, options, providers=[provider], enable_fallback=0
     )
+    return session
 
 
-def other_provider(provider: Literal["cuda", "cpu"]) -> str:
-    """The remedy where a model's results can't be trusted on a provider."""
-    return "export it again" if provider == "cpu" else 'try `provider="cpu"`'
+def run_session(
+    session: "onnxruntime.InferenceSession", output: str, images: NDArray[np.uint8], place: str, *, rows: int = 0
+) -> NDArray[np.float32]:
+    """Run one batch in one call; shapes as for `Runner.run`.
+
+    Args:
+        session: A session of an exported model.
+        output: `logits` or `probabilities`.
+        images: The batch.
+        place: Where the session runs, for errors.
+        rows: The number of images to run: black ones follow if `images` are fewer.
+
+    Raises:
+        ProviderError: the run failed; the text says where, with how many images, and why.
+    """
+    if not len(images):  # onnxruntime's kernels fail without any rows
+        return np.empty((0, session.get_outputs()[0].shape[1]), np.float32)
+    count = len(images)
+    if count < rows:
+        images = np.concatenate([images, np.zeros((rows - count, *images.shape[1:]), np.uint8)])
+    try:
+        results: NDArray[np.float32] = session.run([output], {"images": images})[0]
+    except Exception as error:  # onnxruntime's exceptions share no base class below this one
+        raise ProviderError(
+            f"a run of {count} images failed on {place}: {error_text(error)}. If memory is short, use smaller batches"
+        ) from None
+    return results[:count]
+
+
+def divide(images: NDArray[np.uint8], size: int) -> list[NDArray[np.uint8]]:
+    """Divide a batch into parts of at most this size. An empty batch is one part."""
+    return [images[start : start + size] for start in range(0, len(images), size)] or [images]
+
+
+def error_text(error: Exception) -> str:
+    """onnxruntime's message in one line. A failure of CUDA's libraries is cut down to its cause, without locations."""
+    text = " ".join(str(error).split()).rstrip(".")
+    failure = re.search(r"\b(CUDA|CUBLAS|CUDNN|CURAND) failure \d+: [^;]*[^; ]", text)
+    return failure[0] if failure else text
+
+
+def other_provider(provider: Literal["cuda", "cpu"]) -> tuple[str | Argument, ...]:
+    """What to do where a model's results can't be trusted on a provider, as parts of an error."""
+    return ("export it again",) if provider == "cpu" else ("try ", Argument("provider", "cpu"))

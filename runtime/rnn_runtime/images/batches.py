@@ -1,6 +1,6 @@
 """Images in batches, decoded ahead of the model that takes them, in bounded memory."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -31,16 +31,12 @@ class ImageBatch:
     errors: dict[int, str]
 
 
-Allocate = Callable[[int], NDArray[np.uint8]]
-
-
 def decode_images(
     images: Iterable[str | TakenImage],
     spec: ImageSpec,
     *,
     batch_size: int,
     threads: int,
-    allocate: Allocate | None = None,
 ) -> Iterator[ImageBatch]:
     """Read and decode images, in their order; at most a few batches are in memory at a time.
 
@@ -49,10 +45,9 @@ def decode_images(
         spec: Size and channels to bring them to.
         batch_size: Images per batch. The first batch is smaller, to time one image.
         threads: The most threads to use. Small images are decoded by one.
-        allocate: Gives the array for a batch of so many decoded images; None for a new one.
     """
     for results in map_files(partial(read_taken, spec=spec), images, batch_size=batch_size, threads=threads):
-        yield _to_batch(results, spec, allocate)
+        yield _to_batch(results, spec)
 
 
 def decode_here(images: Iterable[str | TakenImage], spec: ImageSpec) -> ImageBatch:
@@ -62,14 +57,12 @@ def decode_here(images: Iterable[str | TakenImage], spec: ImageSpec) -> ImageBat
 
 
 def _to_batch(
-    results: Sequence[tuple[str | TakenImage, NDArray[np.uint8] | ImageError]],
-    spec: ImageSpec,
-    allocate: Allocate | None = None,
+    results: Sequence[tuple[str | TakenImage, NDArray[np.uint8] | ImageError]], spec: ImageSpec
 ) -> ImageBatch:
     pixels = {row: found for row, (_, found) in enumerate(results) if not isinstance(found, ImageError)}
     errors = {row: str(found) for row, (_, found) in enumerate(results) if isinstance(found, ImageError)}
     stacked = np.empty((0, *spec.shape), np.uint8)
     if pixels:
-        stacked = np.stack(list(pixels.values()), out=allocate(len(pixels)) if allocate else None)
+        stacked = np.stack(list(pixels.values()))
     names = [image.name if isinstance(image, TakenImage) else image for image, _ in results]
     return ImageBatch(names, list(pixels), stacked, errors)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from rnn_runtime.classifier import BATCH_SIZE, Classifier
-from rnn_runtime.engine.session import Provider
+from rnn_runtime.engine import Provider
 from rnn_runtime.errors import InputError, ModelError, ProcessLostError, RnnOnnxError, SettingsError
 from rnn_runtime.files.atomic import atomic_write
 from rnn_runtime.files.remote import is_remote

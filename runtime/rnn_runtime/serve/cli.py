@@ -13,7 +13,7 @@ from rnn_runtime.command.streams import say
 from rnn_runtime.errors import InputError
 
 if TYPE_CHECKING:
-    from rnn_runtime.engine.session import Provider
+    from rnn_runtime.engine import Provider
 
 _service, _limits = map(option_group, ("Service", "Limits"))
 _OTHER_NAMES = {
@@ -59,7 +59,6 @@ _MOST_TOKEN_BYTES = 4096
 @shared_options.device_id
 @shared_options.gpu_memory_limit
 @shared_options.tf32
-@shared_options.cuda_graph
 @click.version_option(rnn_runtime.__version__, prog_name="rnn-serve")
 def main(
     model: Path,
@@ -77,7 +76,6 @@ def main(
     device_id: int,
     gpu_memory_limit: int | None,
     tf32: bool,
-    cuda_graph: bool,
 ) -> None:
     """Serve an exported model over HTTP.
 
@@ -95,9 +93,7 @@ def main(
     from rnn_runtime.serve.server import listen, serve
 
     memory_limit = None if gpu_memory_limit is None else gpu_memory_limit << 20
-    classifier = Classifier(
-        model, provider, threads=threads, cuda=CudaOptions(device_id, memory_limit, tf32, cuda_graph)
-    )
+    classifier = Classifier(model, provider, threads=threads, cuda=CudaOptions(device_id, memory_limit, tf32))
     limits = ServeLimits(batch_size, queue, max_body << 20)
     app = make_app(classifier, name=name, limits=limits, token=None if token_file is None else _read_token(token_file))
     listener = listen(host, port)

@@ -9,8 +9,8 @@ import onnxruntime
 import pytest
 
 from rnn_runtime import Classifier, CudaOptions
-from rnn_runtime.engine.calls import create_session
-from rnn_runtime.engine.session import open_session
+from rnn_runtime.engine import open_session
+from rnn_runtime.engine.session import create_session
 from rnn_runtime.errors import ModelError, ProviderError, SettingsError
 from tests.support.commands import Run, RunProcess, modules_from
 
@@ -129,7 +129,7 @@ def test_weights_outside_of_the_file_are_not_read(tmp_path: Path, digits_model: 
 def test_no_node_goes_to_the_cpu_where_another_provider_was_asked_for(digits_model: Path) -> None:
     # Azure's provider is in every build, and has no kernels: a session would run on the CPU, and say "Azure"
     with pytest.raises(Exception, match="fallback to CPU EP has been explicitly disabled"):
-        create_session(onnxruntime, digits_model.read_bytes(), "AzureExecutionProvider")
+        create_session(digits_model.read_bytes(), "AzureExecutionProvider")
 
 
 @pytest.mark.parametrize("options", [{"device_id": -1}, {"memory_limit": 0}, {"device_id": "1"}, {"tf32": 1}])
@@ -141,18 +141,17 @@ def test_cuda_options_that_cannot_be_are_refused_by_name(options: dict[str, Any]
 
 
 def test_cuda_options_are_parity_first_by_default() -> None:
-    assert CudaOptions().to_provider_options() == {"device_id": "0", "use_tf32": "0", "enable_cuda_graph": "0"}
+    assert CudaOptions().to_provider_options() == {"device_id": "0", "use_tf32": "0"}
 
 
 def test_cuda_options_go_to_onnxruntime_under_its_names() -> None:
-    options = CudaOptions(device_id=1, memory_limit=1 << 30, tf32=True, graph=True)
+    options = CudaOptions(device_id=1, memory_limit=1 << 30, tf32=True)
 
     assert options.to_provider_options() == {
         "device_id": "1",
         "gpu_mem_limit": "1073741824",
         "arena_extend_strategy": "kSameAsRequested",
         "use_tf32": "1",
-        "enable_cuda_graph": "1",
     }
 
 
@@ -175,7 +174,7 @@ def test_a_signal_among_onnxruntimes_imports_is_told_in_a_line(
     assert result.stderr == ("Error: interrupted\n" if code == 130 else "Error: terminated\n")
 
 
-CUDA_ARGUMENTS = [("--device-id", "0"), ("--gpu-memory-limit", "512"), ("--tf32",), ("--no-tf32",), ("--cuda-graph",)]
+CUDA_ARGUMENTS = [("--device-id", "0"), ("--gpu-memory-limit", "512"), ("--tf32",), ("--no-tf32",)]
 
 
 @pytest.mark.parametrize("arguments", CUDA_ARGUMENTS)
@@ -192,7 +191,7 @@ def test_cuda_arguments_with_the_cpu_provider_are_refused(
 
 @for_cpus_only
 def test_cuda_arguments_with_auto_wait_for_a_gpu(run: Run, digits_model: Path) -> None:
-    arguments = ("--device-id", "1", "--gpu-memory-limit", "512", "--tf32", "--cuda-graph")
+    arguments = ("--device-id", "1", "--gpu-memory-limit", "512", "--tf32")
 
     result = run("rnn-onnx", "check", digits_model, *arguments)
 
