@@ -40,6 +40,7 @@ from tests.support.hostile_images import (
     BOMBS,
     DAMAGED,
     NOT_AN_IMAGE,
+    UNSUPPORTED_TIFF,
     deep_tiff,
     float_tiff,
     gray_gif,
@@ -145,7 +146,7 @@ UNREADABLE: dict[str, tuple[bytes, str]] = {
         "its pixels are floating-point numbers of unknown range",
     ),
     **{
-        name: (data, "an unsupported kind of TIFF")
+        name: (data, UNSUPPORTED_TIFF)
         for name, data in {
             "floats-of-16-bits.tif": float_tiff(16),
             "floats-of-64-bits.tif": float_tiff(64),

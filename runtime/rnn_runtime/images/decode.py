@@ -3,6 +3,7 @@
 import io
 import os
 import stat
+import struct
 import sys
 import traceback
 from collections.abc import Callable
@@ -14,81 +15,41 @@ from types import TracebackType
 from typing import TypeVar
 
 import numpy as np
+from kornia_rs.io import decode_image_png_u8
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
 from rnn_runtime.errors import ImageError, RnnOnnxError
 from rnn_runtime.files.remote import is_remote, read_remote
-from rnn_runtime.images.depth import (
-    DEEP_MODES,
-    check_color_depth,
-    check_signs,
-    keep_maxval,
-    read_values,
-    to_8_bits,
-)
+from rnn_runtime.images.depth import check_depth, read_values, to_8_bits
 from rnn_runtime.images.limits import MAX_FILE_BYTES, TOO_MANY_BYTES, TOO_MANY_PIXELS, check_size, check_work
-from rnn_runtime.images.png_chunks import mend_png
-from rnn_runtime.images.small_png import decode_small_png
-from rnn_runtime.images.tiff import is_unsupported_tiff, mend_tiff
+from rnn_runtime.images.pillow_quirks import (
+    DEEP_MODES,
+    PNG_SIGNATURE,
+    Encoding,
+    convert,
+    encoding_of,
+    is_gray,
+    mend_gif,
+    mend_png,
+    mend_tiff,
+    upright_size,
+)
 from rnn_runtime.model.spec import ImageSpec
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM")  # Pillow's names; Pillow reads many more
-_IN_TWO_STEPS = {"LAB": "RGB", "La": "LA"}  # modes that Pillow converts to these only, and these to all
-_ON_ITS_SIDE = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+_SMALL_PNG = 1 << 15  # bytes
+_MOST_PACKED = 1032  # deflate's largest ratio (zlib's technical details); a PNG that claims more isn't complete
+_ORIENTING = (b"eXIf", b"iTXt", b"Raw profile type")  # chunks of a PNG that may hold an orientation
+_TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _VISIBLE_COLOR = 32  # between the channels of a pixel, of 255
 _DAMAGED = "a damaged image, or an unsupported kind"
 _NOT_AN_IMAGE = "not an image in a supported format, or damaged"
+_UNSUPPORTED_TIFF = "an unsupported kind of TIFF, or a damaged one"
 _NO_MEMORY = "not enough memory to decode it"
-
-
-class PillowErrors:
-    """A `with` block around calls of Pillow: what they raise becomes an `ImageError`, with the exception as its cause.
-
-    Pillow raises exceptions of every kind for damaged files. Our own steps stand outside of such blocks, so that a bug
-    of ours isn't taken for a damaged file.
-
-    A class, since a generator would take a microsecond more per block.
-
-    Args:
-        problem: The text of the error.
-    """
-
-    __slots__ = ("_problem",)
-
-    def __init__(self, problem: str = _DAMAGED) -> None:
-        self._problem = problem
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if isinstance(error, Exception) and not isinstance(error, RnnOnnxError | MemoryError):
-            raise ImageError(self._problem) from error
-
-
-def result_or_error(function: Callable[[Item], Value], image: Item) -> Value | ImageError:
-    """What a function returns for an image, or its `ImageError`. Any other exception is a bug, and passes."""
-    try:
-        return function(image)
-    except ImageError as error:
-        return reported(error, image)
-
-
-def reported(error: ImageError, image: object) -> ImageError:
-    """An error to keep in place of an image: without its traceback, which holds the file's bytes.
-
-    With RNN_DEBUG=1 in the environment, the traceback goes to stderr, with the exception of Pillow behind it.
-    """
-    if os.environ.get("RNN_DEBUG") == "1" and sys.stderr:
-        place = f"{image}: " if isinstance(image, str | Path) else ""
-        sys.stderr.write(place + "".join(traceback.format_exception(error)))
-    return ImageError(*error.args)
 
 
 def read_image(path: str | Path, spec: ImageSpec) -> NDArray[np.uint8]:
@@ -125,10 +86,9 @@ def decode_image(data: bytes, spec: ImageSpec) -> NDArray[np.uint8]:
         ImageError: The bytes are not a complete image, or one beyond the limits in `rnn_runtime.images.limits`.
     """
     try:
-        pixels = decode_small_png(data)
+        pixels = _decode_small_png(data)
         if pixels is None:
-            # At least twice the size, so that each final pixel is an average of at least four.
-            image = _read_tolerantly(partial(_decode, spec=spec, least_side=2 * max(spec.height, spec.width)), data)
+            image = _read_tolerantly(partial(_decode, spec=spec), data)
         elif pixels.shape == spec.shape:
             return pixels
         else:
@@ -156,10 +116,11 @@ def convert_image(image: Image.Image, spec: ImageSpec) -> NDArray[np.uint8]:
     check_size(*image.size)
     try:
         with PillowErrors():
+            encoding = encoding_of(image)
             image.load()
             if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
                 image = ImageOps.exif_transpose(image)
-        return _fit(_to_mode(image, spec), spec)
+        return _fit(_to_mode(image, encoding, spec), spec)
     except MemoryError as error:
         raise ImageError(_NO_MEMORY) from error
 
@@ -219,6 +180,25 @@ def resize_image(pixels: NDArray[np.uint8], spec: ImageSpec) -> NDArray[np.uint8
     return pixels if pixels.shape == spec.shape else _fit(to_image(pixels), spec)
 
 
+def result_or_error(function: Callable[[Item], Value], image: Item) -> Value | ImageError:
+    """What a function returns for an image, or its `ImageError`. Any other exception is a bug, and passes."""
+    try:
+        return function(image)
+    except ImageError as error:
+        return reported(error, image)
+
+
+def reported(error: ImageError, image: object) -> ImageError:
+    """An error to keep in place of an image: without its traceback, which holds the file's bytes.
+
+    With RNN_DEBUG=1 in the environment, the traceback goes to stderr, with the exception of Pillow behind it.
+    """
+    if os.environ.get("RNN_DEBUG") == "1" and sys.stderr:
+        place = f"{image}: " if isinstance(image, str | Path) else ""
+        sys.stderr.write(place + "".join(traceback.format_exception(error)))
+    return ImageError(*error.args)
+
+
 def read_bytes(path: str | Path) -> bytes:
     """Read a whole file.
 
@@ -269,6 +249,53 @@ def _read_all(descriptor: int, size: int) -> bytes:
     return b"".join(parts)
 
 
+class PillowErrors:
+    """A `with` block around calls of Pillow: what they raise becomes an `ImageError`, with the exception as its cause.
+
+    Pillow raises exceptions of every kind for damaged files. Our own steps stand outside of such blocks, so that a bug
+    of ours isn't taken for a damaged file.
+
+    A class, since a generator would take a microsecond more per block.
+
+    Args:
+        problem: The text of the error.
+    """
+
+    __slots__ = ("_problem",)
+
+    def __init__(self, problem: str = _DAMAGED) -> None:
+        self._problem = problem
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, Exception) and not isinstance(error, RnnOnnxError | MemoryError):
+            raise ImageError(self._problem) from error
+
+
+def _decode_small_png(data: bytes) -> NDArray[np.uint8] | None:
+    """Decode a small PNG of 8 bits, gray or RGB; None for all other files.
+
+    On images of 28 x 28, Pillow takes ten times as long for what it does around its decoder
+    (docs/explanation/measurements.md). A PNG holds exact values, so both give the same pixels, uint8 `(height, width,
+    1 or 3)`. A damaged file is left to Pillow, which says what is wrong.
+    """
+    if not 26 <= len(data) <= _SMALL_PNG or not data.startswith(PNG_SIGNATURE):
+        return None
+    width, height, bits, color = struct.unpack_from(">IIBB", data, 16)
+    mode = {(8, 0): "mono", (8, 2): "rgb"}.get((bits, color))
+    if mode is None or width * height > _MOST_PACKED * len(data) or any(name in data for name in _ORIENTING):
+        return None
+    try:
+        pixels: NDArray[np.uint8] = decode_image_png_u8(data, (height, width), mode)
+    except Exception:  # kornia has no exception class of its own
+        return None
+    return pixels
+
+
 def _read_tolerantly(read: Callable[[bytes], Value], data: bytes) -> Value:
     """Read an image with Pillow; a PNG that is refused, without what browsers overlook.
 
@@ -285,89 +312,64 @@ def _read_tolerantly(read: Callable[[bytes], Value], data: bytes) -> Value:
         raise
 
 
+def _decode(data: bytes, spec: ImageSpec) -> Image.Image:
+    """Decode to mode `L` or `RGB`, upright."""
+    image, encoding = _open(data)
+    # A JPEG may come out at twice the model's size or more, so that each final pixel is an average of at least four.
+    least_side = 2 * max(spec.height, spec.width)
+    with PillowErrors():
+        image.draft(_mode_of(spec), (least_side, least_side))
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)  # in place: a copy of the largest image takes 256 MB
+    return _to_mode(image, encoding, spec)
+
+
 def _shape(data: bytes) -> tuple[int, int, int]:
-    with _open(data) as image, PillowErrors():
-        gray = _is_gray(image)
-        # A PNG may have it at its end, so everything before is read. Of a TIFF, Pillow tells the size that the tag in
-        # its directory leads to, and that in its XMP doesn't.
-        applied = getattr(image, "tag_v2", {}).get(ExifTags.Base.Orientation) in _ON_ITS_SIDE
-        turned = (image.getexif().get(ExifTags.Base.Orientation) in _ON_ITS_SIDE) != applied
-        width, height = image.size[::-1] if turned else image.size
-        return height, width, 1 if gray else 3
-
-
-def _is_gray(image: Image.Image) -> bool:
-    """Whether an image, not decoded yet, has no colors by its kind or palette."""
-    if image.mode == "P" and image.palette is not None:
-        order, entries = image.palette.getdata()
-        planes = order.endswith(";L")  # all reds, then all greens, then all blues
-        width = 3 if planes else len(order)
-        values = np.frombuffer(entries[: len(entries) // width * width], np.uint8)
-        colors = values.reshape(3, -1) if planes else values.reshape(-1, width).T[:3]
-        return bool((colors == colors[0]).all())
-    # Pillow has no mode for 16 bits with transparency, and makes colors of them.
-    deep_with_alpha = any(tile.args == "LA;16B" for tile in getattr(image, "tile", ()))
-    return deep_with_alpha or image.mode in ("1", "L", "LA", "La", "F", *DEEP_MODES)
+    image, _ = _open(data)
+    with PillowErrors():
+        channels = 1 if is_gray(image) else 3
+        width, height = upright_size(image)  # this may decode the image, after which it tells less of its kind
+        return height, width, channels
 
 
 def _deep_values(data: bytes) -> NDArray[np.int32] | None:
-    with _open(data) as image:
-        if image.mode not in DEEP_MODES:
-            return None
-        with PillowErrors():
-            image.load()
-        return read_values(image)
+    image, encoding = _open(data)
+    if image.mode not in DEEP_MODES:
+        return None
+    with PillowErrors():
+        image.load()
+    return read_values(image, encoding)
 
 
-def _decode(data: bytes, spec: ImageSpec, least_side: int) -> Image.Image:
-    """Decode to mode `L` or `RGB`, upright. A JPEG may come out smaller, with sides of at least `least_side`."""
-    with _open(data) as image:
-        with PillowErrors():
-            check_color_depth(image, spec.depth_range)
-            image.draft(_mode_of(spec), (least_side, least_side))
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)  # in place: a copy of the largest image takes 256 MB
-        return _to_mode(image, spec)
-
-
-def _open(data: bytes) -> Image.Image:
+def _open(data: bytes) -> tuple[Image.Image, Encoding]:
+    """Read the header of an image, and how it is encoded."""
     if not data:
         raise ImageError("the file is empty")
-    try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except MemoryError:
-        raise
-    except Image.DecompressionBombError as error:  # Pillow's limit is above ours
-        raise ImageError(TOO_MANY_PIXELS) from error
-    except Exception as error:
-        raise ImageError("an unsupported kind of TIFF" if is_unsupported_tiff(data) else _NOT_AN_IMAGE) from error
+    with PillowErrors(_UNSUPPORTED_TIFF if data.startswith(_TIFF_SIGNATURES) else _NOT_AN_IMAGE):
+        try:
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        except Image.DecompressionBombError as error:  # Pillow's limit is above ours
+            raise ImageError(TOO_MANY_PIXELS) from error
     check_size(*image.size)
+    check_work(image, data)
     with PillowErrors(_NOT_AN_IMAGE):
-        check_work(image, data)
         mend_tiff(image)
-        keep_maxval(image)
-    return image
+        encoding = encoding_of(image)
+    check_size(*encoding.tile)  # libtiff decodes complete tiles, even if only a small part lies inside the image
+    return image, encoding
 
 
-def _to_mode(image: Image.Image, spec: ImageSpec) -> Image.Image:
-    """An image that is loaded, in mode `L` or `RGB`."""
+def _to_mode(image: Image.Image, encoding: Encoding, spec: ImageSpec) -> Image.Image:
+    """A decoded image in mode `L` or `RGB`."""
+    check_depth(image.mode, encoding, spec.depth_range)
     with PillowErrors():
-        check_signs(image)
-        if image.im.mode != image.mode:
-            # Of a GIF whose first frame has a gray ramp as its palette, Pillow 13 says that it is gray, yet gives the
-            # pixels the palette of the whole file.
-            image = Image.fromarray(np.asarray(image))
+        image = mend_gif(image)
     if image.mode in DEEP_MODES:
-        image = to_8_bits(image, spec.depth_range)
+        image = to_8_bits(image, encoding, spec.depth_range)
     elif image.mode == "F":
         raise ImageError("its pixels are floating-point numbers of unknown range")
-    mode = _mode_of(spec)
     with PillowErrors():
-        if image.mode == "P" and "transparency" in image.info:
-            image = image.convert("RGBA")  # or Pillow warns
-        elif image.mode in _IN_TWO_STEPS:
-            image = image.convert(_IN_TWO_STEPS[image.mode])
-        return image if image.mode == mode else image.convert(mode)
+        return convert(image, _mode_of(spec))
 
 
 def _mode_of(spec: ImageSpec) -> str:

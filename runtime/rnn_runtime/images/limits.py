@@ -21,7 +21,6 @@ _PLAIN_FORMATS = (b"P1", b"P2", b"P3")  # PBM, PGM and PPM of plain text
 # Markers followed by a length, and the end marker. Restart markers and escaped FF bytes have no length.
 _JPEG_MARKER = re.compile(rb"\xff([\x02-\xcf\xd9-\xfe])")
 _END_OF_IMAGE, _START_OF_SCAN = 0xD9, 0xDA
-_TILE_WIDTH, _TILE_LENGTH = 322, 323  # tags of TIFF 6.0
 
 
 def check_size(width: int, height: int) -> None:
@@ -44,12 +43,8 @@ def check_work(image: Image.Image, data: bytes) -> None:
         data: The file.
 
     Raises:
-        ImageError: A TIFF has tiles beyond the limits of an image, a JPEG more than `MAX_SCANS`, or a PPM more than
-            `MAX_COMMENTS`.
+        ImageError: A JPEG has more than `MAX_SCANS`, or a PPM more than `MAX_COMMENTS`.
     """
-    if tags := getattr(image, "tag_v2", None):
-        # libtiff decodes complete tiles, even if only a small part lies inside the image
-        check_size(tags.get(_TILE_WIDTH, 1), tags.get(_TILE_LENGTH, 1))
     if image.format in ("JPEG", "MPO") and "progressive" in image.info and _count_scans(data) > MAX_SCANS:
         raise ImageError(f"the JPEG has more than {MAX_SCANS} scans, the limit")
     if data.startswith(_PLAIN_FORMATS) and data.count(b"#") > MAX_COMMENTS:

@@ -4,7 +4,6 @@ For a longer search: pytest --hypothesis-profile=long tests/runtime/images/test_
 """
 
 import contextlib
-import itertools
 import struct
 import subprocess
 import sys
@@ -158,19 +157,6 @@ def test_a_png_is_read_whatever_happens_to_what_its_pixels_do_not_need(
     assert image_shape(data) == (8, 8, 1)
 
 
-@pytest.mark.parametrize("parts", [1, 3])
-@pytest.mark.parametrize("is_large", [False, True], ids=["small", "large"])
-def test_a_png_whose_chunks_are_right_may_have_a_wrong_checksum_of_pixels(is_large: bool, parts: int) -> None:
-    pixels = pattern(300, 200, 1) if is_large else PNG_PIXELS
-    height, width, _ = pixels.shape
-    rows = zlib.compress(b"".join(b"\0" + row.tobytes() for row in pixels))[:-4] + b"none"
-    cuts = [len(rows) * part // parts for part in range(parts + 1)]
-    data = png(width, height, *((b"IDAT", rows[start:end]) for start, end in itertools.pairwise(cuts)))
-
-    assert np.array_equal(decode_image(data, ImageSpec(*pixels.shape)), pixels)
-    assert image_shape(data) == pixels.shape
-
-
 @pytest.mark.parametrize("is_large", [False, True], ids=["small", "large"])
 def test_a_png_whose_pixels_changed_is_an_error(is_large: bool) -> None:
     pixels = pattern(300, 200, 1) if is_large else PNG_PIXELS
@@ -209,7 +195,7 @@ def test_what_libraries_print_of_damage_is_kept_off_stderr(
     result = run_process("rnn-infer", "--provider", "cpu", "--model", digits_model, "damaged.tif", "samples.tif")
 
     assert "a damaged image" in result.stdout
-    assert "not an image in a supported format" in result.stdout
+    assert "an unsupported kind of TIFF" in result.stdout
     assert len(result.stderr.splitlines()) == 1
 
 
@@ -231,4 +217,4 @@ def test_what_pillow_logs_is_left_to_a_program_that_uses_the_library(tmp_path: P
     )
 
     assert result.stderr.startswith("LOG More samples per pixel than can be decoded: 255")
-    assert "not an image in a supported format" in result.stdout
+    assert "an unsupported kind of TIFF" in result.stdout
