@@ -29,7 +29,7 @@ PYTHON_ONLY = {"images", "predict", "variants"}
 def texts_of(package: str) -> Iterator[tuple[str, str]]:
     """Every piece of text in a library module of a package, but for documentation, with the module's path."""
     for path in sorted((ROOT / package).rglob("*.py")):
-        if path.name in ("cli.py", "toolbox.py", "write_images.py", "report_page.py") or path.parent.name == "command":
+        if path.name in ("cli.py", "toolbox.py", "write_images.py", "report.py") or path.parent.name == "command":
             continue
         tree = ast.parse(path.read_text())
         documentation = {

@@ -32,8 +32,7 @@ from rnn_runtime.images.limits import MAX_FILE_BYTES
 from rnn_runtime.model.spec import ImageSpec
 from rnn_runtime.serve.app import make_app
 from rnn_train.cli import main as train
-from rnn_train.data.image_folders import load_images
-from rnn_train.data.split_folders import list_classes
+from rnn_train.data.folders import list_classes, load_images
 from tests.support.commands import Run
 from tests.support.encoded_images import encode, pattern, to_image
 from tests.support.hostile_images import (

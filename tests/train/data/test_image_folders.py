@@ -14,8 +14,7 @@ from rnn_runtime.errors import DataError, InputError, SettingsError
 from rnn_runtime.images.decode import read_image
 from rnn_runtime.model.spec import ImageSpec
 from rnn_train.data import Data, DataSource, load_data, write_image_folder
-from rnn_train.data.image_folders import load_images
-from rnn_train.data.split_folders import list_classes
+from rnn_train.data.folders import list_classes, load_images
 from tests.support.encoded_images import pattern, to_image
 from tests.support.image_folders import write_classes, write_photo
 
@@ -318,7 +317,7 @@ def test_the_folder_above_the_data_points_to_the_data(tmp_path: Path) -> None:
     write_classes(tmp_path / "photos" / "train")
     write_classes(tmp_path / "photos" / "test")
 
-    with pytest.raises(DataError, match=r"only one class folder, 'photos'.*Did you mean `data='.*/photos'`\?"):
+    with pytest.raises(DataError, match=r'only one class folder, .photos..*Did you mean `data=".*/photos"`\?'):
         load(tmp_path)
 
 

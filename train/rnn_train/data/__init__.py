@@ -4,10 +4,9 @@
 parity check of the export use them. The names imported here are public; the modules are not.
 """
 
+from rnn_train.data.folders import write_image_folder
 from rnn_train.data.idx import read_idx
-from rnn_train.data.labeled_images import Data, LabeledImages
 from rnn_train.data.load import load_data
-from rnn_train.data.source import DataSource
-from rnn_train.data.write_folder import write_image_folder
+from rnn_train.data.source import Data, DataSource, LabeledImages
 
 __all__ = ["Data", "DataSource", "LabeledImages", "load_data", "read_idx", "write_image_folder"]

@@ -8,44 +8,40 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rnn_runtime.errors import DataError
-from rnn_train.data.labeled_images import Data, LabeledImages
-from rnn_train.data.named import dataset_classes
-from rnn_train.data.source import DataSource
+from rnn_runtime.errors import Argument, DataError
+from rnn_train.data.source import Data, DataSource, LabeledImages
 
 _UNSIGNED_BYTE = 0x08
 _MAX_DIMENSIONS = 4
 
 
-def find_idx(folder: Path, name: str) -> Path | None:
-    """Find the IDX file of this name in a folder, plain or gzipped."""
-    # some mirrors write train-images.idx3-ubyte
-    candidates = [folder / f"{form}{ending}" for form in (name, name.replace("-idx", ".idx")) for ending in ("", ".gz")]
-    return next(filter(Path.is_file, candidates), None)
-
-
-def load_idx_folder(folder: Path, source: DataSource) -> Data:
+def load_idx_folder(folder: Path, source: DataSource, class_names: tuple[str, ...] | None) -> Data:
     """Load `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, and the two `t10k` files, the test split.
+
+    Args:
+        folder: Where the files are, plain or gzipped.
+        source: What was asked for.
+        class_names: Names for the classes, in the order of the labels; None for the labels themselves.
 
     Raises:
         DataError: a file is missing or damaged, or doesn't match the other files or the class names.
     """
     if source.channels is not None:
-        raise DataError(f"{folder}: the number of channels of IDX files can't be chosen. Leave out `channels`")
+        raise DataError(
+            f"{folder}: the number of channels of IDX files can't be chosen. Leave out ", Argument("channels")
+        )
     if source.depth_range == "auto":
         raise DataError(
-            f"{folder}: IDX files have 8 bits, in which no depth range can be found. Leave out `depth_range`"
+            f"{folder}: IDX files have 8 bits, in which no depth range can be found. Leave out ",
+            Argument("depth_range"),
         )
     train, test = (_load_split(folder, prefix) for prefix in ("train", "t10k"))
     count = int(max(train.labels.max(), test.labels.max())) + 1
-    if source.class_names is not None:
-        names = source.class_names
-    else:
-        names = dataset_classes(source.dataset) if source.dataset else tuple(map(str, range(count)))
+    names = class_names if class_names is not None else tuple(map(str, range(count)))
     if count > len(names):
         raise DataError(f"{folder}: labels go up to {count - 1}, but only {len(names)} classes have names")
     if train.images.shape[1:] != test.images.shape[1:] and not source.image_size:
-        raise DataError(f"{folder}: training and test images differ in size. Resize them with `image_size`")
+        raise DataError(f"{folder}: training and test images differ in size. Resize them with ", Argument("image_size"))
     return Data(train, None, test, names)
 
 
@@ -75,7 +71,7 @@ def read_idx(path: str | Path) -> NDArray[np.uint8]:
     try:
         return parse_idx(data)
     except DataError as error:
-        raise DataError(f"{path}: {error}") from None
+        raise DataError(f"{path}: ", *error.args) from None
 
 
 def parse_idx(data: bytes) -> NDArray[np.uint8]:
@@ -104,13 +100,9 @@ def parse_idx(data: bytes) -> NDArray[np.uint8]:
 
 
 def _load_split(folder: Path, prefix: str) -> LabeledImages:
-    arrays = []
-    for name in (f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"):
-        path = find_idx(folder, name)
-        if path is None:
-            raise DataError(f"{folder}: {name} (or {name}.gz) is missing beside the other IDX files")
-        arrays.append(read_idx(path))
-    images, labels = arrays
+    images, labels = (
+        read_idx(_find_idx(folder, f"{prefix}-{name}")) for name in ("images-idx3-ubyte", "labels-idx1-ubyte")
+    )
     images = images[..., np.newaxis] if images.ndim == 3 else images
     if (
         images.ndim != 4
@@ -126,3 +118,12 @@ def _load_split(folder: Path, prefix: str) -> LabeledImages:
     if not len(images):
         raise DataError(f"{folder}: the {prefix} split has no images")
     return LabeledImages(images, labels.astype(np.int64))
+
+
+def _find_idx(folder: Path, name: str) -> Path:
+    """The IDX file of this name, plain or gzipped; some mirrors write `train-images.idx3-ubyte`."""
+    for form in (name, name.replace("-idx", ".idx")):
+        for suffix in ("", ".gz"):
+            if (path := folder / f"{form}{suffix}").is_file():
+                return path
+    raise DataError(f"{folder}: {name} (or {name}.gz) is missing beside the other IDX files")

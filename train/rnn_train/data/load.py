@@ -1,19 +1,27 @@
 """Loading a data set into memory: train, validation and test splits."""
 
+import http.client
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from rnn_runtime.errors import DataError, SettingsError
+from rnn_runtime.errors import Argument, DataError, SettingsError
 from rnn_runtime.images.decode import resize_image
 from rnn_runtime.model.spec import ImageSpec
-from rnn_train.data.idx import find_idx, load_idx_folder
-from rnn_train.data.image_folders import load_class_folders
-from rnn_train.data.labeled_images import Data, LabeledImages
-from rnn_train.data.named import load_digits_dataset, load_torchvision_dataset
-from rnn_train.data.source import DataSource
-from rnn_train.data.split_folders import name_classes
+from rnn_train.data.folders import load_class_folders, name_classes
+from rnn_train.data.idx import load_idx_folder
+from rnn_train.data.source import Data, DataSource, LabeledImages
+from rnn_train.settings import Dataset
+
+_CLOTHES = "T-shirt/top, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot"
+_CLASSES: dict[Dataset, tuple[str, ...]] = {
+    "mnist": tuple("0123456789"),
+    "fashion-mnist": tuple(_CLOTHES.split(", ")),
+    "kmnist": ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
+    "digits": tuple("0123456789"),
+}
 
 
 def load_data(source: DataSource, *, download: bool = True) -> Data:
@@ -27,18 +35,11 @@ def load_data(source: DataSource, *, download: bool = True) -> Data:
         DataError: it is missing or damaged, or can't be downloaded or split.
     """
     if source.data is not None:
-        folder = Path(source.data)
-        if not folder.is_dir():
-            problem = "not a folder" if folder.exists() else "no such folder"
-            raise DataError(
-                f"{folder}: {problem}. Point `data` to a folder with IDX files or with one folder of images per class"
-            )
-        load = load_idx_folder if find_idx(folder, "train-images-idx3-ubyte") else load_class_folders
-        data = load(folder, source)
+        data = _load_folder(Path(source.data), source)
     elif source.dataset == "digits":
-        data = load_digits_dataset()
+        data = _load_digits()
     else:
-        data = load_torchvision_dataset(source.dataset or "mnist", source.data_root, download)
+        data = _load_torchvision(source.dataset or "mnist", source.data_root, download)
     if source.fixed_depth_range:
         data = replace(data, depth_range=source.fixed_depth_range)
     if source.image_size:
@@ -46,10 +47,63 @@ def load_data(source: DataSource, *, download: bool = True) -> Data:
     try:
         _ = data.image_spec
     except SettingsError as error:
-        raise DataError(f"{source.name}: {error}. Resize the images with `image_size`") from None
+        raise DataError(f"{source.name}: ", *error.args, ". Resize the images with ", Argument("image_size")) from None
     if source.val_split:
         data = _hold_out(data, source)
     return replace(data, notes=(*data.notes, *_missing_classes(data)))
+
+
+def _load_folder(folder: Path, source: DataSource) -> Data:
+    if not folder.is_dir():
+        raise DataError(
+            f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}. Point ",
+            Argument("data"),
+            " to a folder with IDX files or with one folder of images per class",
+        )
+    if any(folder.glob("train-images?idx3-ubyte*")):
+        names = _CLASSES[source.dataset] if source.dataset else None
+        return load_idx_folder(folder, source, names if source.class_names is None else source.class_names)
+    return load_class_folders(folder, source)
+
+
+def _load_digits() -> Data:
+    """Load scikit-learn's 1,797 handwritten digits of 8x8 pixels; a fixed fifth of them is the test split."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., np.newaxis]  # its values are 0 to 16
+    labels = digits.target.astype(np.int64)
+    # The same fifth whatever the seed, so that accuracies can be compared.
+    splits = train_test_split(images, labels, test_size=0.2, random_state=0, stratify=labels)
+    return Data(LabeledImages(splits[0], splits[2]), None, LabeledImages(splits[1], splits[3]), _CLASSES["digits"])
+
+
+def _load_torchvision(dataset: Dataset, root: str, download: bool) -> Data:
+    """Load MNIST, Fashion-MNIST or KMNIST from `root`, or download it to there."""
+    from torchvision import datasets
+
+    kinds: dict[str, Any] = {
+        "mnist": datasets.MNIST,
+        "fashion-mnist": datasets.FashionMNIST,
+        "kmnist": datasets.KMNIST,
+    }
+    try:
+        splits = [kinds[dataset](root, train=train, download=download) for train in (True, False)]
+    except (RuntimeError, OSError, EOFError, ValueError, AssertionError, http.client.HTTPException) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        raise DataError(
+            f"{dataset}: could not be downloaded to the folder {root!r}, or is damaged there: {reason}. Delete "
+            "damaged files. Without a network, choose ",
+            Argument("dataset", "digits"),
+            ", or point ",
+            Argument("data"),
+            " to a folder with the IDX files of a data set or with one folder of images per class",
+        ) from None
+    train, test = (
+        LabeledImages(split.data.numpy()[..., np.newaxis], split.targets.numpy().astype(np.int64)) for split in splits
+    )
+    return Data(train, None, test, _CLASSES[dataset])
 
 
 def _resize(data: Data, size: tuple[int, int]) -> Data:
@@ -73,34 +127,34 @@ def _hold_out(data: Data, source: DataSource) -> Data:
     if 1 in counts:
         alone = name_classes(data.class_names[label] for label in np.flatnonzero(counts == 1))
         raise DataError(
-            f"{source.name}: only 1 training image of {alone}, and `val_split` needs at least 2 of each class. "
-            "Add images, or leave out `val_split`"
+            f"{source.name}: only 1 training image of {alone}, and ",
+            Argument("val_split"),
+            " needs at least 2 of each class. Add images, or leave out ",
+            Argument("val_split"),
         )
     most = len(labels) - classes
     if not classes <= held_out_count <= most:
+        least_share = np.ceil(1000 * classes / len(labels)) / 1000
+        most_share = np.floor(1000 * most / len(labels)) / 1000
         raise DataError(
-            f"{source.name}: `val_split={source.val_split:g}` would hold out {held_out_count} of {len(labels)} images. "
-            f"For each of {classes} classes to be on both sides, hold out {classes} to {most}: choose `val_split` from "
-            f"{np.ceil(1000 * classes / len(labels)) / 1000:g} to {np.floor(1000 * most / len(labels)) / 1000:g}, "
-            "or add images"
+            f"{source.name}: ",
+            Argument("val_split", source.val_split),
+            f" would hold out {held_out_count} of {len(labels)} images. For each of {classes} classes to be on both "
+            f"sides, hold out {classes} to {most}: choose ",
+            Argument("val_split"),
+            f" from {least_share:g} to {most_share:g}, or add images",
         )
     kept, held_out = train_test_split(
         np.arange(len(labels)), test_size=held_out_count, random_state=source.split_seed, stratify=labels
     )
-    train, validation = (data.train.select(rows) for rows in (kept, held_out))
-    return replace(data, train=train, validation=validation)
+    return replace(data, train=data.train.select(kept), validation=data.train.select(held_out))
 
 
 def _missing_classes(data: Data) -> list[str]:
     """Sentences about splits that lack classes which are trained."""
     trained = np.unique(data.train.labels)
-    missing = {
-        split: np.setdiff1d(trained, images.labels)
-        for split, images in (("validation", data.validation), ("test", data.test))
-        if images is not None
-    }
-    return [
-        f"No {split} images for {name_classes(data.class_names[label] for label in labels)}"
-        for split, labels in missing.items()
-        if len(labels)
-    ]
+    notes = []
+    for name, split in (("validation", data.validation), ("test", data.test)):
+        if split and len(missing := np.setdiff1d(trained, split.labels)):
+            notes.append(f"No {name} images for {name_classes(data.class_names[label] for label in missing)}")
+    return notes

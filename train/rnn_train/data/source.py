@@ -1,12 +1,17 @@
-"""Which data set to train on, and how it is split."""
+"""A data set: where it comes from, and its images in memory."""
 
 import re
 from dataclasses import dataclass
 
-from rnn_runtime.errors import SettingsError
+import numpy as np
+from numpy.typing import NDArray
+
+from rnn_runtime.errors import Argument, SettingsError
 from rnn_runtime.model.fields import PlainFields, check_fields
 from rnn_runtime.model.spec import DEEPEST, FEWEST_GRAYS, DepthRange, ImageSpec, Share
 from rnn_train.settings import Dataset
+
+_CLASSES_SHOWN = 10  # in a line that describes a data set
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,24 +52,18 @@ class DataSource(PlainFields):
     def __post_init__(self) -> None:
         check_fields(self)
         if self.data is not None and self.dataset == "digits":
-            raise SettingsError("digits comes with scikit-learn, not from a folder. Leave out `data`")
-        if self.class_names is not None and self.data is None:
-            raise SettingsError(
-                "class names are for IDX files in a folder; other data sets have their own. "
-                "Leave out `class_names`, or add `data`"
-            )
-        if self.channels is not None and self.data is None:
-            raise SettingsError(
-                "channels can only be chosen for folders of images. Leave out `channels`, or add `data`"
-            )
+            raise SettingsError("digits comes with scikit-learn, not from a folder. Leave out ", Argument("data"))
+        for name, is_given, problem in (
+            ("class_names", self.class_names is not None, "class names are for IDX files in a folder"),
+            ("channels", self.channels is not None, "channels can only be chosen for folders of images"),
+            ("depth_range", self.depth_range == "auto", "a depth range can only be found in folders of images"),
+        ):
+            if is_given and self.data is None:
+                raise SettingsError(f"{problem}. Leave out ", Argument(name), ", or add ", Argument("data"))
         # scikit-learn's range
         if self.val_split and not 0 <= self.split_seed < 2**32:
             raise SettingsError(
                 f"with a validation split, the seed must be from 0 to {2**32 - 1}, not {self.split_seed!r}"
-            )
-        if self.depth_range == "auto" and self.data is None:
-            raise SettingsError(
-                "a depth range can only be found in folders of images. Leave out `depth_range`, or add `data`"
             )
         # checks their ranges
         ImageSpec(*(self.image_size or (1, 1)), 1 if self.channels is None else self.channels, self.fixed_depth_range)
@@ -78,14 +77,18 @@ class DataSource(PlainFields):
         found = re.fullmatch(r"(-?\d{1,9})-(-?\d{1,9})", text or "", re.ASCII)
         if not found:
             raise SettingsError(
-                f"`depth_range` must be full, auto or the values of black and white, such as 0-4095, not {text!r}"
+                Argument("depth_range"),
+                f" must be full, auto or the values of black and white, such as 0-4095, not {text!r}",
             )
         least, most = int(found[1]), int(found[2])
         if min(least, most) < DEEPEST[0] or max(least, most) > DEEPEST[1]:
-            raise SettingsError(f"`depth_range` must have values from {DEEPEST[0]} to {DEEPEST[1]}, not {text!r}")
+            raise SettingsError(
+                Argument("depth_range"), f" must have values from {DEEPEST[0]} to {DEEPEST[1]}, not {text!r}"
+            )
         if least < most < least + FEWEST_GRAYS - 1:
             raise SettingsError(
-                f"`depth_range` must hold {FEWEST_GRAYS} values or more, one for each gray that is left, not {text!r}"
+                Argument("depth_range"),
+                f" must hold {FEWEST_GRAYS} values or more, one for each gray that is left, not {text!r}",
             )
         return least, most
 
@@ -93,3 +96,61 @@ class DataSource(PlainFields):
     def name(self) -> str:
         """The folder or the data set's name, for messages."""
         return self.data or self.dataset or "mnist"
+
+
+@dataclass(frozen=True, slots=True)
+class LabeledImages:
+    """Images and their classes.
+
+    Attributes:
+        images: uint8, shape `(images, height, width, channels)`.
+        labels: The class of each, int64, shape `(images,)`.
+        paths: The file of each; empty if they weren't read from image files.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    paths: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def select(self, rows: NDArray[np.int64]) -> "LabeledImages":
+        """The images of these rows, in their order."""
+        paths = tuple(self.paths[row] for row in rows) if self.paths else ()
+        return LabeledImages(self.images[rows], self.labels[rows], paths)
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """A data set in memory.
+
+    Attributes:
+        train: What to train on.
+        validation: None if there are no such images.
+        test: None if there are no such images.
+        class_names: The classes, in the order of their labels.
+        notes: Sentences about what was left out or is missing.
+        depth_range: How images of more than 8 bits were read, as in `ImageSpec`.
+    """
+
+    train: LabeledImages
+    validation: LabeledImages | None
+    test: LabeledImages | None
+    class_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    depth_range: DepthRange | None = None
+
+    @property
+    def image_spec(self) -> ImageSpec:
+        """Size and channels of the images, and how they were read."""
+        height, width, channels = self.train.images.shape[1:]
+        return ImageSpec(height, width, channels, self.depth_range)
+
+    def describe(self) -> str:
+        """Counts, size and classes, in one line."""
+        splits = {"training": self.train, "validation": self.validation, "test": self.test}
+        counts = ", ".join(f"{len(split):,} {name}" for name, split in splits.items() if split is not None)
+        more = " ..." if len(self.class_names) > _CLASSES_SHOWN else ""
+        names = ", ".join(self.class_names[:_CLASSES_SHOWN]) + more
+        return f"{counts} images of {self.image_spec}, {len(self.class_names)} classes: {names}"

@@ -1,0 +1,401 @@
+"""Data sets as folders of images, one per class: finding their splits, decoding them into memory, and writing them."""
+
+import itertools
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rnn_runtime.errors import Argument, DataError, ImageError, InputError, SettingsError
+from rnn_runtime.files.atomic import atomic_write
+from rnn_runtime.files.kinds import IMAGE_SUFFIXES
+from rnn_runtime.images.class_folders import class_folders
+from rnn_runtime.images.decode import decode_image, deep_values, image_shape, read_bytes, to_image
+from rnn_runtime.images.find import find_images
+from rnn_runtime.images.pool import map_files, usable_cores
+from rnn_runtime.model.spec import DepthRange, ImageSpec
+from rnn_train.data.source import Data, DataSource, LabeledImages
+
+_SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
+_MISNAMED = {"training": "train", "testing": "test"}
+_FILES_PER_BATCH = 32  # a few batches at a time are decoded and not yet in the array
+_OUTLIERS = 0.001  # share of an image's pixels, at either end
+_NAMES_SHOWN = 5  # in a message
+_REASONS_SHOWN = 3  # in a note
+
+
+@dataclass(frozen=True, slots=True)
+class SplitFolder:
+    """A folder whose folders are classes, and the image files of each, both sorted by name."""
+
+    path: Path
+    files: Mapping[str, list[str]]
+
+
+def load_class_folders(folder: Path, source: DataSource) -> Data:
+    """Load `train/<class>/*`, and where there are any `val/<class>/*` and `test/<class>/*`; or `<class>/*` to train on.
+
+    Raises:
+        DataError: there are fewer than two classes, a class has no images or no training images, images can't be
+            decoded, or differ in size without `image_size`, or there are both val/ and `val_split`.
+    """
+    if source.class_names is not None or source.dataset is not None:
+        raise DataError(
+            f"{folder}: no IDX files here, and folders of images name their own classes. Leave out ",
+            Argument("dataset"),
+            " and ",
+            Argument("class_names"),
+        )
+    splits, notes = find_splits(folder)
+    if source.val_split and "validation" in splits:
+        raise DataError(
+            f"{splits['validation'].path}: holds the validation images already. Leave out ", Argument("val_split")
+        )
+    class_names = tuple(splits["train"].files)
+    paths = {split: [path for files in found.files.values() for path in files] for split, found in splits.items()}
+    depth_range = source.fixed_depth_range
+    if source.depth_range == "auto":
+        depth_range = find_depth_range(paths["train"])
+        notes.append(_describe_depth(depth_range))
+    pixels, errors = load_images(
+        list(itertools.chain(*paths.values())),
+        source.image_size,
+        source.channels,
+        depth_range,
+        skip_unreadable=source.skip_unreadable,
+    )
+    images, start = {}, 0
+    for split, found in splits.items():
+        labels = np.repeat([class_names.index(name) for name in found.files], [*map(len, found.files.values())])
+        unreadable = {row - start: text for row, text in errors.items() if 0 <= row - start < len(labels)}
+        kept = np.delete(labels, list(unreadable))
+        if lost := set(labels) - set(kept):
+            row = int(np.flatnonzero(labels == min(lost))[0])
+            raise DataError(
+                f"{found.path}: of the class {class_names[min(lost)]!r}, no image can be decoded, the first: "
+                f"{paths[split][row]}: {unreadable[row]}"
+            )
+        kept_paths = tuple(path for i, path in enumerate(paths[split]) if i not in unreadable)
+        images[split] = LabeledImages(pixels[: len(kept)], kept, kept_paths)
+        pixels, start = pixels[len(kept) :], start + len(labels)
+        notes += _describe_unreadable(paths[split], unreadable)
+    return Data(images["train"], images.get("validation"), images.get("test"), class_names, tuple(notes), depth_range)
+
+
+def load_images(
+    paths: Sequence[str],
+    image_size: tuple[int, int] | None = None,
+    channels: int | None = None,
+    depth_range: DepthRange | None = None,
+    *,
+    skip_unreadable: bool = False,
+) -> tuple[NDArray[np.uint8], dict[int, str]]:
+    """Decode images, exactly as the runtime does. Each file is read once.
+
+    Args:
+        paths: The files.
+        image_size: `(height, width)` to resize them to; None if they all have the same size.
+        channels: 1 or 3; None for 3 if any image is in color, else 1.
+        depth_range: The values of black and white in images of more than 8 bits, as in `ImageSpec`.
+        skip_unreadable: Leave out files that can't be decoded, instead of raising.
+
+    Returns:
+        The images that could be read, uint8 `(images, height, width, channels)`, and the errors of the other files,
+        by index in `paths`.
+
+    Raises:
+        DataError: a file can't be decoded, or the images differ in size and there is no `image_size`.
+    """
+    read = partial(_read, size=image_size, channels=channels, depth_range=depth_range)
+    images = np.empty((len(paths), *image_size, channels), np.uint8) if image_size and channels else None
+    errors: dict[int, str] = {}
+    first, kept = "", 0
+    results = itertools.chain.from_iterable(map_files(read, paths, batch_size=_FILES_PER_BATCH, threads=usable_cores()))
+    for row, (path, image) in enumerate(results):
+        if isinstance(image, ImageError):
+            errors[row] = str(image)
+            continue
+        if images is None:
+            images = np.empty((len(paths), *image.shape), np.uint8)
+        first = first or path
+        (height, width, depth), size = images.shape[1:], image.shape[:2]
+        if size != (height, width):
+            raise DataError(
+                f"images differ in size, {height}x{width} in {first} and {size[0]}x{size[1]} in {path}. "
+                "Resize them with ",
+                Argument("image_size"),
+            )
+        if image.shape[2] > depth:  # the first in color, after gray ones
+            gray, images = images, np.empty((len(paths), height, width, 3), np.uint8)
+            images[:kept] = gray[:kept]
+        images[kept] = image
+        kept += 1
+    if errors and not skip_unreadable:
+        row = min(errors)
+        raise DataError(
+            f"{len(errors)} of {len(paths)} images can't be read, the first: {paths[row]}: {errors[row]}. "
+            "Repair or remove them, or set ",
+            Argument("skip_unreadable", True),
+        )
+    if images is None:
+        raise DataError(f"{paths[0]} and {len(paths) - 1} more: none of these images can be decoded")
+    return images[:kept], errors
+
+
+def _read(
+    path: str, size: tuple[int, int] | None, channels: int | None, depth_range: DepthRange | None
+) -> NDArray[np.uint8]:
+    """Read and decode a file, in its own size or channels where none are given."""
+    data = read_bytes(path)
+    if size and channels:
+        shape = (*size, channels)
+    else:
+        found = image_shape(data)
+        # A gray image stays gray here; `load_images` repeats its values for RGB where needed.
+        shape = (*(size or found[:2]), channels or found[2])
+    try:
+        spec = ImageSpec(*shape, depth_range)
+    except SettingsError as error:
+        raise DataError(f"{path}: ", *error.args, ". Resize all images with ", Argument("image_size")) from None
+    return decode_image(data, spec)
+
+
+def find_depth_range(paths: Sequence[str]) -> DepthRange | None:
+    """The smallest and largest value of gray images of more than 8 bits; None if there are no such images.
+
+    The 0.1 % darkest and brightest pixels of each image don't count: one pixel of a sensor that is broken would decide
+    for all images. Files that can't be read are left out.
+    """
+    found: list[tuple[int, int]] = []
+    for batch in map_files(_extremes, paths, batch_size=_FILES_PER_BATCH, threads=usable_cores()):
+        found += [extremes for _, extremes in batch if isinstance(extremes, tuple)]
+    if not found:
+        return None
+    least, most = min(low for low, _ in found), max(high for _, high in found)
+    return (least, most) if least < most else None
+
+
+def _extremes(path: str) -> tuple[int, int] | None:
+    values = deep_values(read_bytes(path))
+    if values is None:
+        return None
+    ignored = int(values.size * _OUTLIERS)
+    ordered = np.partition(values.ravel(), (ignored, values.size - 1 - ignored))
+    return int(ordered[ignored]), int(ordered[-1 - ignored])
+
+
+def _describe_depth(found: DepthRange | None) -> str:
+    if found is None:
+        return "No depth range was found: no training image has more than 8 bits per pixel and more than one value"
+    return f"Of images with more than 8 bits per pixel, the values from {found[0]} to {found[1]} become 0 to 255"
+
+
+def _describe_unreadable(paths: Sequence[str], errors: Mapping[int, str]) -> list[str]:
+    """Sentences about files that were left out, and the most frequent reasons if there are several."""
+    if not errors:
+        return []
+    first = min(errors)
+    notes = [
+        f"Left out {len(errors)} of {len(paths)} images that can't be decoded, the first: {paths[first]}: "
+        f"{errors[first]}"
+    ]
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for text in errors.values():
+        kinds[re.sub(r"\d+", "", text)].append(text)  # the values of each image are others
+    if len(kinds) > 1:
+        shown = sorted(kinds.values(), key=len, reverse=True)[:_REASONS_SHOWN]
+        reasons = [f"{texts[0]} ({len(texts)})" for texts in shown]
+        if more := len(errors) - sum(map(len, shown)):
+            reasons.append(f"others ({more})")
+        notes.append(f"Most frequent reasons: {'; '.join(reasons)}")
+    return notes
+
+
+def find_splits(folder: Path) -> tuple[dict[str, SplitFolder], list[str]]:
+    """Find the splits `train`, `validation` and `test` in a folder; without a folder `train`, all of it is `train`.
+
+    Args:
+        folder: Holds `train/`, perhaps `val/` (or `valid/`, `validation/`) and `test/`, and these the classes' folders;
+            or it holds the classes' folders itself.
+
+    Returns:
+        The splits that are there, `train` always, and sentences about what was left out or is missing.
+
+    Raises:
+        DataError: folders are misnamed or can't be listed, hold no images, their classes don't fit each other, or a
+            class folder is a link by which images would be in several classes.
+    """
+    names = _folder_names(folder)
+    _check_split_names(folder, names)
+    if "train" in names:
+        paths = {_SPLITS[name]: folder / name for name in names if name in _SPLITS}
+        paths = {split: paths[split] for split in ("train", "validation", "test") if split in paths}
+        notes = [f"{folder / name}: left out, neither train, val nor test" for name in names if name not in _SPLITS]
+    else:
+        paths = {"train": folder}
+        odd = [name for name in names if _meant_by(name) is not None]
+        notes = [f"{folder / name}: used as a class, though it is named like a split of the data" for name in odd]
+    _check_links(folder, [path / name for path in paths.values() for name in _folder_names(path)])
+    splits = {split: SplitFolder(path, list_classes(path)) for split, path in paths.items()}
+    _check_classes(splits)
+    for path in dict.fromkeys([folder, *paths.values()]):
+        if loose := _image_names(path):
+            more = f" and {len(loose) - 1} more" if len(loose) > 1 else ""
+            notes.append(f"{path}: left out, because not in a class folder: {loose[0]}{more}")
+    return splits, notes
+
+
+def list_classes(folder: Path) -> dict[str, list[str]]:
+    """The image files of each class folder, both sorted by name.
+
+    Args:
+        folder: Its folders are the classes; images in their subfolders count too. Hidden ones are left out.
+
+    Raises:
+        DataError: there is no class folder, or one without images.
+    """
+    names = _folder_names(folder)
+    if not names and _image_names(folder):
+        raise DataError(
+            f"{folder}: images, but no class folders. Move the images of each class into a folder named after it, "
+            f"such as {folder / 'cat'}"
+        )
+    if not names:
+        raise DataError(f"{folder}: no folders in it. It needs one folder of images per class")
+    try:
+        return {name: list(find_images([str(folder / name)], recursive=True)) for name in names}
+    except InputError as error:
+        raise DataError(*error.args, ". Each class needs images: add some, or remove the folder") from None
+
+
+def name_classes(names: Iterable[str]) -> str:
+    """For people: `the class 'ant'`, or `the classes 'ant', 'bee' and 'cat'`, the first few of many."""
+    ordered = [repr(name) for name in names]
+    if len(ordered) == 1:
+        return f"the class {ordered[0]}"
+    if len(ordered) > _NAMES_SHOWN:
+        ordered[_NAMES_SHOWN - 1 :] = [f"{len(ordered) - _NAMES_SHOWN + 1} more"]
+    return f"the classes {', '.join(ordered[:-1])} and {ordered[-1]}"
+
+
+def _check_split_names(folder: Path, names: list[str]) -> None:
+    """Refuse what looks like splits but would be taken for classes, or left out."""
+    meant = {name: split for name in names if (split := _meant_by(name)) is not None}
+    misnamed = [f"{name} to {split}" for name, split in meant.items() if name != split]
+    if "train" in names:
+        if misnamed:
+            raise DataError(f"{folder}: rename {' and '.join(misnamed)}, as beside train")
+        if len(validation := [name for name in names if _SPLITS.get(name) == "validation"]) > 1:
+            raise DataError(f"{folder}: {' and '.join(validation)} are all for validation. Keep one of them")
+        return
+    if meant and len(meant) == len(names):
+        problem = f"{folder}: {' and '.join(meant)} would be classes, and look like splits"
+        if misnamed:
+            raise DataError(f"{problem}. Rename {' and '.join(misnamed)}")
+        raise DataError(f"{problem}, but there is no train beside them. Add it, with a folder of images per class")
+    for name in meant:
+        if repeated := set(_folder_names(folder / name)) & set(names):
+            raise DataError(
+                f"{folder / name}: holds a folder {min(repeated)}, and so does {folder}. Move the folders of training "
+                f"images into {folder / 'train'}, or move {name} elsewhere"
+            )
+
+
+def _meant_by(name: str) -> str | None:
+    """The name that a split's folder should have, for `Train`, `training` and the like."""
+    lower = name.lower()
+    return lower if lower in _SPLITS else _MISNAMED.get(lower)
+
+
+def _check_links(folder: Path, class_folders: list[Path]) -> None:
+    """Refuse class folders that are links to other class folders, to folders in them, or to what holds them all."""
+    links = {path for path in class_folders if path.is_symlink()}
+    if not links:
+        return
+    remedy = "so its images would be in several classes or splits. Remove the link"
+    places = sorted((os.path.join(os.path.realpath(path), ""), path not in links, path) for path in class_folders)
+    for place, _, path in places:
+        if os.path.join(os.path.realpath(folder), "").startswith(place):
+            raise DataError(f"{path}: a link to {place}, which holds all the data, {remedy}")
+    # A folder's subfolders follow it, since all these names end with a slash.
+    for (outer, _, one), (inner, _, other) in itertools.pairwise(places):
+        if inner.startswith(outer) and not links.isdisjoint((one, other)):
+            link, target = (one, other) if one in links else (other, one)
+            raise DataError(f"{link}: a link to images of {target}, {remedy}")
+
+
+def _check_classes(splits: Mapping[str, SplitFolder]) -> None:
+    """Check that there are classes to tell apart, and that each class of any split is trained."""
+    train = splits["train"]
+    if len(train.files) < 2:
+        (name,) = train.files
+        problem = f"{train.path}: only one class folder, {name!r}; a classifier needs two or more"
+        if len(_folder_names(train.path / name)) > 1:
+            raise DataError(f"{problem}. Did you mean ", Argument("data", str(train.path / name)), "?")
+        raise DataError(problem)
+    alike = {name.lower(): name for name in train.files}
+    for split, found in splits.items():
+        unknown = [name for name in found.files if name not in train.files]
+        for name in unknown:
+            if name.lower() in alike:
+                raise DataError(
+                    f"{found.path / name}: this class is {alike[name.lower()]!r} in {train.path}. "
+                    "Give both the same name"
+                )
+        if unknown:
+            raise DataError(
+                f"{found.path}: {split} images, but no training images, for {name_classes(unknown)}. "
+                f"Add some to {train.path}, or remove these images"
+            )
+
+
+def _folder_names(folder: Path) -> list[str]:
+    """The folders in a folder, and links to folders, sorted; hidden ones are left out.
+
+    Raises:
+        DataError: it can't be listed.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            # os.path.isdir: the entry's own is_dir raises for a link that leads to itself
+            return sorted(entry.name for entry in entries if entry.name[0] != "." and os.path.isdir(entry.path))
+    except OSError as error:
+        raise DataError(
+            f"{folder}: {error.strerror}. It must be a folder with one folder of images per class"
+        ) from None
+
+
+def _image_names(folder: Path) -> list[str]:
+    """The image files that lie directly in a folder that could be listed, sorted."""
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.name[0] != "." and not os.path.isdir(entry.path)]
+    return sorted(name for name in names if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES)
+
+
+def write_image_folder(
+    folder: str | Path, images: NDArray[np.uint8], labels: NDArray[np.int64], class_names: Sequence[str]
+) -> None:
+    """Write images as PNG files, `folder/<class>/00042.png`, numbered by index in `images`.
+
+    Args:
+        folder: Created if it doesn't exist. Its folders are named by `class_folders`.
+        images: uint8, shape `(images, height, width, channels)`.
+        labels: The class of each, an index into `class_names`.
+        class_names: One name per class.
+
+    Raises:
+        InputError: two classes would share a folder.
+        OSError: a folder or file can't be written.
+    """
+    folders = class_folders(class_names)
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        path = Path(folder) / folders[label] / f"{i:05}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path, "wb", sync=False) as file:  # syncing thousands would take minutes
+            to_image(image).save(file, "PNG")
