@@ -1,6 +1,7 @@
 """The classifier: a model file, its onnxruntime session, images in and predictions out."""
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, overload
@@ -294,11 +295,10 @@ class Classifier:
         self, images: Iterator[str | TakenImage], top_k: int, batch_size: int
     ) -> Generator[Prediction, None, None]:
         spec = self.metadata.spec.image_spec
-        # No name refers to the generator of batches: it ends with this one, whatever ends this one.
-        for batch, probabilities in self._runner.stream(
-            "probabilities", decode_images(images, spec, batch_size=batch_size, threads=self.threads)
-        ):
-            yield from self._to_predictions(batch, probabilities, top_k)
+        # Closed here, since an interruption's traceback would keep it until threads can't be waited for any more.
+        with closing(decode_images(images, spec, batch_size=batch_size, threads=self.threads)) as batches:
+            for batch, probabilities in self._runner.stream("probabilities", batches):
+                yield from self._to_predictions(batch, probabilities, top_k)
 
     def _predict_batch(self, batch: ImageBatch, top_k: int) -> list[Prediction]:
         return self._to_predictions(batch, self._run("probabilities", batch.images), top_k)

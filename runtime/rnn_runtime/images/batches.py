@@ -1,6 +1,6 @@
 """Images in batches, decoded ahead of the model that takes them, in bounded memory."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -37,7 +37,7 @@ def decode_images(
     *,
     batch_size: int,
     threads: int,
-) -> Iterator[ImageBatch]:
+) -> Generator[ImageBatch, None, None]:
     """Read and decode images, in their order; at most a few batches are in memory at a time.
 
     Args:

@@ -52,7 +52,7 @@ def test_reading_never_runs_far_ahead(files: list[str]) -> None:
             taken += 1
             yield path
 
-    with closing(decode_images(endless(), SPEC, batch_size=20, threads=2)) as batches:  # type: ignore[type-var]
+    with closing(decode_images(endless(), SPEC, batch_size=20, threads=2)) as batches:
         for done in range(1, 20):
             next(batches)
             assert taken <= 20 * (done + 3)
@@ -63,7 +63,7 @@ def test_threads_are_gone_when_a_reader_stops_early(files: list[str]) -> None:
     batches = decode_images(files * 10, SPEC, batch_size=16, threads=4)
     next(batches)
 
-    batches.close()  # type: ignore[attr-defined]  # it is a generator
+    batches.close()
 
     assert threading.active_count() == before
 
