@@ -12,7 +12,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from rnn_export.graph.onnx_model import OPSET, Graph, Precision, Target, build_onnx_model, choose_graph, describe_graph
+from rnn_export.graph.onnx_model import Graph, Precision, Target, build_onnx_model, choose_graph, describe_graph
 from rnn_export.parity import PROBABILITY_ATOL, ParityReport, measure_parity, most_images
 from rnn_runtime.classifier import Classifier
 from rnn_runtime.errors import CheckpointError, DataError, OutputError, ParityError
@@ -25,6 +25,7 @@ from rnn_runtime.model.spec import ModelSpec
 from rnn_train.checkpoint import Checkpoint, file_sha256
 from rnn_train.data import load_data
 from rnn_train.model import ImageRNN, predict_logits
+from rnn_train.onnx_graph import OPSET
 
 
 @dataclass(frozen=True, slots=True)

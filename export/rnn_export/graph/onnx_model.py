@@ -12,7 +12,7 @@ import onnx
 from onnx import TensorProto, helper
 
 import rnn_runtime
-from rnn_export.graph.builder import GraphBuilder, Weights
+from rnn_export.graph.builder import Weights
 from rnn_export.graph.operators import add_rnn_operators
 from rnn_export.graph.scan import add_scanned_rnn
 from rnn_export.graph.unrolled import add_unrolled_rnn
@@ -20,11 +20,8 @@ from rnn_export.graph.wavefront import add_wavefront_rnn
 from rnn_runtime.errors import SettingsError
 from rnn_runtime.model.metadata import FORMAT_VERSION
 from rnn_runtime.model.spec import ModelSpec
+from rnn_train.onnx_graph import GraphBuilder
 
-# The oldest opset with all operators used here, so that old runtimes load the file. onnxruntime reads opset 17 and IR
-# version 8 since version 1.13 (onnxruntime's docs, "ONNX Runtime compatibility").
-OPSET = 17
-IR_VERSION = 8
 PRODUCER = "rnn-onnx"
 
 Graph = Literal["unrolled", "wavefront", "scan", "operator"]
@@ -122,12 +119,7 @@ def build_onnx_model(
         scores = builder.node("Div", ["logits", "probabilities.temperature"], "probabilities.scaled_logits")
     builder.node("Softmax", [scores], "probabilities", axis=1)
 
-    model = helper.make_model(
-        helper.make_graph(builder.nodes, "image_rnn", *_describe_interface(spec), builder.initializers),
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
-        **_describe_model(spec),
-    )
+    model = builder.model("image_rnn", *_describe_interface(spec), **_describe_model(spec))
     if precision == "int8":
         from rnn_export.quantize import quantize  # imports onnxruntime's tools only if needed
 

@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rnn_export.graph.builder import ACTIVATIONS, GraphBuilder, Weights, directions_of
+from rnn_export.graph.builder import ACTIVATIONS, Weights, directions_of
 from rnn_runtime.model.spec import ModelSpec
+from rnn_train.onnx_graph import GraphBuilder
 
 # PyTorch stacks an LSTM's gates as input, forget, cell, output and a GRU's as reset, update, new; ONNX as input,
 # output, forget, cell and update, reset, hidden (onnx/docs/Operators.md#LSTM, #GRU).

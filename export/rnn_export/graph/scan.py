@@ -4,8 +4,9 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from rnn_export.graph.builder import ACTIVATIONS, GraphBuilder, Weights, concatenate, directions_of, gemm_weights
+from rnn_export.graph.builder import ACTIVATIONS, Weights, concatenate, directions_of, gemm_weights
 from rnn_runtime.model.spec import ModelSpec
+from rnn_train.onnx_graph import GraphBuilder
 
 
 def add_scanned_rnn(builder: GraphBuilder, spec: ModelSpec, weights: Weights, pixels: str) -> str:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rnn_export.graph.builder import GraphBuilder
+from rnn_train.onnx_graph import GraphBuilder
 
 MOST_PARTS = 32  # of a Split or Concat
 

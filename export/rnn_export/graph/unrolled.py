@@ -1,8 +1,9 @@
 """A vanilla RNN as a few nodes per row of the image."""
 
-from rnn_export.graph.builder import ACTIVATIONS, GraphBuilder, Weights, concatenate, directions_of, gemm_weights
+from rnn_export.graph.builder import ACTIVATIONS, Weights, concatenate, directions_of, gemm_weights
 from rnn_export.graph.steps import group_steps, multiply_steps
 from rnn_runtime.model.spec import ModelSpec
+from rnn_train.onnx_graph import GraphBuilder
 
 # Steps of the first layer whose products with the pixels are one node. Of more, the products leave the core's cache
 # before they are used; of fewer, single images take longer (docs/explanation/measurements.md).

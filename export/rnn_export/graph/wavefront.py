@@ -3,9 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from rnn_export.graph.builder import ACTIVATIONS, GraphBuilder, Weights
+from rnn_export.graph.builder import ACTIVATIONS, Weights
 from rnn_export.graph.steps import Rows, group_sizes, group_steps, multiply_steps
 from rnn_runtime.model.spec import ModelSpec
+from rnn_train.onnx_graph import GraphBuilder
 
 Matrix = NDArray[np.float32]
 

@@ -1,22 +1,25 @@
-"""The cells: one step of the recurrence, forward and backward, as nodes of an ONNX graph.
+"""The cells: one step of the recurrence, forward and backward, as nodes of an ONNX graph, and sessions of many steps.
 
 A gate is a function of two sums: of the inputs times the rows of `weight_ih` that belong to it, and of the states times
 those of `weight_hh`. A vanilla RNN is a cell of one gate.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from rnn_train.recurrent.graphs import Graph
+from rnn_runtime.engine.session import open_session
+from rnn_train.onnx_graph import GraphBuilder
 
 if TYPE_CHECKING:
     import onnxruntime
 
+_FLOATS: Mapping[torch.dtype, type[np.generic]] = {torch.float32: np.float32, torch.float64: np.float64}
 # Steps in one graph. It takes about 0.4 ms to open for each, once.
 LONGEST = 128
 
@@ -54,12 +57,22 @@ class Cell(ABC):
         return tuple(f"of_sums{gate}" for gate in range(self.gates))
 
     @property
+    def hidden_weights(self) -> tuple[str, ...]:
+        """The gates' parts of `weight_hh`."""
+        return tuple(f"hidden_weight{gate}" for gate in range(self.gates))
+
+    @property
+    def sums(self) -> tuple[str, ...]:
+        """The gates' sums of the inputs."""
+        return tuple(f"sums{gate}" for gate in range(self.gates))
+
+    @property
     def gradients(self) -> tuple[str, ...]:
         """All that `backward` computes."""
         return tuple(dict.fromkeys((*self.of_sums, *self.of_states)))
 
     @abstractmethod
-    def forward(self, graph: Graph, step: int, before: str) -> str:
+    def forward(self, graph: GraphBuilder, step: int, before: str) -> str:
         """Add the nodes of a step, and return the state's name.
 
         Args:
@@ -78,7 +91,7 @@ class Cell(ABC):
         """
 
     @abstractmethod
-    def backward(self, graph: Graph, step: int, state: str, addend: str | None) -> str:
+    def backward(self, graph: GraphBuilder, step: int, state: str, addend: str | None) -> str:
         """Add the nodes of a step back, and return the name of the gradient of the state before it.
 
         Args:
@@ -102,9 +115,9 @@ class _RNN(Cell):
     def __init__(self, activation: str) -> None:
         self.activation = activation
 
-    def forward(self, graph: Graph, step: int, before: str) -> str:
-        total = graph.node("Gemm", before, "hidden_weight0", f"sums0.{step}")
-        return graph.node(self.activation, total, output=f"state.{step}")
+    def forward(self, graph: GraphBuilder, step: int, before: str) -> str:
+        total = graph.node("Gemm", [before, "hidden_weight0", f"sums0.{step}"])
+        return graph.node(self.activation, [total], f"state.{step}")
 
     def derive(self, tensors: Mapping[str, Tensor]) -> None:
         slope, outputs = tensors["slope"], tensors["state"]
@@ -113,9 +126,9 @@ class _RNN(Cell):
         else:
             torch.addcmul(slope.new_ones(()), outputs, outputs, value=-1, out=slope)
 
-    def backward(self, graph: Graph, step: int, state: str, addend: str | None) -> str:
-        of_sums = graph.node("Mul", state, f"slope.{step}", output=f"of_sums0.{step}")
-        return graph.node("Gemm", of_sums, "hidden_weight0", *([addend] if addend else []))
+    def backward(self, graph: GraphBuilder, step: int, state: str, addend: str | None) -> str:
+        of_sums = graph.node("Mul", [state, f"slope.{step}"], f"of_sums0.{step}")
+        return graph.node("Gemm", [of_sums, "hidden_weight0", *([addend] if addend else [])])
 
 
 class _GRU(Cell):
@@ -139,19 +152,18 @@ class _GRU(Cell):
         "of_q": "of_output",
     }
 
-    def forward(self, graph: Graph, step: int, before: str) -> str:
-        r, z = (
-            graph.node(
-                "Sigmoid",
-                graph.node("Gemm", before, f"hidden_weight{gate}", f"sums{gate}.{step}"),
-                output=f"{name}.{step}",
-            )
-            for gate, name in enumerate("rz")
-        )
-        q = graph.node("Gemm", before, "hidden_weight2", "hidden_bias", output=f"q.{step}")
-        total = graph.node("Add", f"sums2.{step}", graph.node("Mul", r, q))
-        n = graph.node("Tanh", total, output=f"n.{step}")
-        return graph.node("Add", n, graph.node("Mul", z, graph.node("Sub", before, n)), output=f"state.{step}")
+    def forward(self, graph: GraphBuilder, step: int, before: str) -> str:
+        r, z = (self._add_gate(graph, name, number, step, before) for number, name in enumerate("rz"))
+        q = graph.node("Gemm", [before, "hidden_weight2", "hidden_bias"], f"q.{step}")
+        total = graph.node("Add", [f"sums2.{step}", graph.node("Mul", [r, q])])
+        n = graph.node("Tanh", [total], f"n.{step}")
+        kept = graph.node("Mul", [z, graph.node("Sub", [before, n])])
+        return graph.node("Add", [n, kept], f"state.{step}")
+
+    @staticmethod
+    def _add_gate(graph: GraphBuilder, name: str, number: int, step: int, before: str) -> str:
+        total = graph.node("Gemm", [before, f"hidden_weight{number}", f"sums{number}.{step}"])
+        return graph.node("Sigmoid", [total], f"{name}.{step}")
 
     def derive(self, tensors: Mapping[str, Tensor]) -> None:
         before, r, z, n, q, of_r, of_z, of_n = (tensors[name] for name in ("before", *self.saved, *self.factors))
@@ -163,18 +175,18 @@ class _GRU(Cell):
         torch.mul(q, r, out=of_r)  # a factor of n's gradient
         of_r.addcmul_(of_r, r, value=-1)
 
-    def backward(self, graph: Graph, step: int, state: str, addend: str | None) -> str:
-        of_n = graph.node("Mul", state, f"of_n.{step}", output=f"of_sums2.{step}")
+    def backward(self, graph: GraphBuilder, step: int, state: str, addend: str | None) -> str:
+        of_n = graph.node("Mul", [state, f"of_n.{step}"], f"of_sums2.{step}")
         of_gates = (
-            graph.node("Mul", of_n, f"of_r.{step}", output=f"of_sums0.{step}"),
-            graph.node("Mul", state, f"of_z.{step}", output=f"of_sums1.{step}"),
-            graph.node("Mul", of_n, f"r.{step}", output=f"of_q.{step}"),
+            graph.node("Mul", [of_n, f"of_r.{step}"], f"of_sums0.{step}"),
+            graph.node("Mul", [state, f"of_z.{step}"], f"of_sums1.{step}"),
+            graph.node("Mul", [of_n, f"r.{step}"], f"of_q.{step}"),
         )
-        total = graph.node("Mul", state, f"z.{step}")
+        total = graph.node("Mul", [state, f"z.{step}"])
         if addend:
-            total = graph.node("Add", total, addend)
+            total = graph.node("Add", [total, addend])
         for gate, of_gate in enumerate(of_gates):
-            total = graph.node("Gemm", of_gate, f"hidden_weight{gate}", total)
+            total = graph.node("Gemm", [of_gate, f"hidden_weight{gate}", total])
         return total
 
 
@@ -185,12 +197,12 @@ CELLS: Mapping[str, Cell] = {"RNN_TANH": _RNN("Tanh"), "RNN_RELU": _RNN("Relu"),
 @cache
 def open_forward(cell: Cell, steps: int, dtype: torch.dtype) -> "onnxruntime.InferenceSession":
     """All steps of a cell, from `before`, the state before the first."""
-    sums = [f"sums{gate}.{step}" for step in range(steps) for gate in range(cell.gates)]
-    graph = Graph(["before", *_hidden_weights(cell), *([] if cell.separate_bias is None else ["hidden_bias"]), *sums])
+    graph = GraphBuilder(_FLOATS[dtype])
     state = "before"
     for step in range(steps):
         state = cell.forward(graph, step, state)
-    return graph.open(dtype)
+    inputs = ["before", *cell.hidden_weights, *([] if cell.separate_bias is None else ["hidden_bias"])]
+    return _open(graph, [*inputs, *_each(cell.sums, steps)], _each(("state", *cell.saved), steps))
 
 
 @cache
@@ -200,14 +212,39 @@ def open_backward(cell: Cell, steps: int, dtype: torch.dtype) -> "onnxruntime.In
     Its inputs are the states' gradients by what isn't a step of the cell, as `of_output.<step>`, and by the step after
     the last, as `of_later`. Its outputs are those of the sums, and of the state before the first step, as `of_earlier`.
     """
-    names = ("of_output", *cell.used_again, *cell.factors)
-    graph = Graph(["of_later", *_hidden_weights(cell), *(f"{name}.{step}" for step in range(steps) for name in names)])
-    state = graph.node("Add", "of_later", f"of_output.{steps - 1}")
+    graph = GraphBuilder(_FLOATS[dtype])
+    state = graph.node("Add", ["of_later", f"of_output.{steps - 1}"])
     for step in range(steps - 1, -1, -1):
         state = cell.backward(graph, step, state, f"of_output.{step - 1}" if step else None)
-    graph.node("Identity", state, output="of_earlier")
-    return graph.open(dtype)
+    graph.node("Identity", [state], "of_earlier")
+    inputs = _each(("of_output", *cell.used_again, *cell.factors), steps)
+    return _open(graph, ["of_later", *cell.hidden_weights, *inputs], ["of_earlier", *_each(cell.gradients, steps)])
 
 
-def _hidden_weights(cell: Cell) -> list[str]:
-    return [f"hidden_weight{gate}" for gate in range(cell.gates)]
+@cache
+def open_products(count: int, dtype: torch.dtype, transposed: bool, has_addend: bool) -> "onnxruntime.InferenceSession":
+    """`out`, the sum of so many products: of `a0` and `b0`, and so on, and of the row `addend` if there is one.
+
+    Args:
+        count: How many.
+        dtype: float32 or float64.
+        transposed: Whether each left factor is transposed.
+        has_addend: Whether there is an addend.
+    """
+    graph = GraphBuilder(_FLOATS[dtype])
+    addend = ["addend"] if has_addend else []
+    total = addend
+    for number in range(count):
+        output = "out" if number == count - 1 else None
+        total = [graph.node("Gemm", [f"a{number}", f"b{number}", *total], output, transA=int(transposed))]
+    factors = [f"{side}{number}" for number in range(count) for side in "ab"]
+    return _open(graph, [*factors, *addend], ["out"])
+
+
+def _open(graph: GraphBuilder, inputs: Sequence[str], outputs: Sequence[str]) -> "onnxruntime.InferenceSession":
+    model = graph.model("step", graph.values(inputs), graph.values(outputs))
+    return open_session(model.SerializeToString(), "cpu").session
+
+
+def _each(names: Sequence[str], steps: int) -> list[str]:
+    return [f"{name}.{step}" for step in range(steps) for name in names]

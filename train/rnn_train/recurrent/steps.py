@@ -1,0 +1,462 @@
+"""The training steps of a recurrent net, forward and backward, as one `torch.autograd.Function`.
+
+From the whole to its parts: a batch is divided among threads, and each part has the directions of all layers, whose
+steps are sessions of `cells.py` with their inputs and outputs in buffers of fixed places.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache, partial
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from rnn_train.recurrent.cells import CELLS, LONGEST, Cell, open_backward, open_forward, open_products
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+_Value = TypeVar("_Value")
+# Products of fewer rows are slower: a GRU's step by a fifth for 32 instead of 64, an RNN's by a twentieth for 50.
+_LEAST_HALF = 16
+_LEAST_PART = 48
+_MOST_PARTS = 16  # each has gradients of all parameters
+
+
+class OnnxruntimeSteps:
+    """Training steps of a net. Call it with a batch, within `threads`.
+
+    It keeps the buffers of a step for the next one. Fresh ones would cost a page fault per 4 KB at each step.
+
+    Args:
+        net: An RNN or GRU with biases, in float32 or float64 on the CPU.
+    """
+
+    def __init__(self, net: nn.RNNBase) -> None:
+        self._net = net
+        self._helpers: ThreadPoolExecutor | None = None
+        self._free: _Buffers | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_net": self._net, "_helpers": None, "_free": None}  # copies and pickles have buffers of their own
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """The last layer's outputs at the last step of each direction, with dropout between layers.
+
+        The gradients of the net's parameters are autograd's, but for rounding; the inputs get none. Dropout drops as
+        often as torch's, but other values: it draws with `torch.rand`, in a quarter of the time.
+
+        Args:
+            inputs: Shape `(batch, steps, features)`, in the dtype of the weights, batch 1 or more.
+
+        Returns:
+            Shape `(batch, directions * hidden)`.
+        """
+        return _LastOutputs.apply(self, self._net.dropout, inputs, *self._net.parameters())  # type: ignore[no-any-return]
+
+    @contextmanager
+    def threads(self) -> Iterator[None]:
+        """The threads of a step: one of torch's, and helpers for parts of the batch instead of the others.
+
+        torch's threads share each product, and wait for each other at its end. A step of a recurrent net has hundreds
+        of them. Where they are small and a core is busy, the waits take many times as long as the products.
+        """
+        count = torch.get_num_threads()
+        self._helpers = _start_helpers(count - 1) if count > 1 else None
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(count)
+            self._helpers = None
+
+    def take_buffers(self, inputs: Tensor) -> "_Buffers":
+        """Buffers for inputs of this shape; new ones if those of the last pass don't fit, or aren't back yet."""
+        taken, self._free = self._free, None
+        if taken is None or taken.fits != (inputs.shape, inputs.dtype):
+            taken = _Buffers(self._net, inputs)
+        taken.passes += 1
+        return taken
+
+    def give_back(self, buffers: "_Buffers") -> None:
+        """Let the next pass have them."""
+        self._free = buffers
+
+    def share(self, tasks: Sequence[Callable[[], _Value]]) -> list[_Value]:
+        """Compute tasks in this thread and in helpers, without gradients; the results, in order.
+
+        This thread, which is awake, begins with the first, and then takes the last ones that no helper has begun. Each
+        task is computed by one thread, so no result depends on how many there are.
+        """
+        tasks = [torch.no_grad()(task) for task in tasks]
+        pool, (first, *others) = self._helpers, tasks
+        futures: list[Future[_Value]] = [pool.submit(task) if pool else Future() for task in others]
+        results = [first()]
+        for task, future in reversed(list(zip(others, futures, strict=True))):
+            results.insert(1, task() if future.cancel() else future.result())
+        return results
+
+
+@cache
+def _start_helpers(count: int) -> ThreadPoolExecutor:
+    # torch's number of threads is each thread's own
+    return ThreadPoolExecutor(count, "rnn-train", initializer=torch.set_num_threads, initargs=(1,))
+
+
+class _LastOutputs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, steps: OnnxruntimeSteps, dropout: float, inputs: Tensor, *parameters: Tensor) -> Tensor:
+        buffers = steps.take_buffers(inputs)
+        buffers.copy_weights(parameters)
+        # A generator for each part, so that parts draw at the same time.
+        parts = buffers.parts
+        seeds = torch.randint(1 << 62, (len(parts),)).tolist() if dropout else [0] * len(parts)
+        ctx.steps, ctx.buffers, ctx.passes = steps, buffers, buffers.passes
+        tasks = [
+            partial(part.forward, inputs[rows], seed)
+            for part, rows, seed in zip(parts, buffers.slices, seeds, strict=True)
+        ]
+        return torch.cat(steps.share(tasks))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        steps: OnnxruntimeSteps = ctx.steps
+        buffers: _Buffers = ctx.buffers
+        if buffers.passes != ctx.passes:
+            raise RuntimeError("another forward pass has used the buffers of this one since its backward pass")
+        parts = zip(buffers.parts, buffers.slices, strict=True)
+        gradients = steps.share([partial(part.backward, gradient[rows]) for part, rows in parts])
+        steps.give_back(buffers)
+        return None, None, None, *(torch.stack(each).sum(0) for each in zip(*gradients, strict=True))
+
+
+class _Buffers:
+    """The weights and the parts of a batch.
+
+    Attributes:
+        fits: Shape and dtype of the inputs that it is for.
+        passes: How many have used it. It holds the values of the last.
+        slices: The images of each part.
+        parts: The parts of the batch.
+    """
+
+    def __init__(self, net: nn.RNNBase, inputs: Tensor) -> None:
+        self.fits = (inputs.shape, inputs.dtype)
+        self.passes = 0
+        cell, per_layer = CELLS[net.mode], 2 if net.bidirectional else 1
+        groups = _by_direction(list(net.parameters()))
+        self._weights = [
+            _Weights(cell, parameters, 1 if number < per_layer else per_layer)
+            for number, parameters in enumerate(groups)
+        ]
+        layers = [self._weights[start : start + per_layer] for start in range(0, len(groups), per_layer)]
+        self.slices = _slices(len(inputs))
+        self.parts = [_Part(cell, layers, inputs[rows], net.dropout) for rows in self.slices]
+
+    def copy_weights(self, parameters: Sequence[Tensor]) -> None:
+        """Take the parameters' values."""
+        for weights, own in zip(self._weights, _by_direction(parameters), strict=True):
+            weights.copy(own)
+
+
+def _slices(batch: int) -> list[slice]:
+    """The parts of a batch, of about the same size. They don't depend on the number of threads, so no bit does."""
+    count = 2 if batch >= 2 * _LEAST_HALF else 1
+    while 1 < count < _MOST_PARTS and batch >= 2 * count * _LEAST_PART:
+        count *= 2
+    ends = [batch * number // count for number in range(count + 1)]
+    return [slice(start, end) for start, end in pairwise(ends)]
+
+
+def _by_direction(parameters: Sequence[Tensor]) -> list[Sequence[Tensor]]:
+    return [parameters[start : start + 4] for start in range(0, len(parameters), 4)]
+
+
+class _Part:
+    """The layers for some of a batch's images, each a list of its directions.
+
+    `_inputs` and `_masks` are those of the layers: the second layer's mask is what dropout multiplies the first one's
+    outputs by.
+    """
+
+    def __init__(self, cell: Cell, weights: "Sequence[Sequence[_Weights]]", inputs: Tensor, dropout: float) -> None:
+        batch, steps, features = inputs.shape
+        self._layers: list[list[_Direction]] = []
+        self._inputs = [inputs.new_empty(steps, batch, features)]
+        for number, own in enumerate(weights):
+            if number:
+                width = sum(direction.outputs.shape[2] for direction in self._layers[-1])
+                self._inputs.append(inputs.new_empty(steps, batch, width))
+            self._layers.append(
+                [_Direction(cell, each, self._inputs[-1], reverse=bool(i)) for i, each in enumerate(own)]
+            )
+        self._dropout = dropout
+        self._masks = [torch.empty_like(each) for each in self._inputs] if dropout else []
+        self._go_down = [
+            [self._bind(upper, below, direction.of_outputs) for below, direction in enumerate(lower)]
+            for lower, upper in pairwise(self._layers)
+        ]
+
+    @staticmethod
+    def _bind(layer: "Sequence[_Direction]", below: int, out: Tensor) -> "_Computation":
+        pairs = [pair for direction in layer for pair in direction.input_products(below)]
+        return _products(pairs, out.flatten(0, 1))
+
+    def forward(self, images: Tensor, seed: int) -> Tensor:
+        """The last outputs of `(batch, steps, features)`; dropout draws from a generator that starts with `seed`."""
+        random = torch.Generator().manual_seed(seed) if self._dropout else None
+        self._inputs[0].copy_(images.transpose(0, 1))
+        for number, layer in enumerate(self._layers):
+            if number:
+                inputs = self._inputs[number]
+                torch.cat([direction.outputs for direction in self._layers[number - 1]], dim=2, out=inputs)
+                if self._dropout:
+                    mask = torch.rand(inputs.shape, generator=random, out=self._masks[number])
+                    inputs.mul_(mask.ge_(self._dropout).div_(1 - self._dropout))
+            for direction in layer:
+                direction.forward()
+        return torch.cat([direction.last_output for direction in self._layers[-1]], dim=1)
+
+    def backward(self, gradient: Tensor) -> list[Tensor]:
+        """Go back from the gradient of the last outputs to those of the net's parameters."""
+        top = self._layers[-1]
+        for direction, own in zip(top, gradient.chunk(len(top), dim=1), strict=True):
+            direction.start_back(own)
+        for number in range(len(self._layers) - 1, -1, -1):
+            for direction in self._layers[number]:
+                direction.backward()
+                direction.differentiate_parameters()
+            if number:
+                lower = self._layers[number - 1]
+                for compute in self._go_down[number - 1]:
+                    compute()
+                if self._dropout:
+                    for direction, own in zip(lower, self._masks[number].chunk(len(lower), dim=2), strict=True):
+                        direction.of_outputs.mul_(own)
+        return [tensor for layer in self._layers for direction in layer for tensor in direction.of_parameters]
+
+
+class _Direction:
+    """The buffers and computations of one direction for some images.
+
+    Args:
+        cell: Its kind.
+        weights: Its weights.
+        inputs: Shape `(steps, batch, features)`.
+        reverse: Whether it goes from the last step to the first.
+
+    Attributes:
+        outputs: The states after each step, shape `(steps, batch, hidden)`.
+        of_outputs: Their gradient.
+        of_parameters: The gradients of `weight_ih`, `weight_hh`, `bias_ih` and `bias_hh`.
+    """
+
+    def __init__(self, cell: Cell, weights: "_Weights", inputs: Tensor, reverse: bool) -> None:
+        self._cell, self._weights = cell, weights
+        steps, batch, features = inputs.shape
+        size = len(weights.hidden_bias)
+        states = inputs.new_zeros(steps + 1, batch, size)  # the state at the start stays zero
+        self._before, self.outputs = (states[1:], states[:-1]) if reverse else (states[:-1], states[1:])
+        self._tensors = {"before": self._before, "state": self.outputs}
+        for name in ("of_output", *cell.sums, *cell.saved, *cell.factors, *cell.gradients):
+            replaced = cell.in_place_of.get(name)
+            self._tensors[name] = self._tensors[replaced] if replaced else inputs.new_empty(steps, batch, size)
+        self._is_derived = False
+        self.of_outputs = self._tensors["of_output"]
+        self._of_later, self._of_earlier = inputs.new_zeros(2, batch, size)
+        rows = cell.gates * size
+        self.of_parameters = [inputs.new_empty(rows, width) for width in (features, size)]
+        self.of_parameters += [inputs.new_empty(rows) for _ in range(2)]
+
+        order = list(range(steps))[:: -1 if reverse else 1]
+        self._last = order[-1]
+        chunks = [order[start : start + LONGEST] for start in range(0, steps, LONGEST)]
+        self._project = [
+            _products(
+                [(inputs.flatten(0, 1), weights.from_input[gate])], self._flat(name), addend=weights.sums_bias[gate]
+            )
+            for gate, name in enumerate(cell.sums)
+        ]
+        self._go = [self._bind_forward(chunk) for chunk in chunks]
+        self._go_back = [self._bind_backward(chunk) for chunk in reversed(chunks)]
+        self._differentiate = list(self._bind_weights(inputs))
+
+    @property
+    def last_output(self) -> Tensor:
+        """Of the last step in this direction, shape `(batch, hidden)`."""
+        return self.outputs[self._last]
+
+    def start_back(self, gradient: Tensor) -> None:
+        """Set the gradient of the outputs to that of the last step alone."""
+        self.of_outputs.zero_()
+        self.of_outputs[self._last].copy_(gradient)
+
+    def forward(self) -> None:
+        """Compute `outputs` of the inputs."""
+        for compute in (*self._project, *self._go):
+            compute()
+        self._is_derived = False
+
+    def backward(self) -> None:
+        """Compute the gradients of the gates' sums, of `of_outputs`."""
+        if not self._is_derived:  # whoever keeps the autograd graph may go back twice
+            self._cell.derive(self._tensors)
+            self._is_derived = True
+        self._of_later.zero_()
+        for compute in self._go_back:
+            compute()
+            self._of_later.copy_(self._of_earlier)
+
+    def differentiate_parameters(self) -> None:
+        """Compute `of_parameters`, after `backward`."""
+        for compute in self._differentiate:
+            compute()
+        _, _, *of_biases = self.of_parameters
+        sums = {name: self._flat(name).sum(0) for name in self._cell.gradients}
+        for of_bias, names in zip(of_biases, (self._cell.of_sums, self._cell.of_states), strict=True):
+            torch.cat([sums[name] for name in names], out=of_bias)
+
+    def input_products(self, below: int) -> list[tuple[Tensor, Tensor]]:
+        """What adds up to the gradient of the inputs: pairs of factors.
+
+        Args:
+            below: Of the outputs of which direction of the layer below.
+        """
+        return [
+            (self._flat(name), parts[below])
+            for name, parts in zip(self._cell.of_sums, self._weights.to_input, strict=True)
+        ]
+
+    def _bind_forward(self, order: Sequence[int]) -> "_Computation":
+        cell, weights = self._cell, self._weights
+        inputs = {
+            "before": self._before[order[0]],
+            **_number("hidden_weight", weights.from_state),
+            **({} if cell.separate_bias is None else {"hidden_bias": weights.hidden_bias}),
+            **self._each(cell.sums, order),
+        }
+        states = {f"state.{step}": self.outputs[place] for step, place in enumerate(order)}
+        session = open_forward(cell, len(order), self.outputs.dtype)
+        return _Computation(session, inputs, {**states, **self._each(cell.saved, order)})
+
+    def _bind_backward(self, order: Sequence[int]) -> "_Computation":
+        cell = self._cell
+        inputs = {
+            "of_later": self._of_later,
+            **_number("hidden_weight", self._weights.to_state),
+            **self._each(("of_output", *cell.used_again, *cell.factors), order),
+        }
+        outputs = {"of_earlier": self._of_earlier, **self._each(cell.gradients, order)}
+        return _Computation(open_backward(cell, len(order), self.outputs.dtype), inputs, outputs)
+
+    def _bind_weights(self, inputs: Tensor) -> "Iterator[_Computation]":
+        cell = self._cell
+        of_weight_ih, of_weight_hh, _, _ = self.of_parameters
+        for total, names, factor in (
+            (of_weight_ih, cell.of_sums, inputs),
+            (of_weight_hh, cell.of_states, self._before),
+        ):
+            for rows, name in zip(total.chunk(cell.gates), names, strict=True):
+                yield _products([(self._flat(name), factor.flatten(0, 1))], rows, transposed=True)
+
+    def _each(self, names: Sequence[str], order: Sequence[int]) -> Mapping[str, Tensor]:
+        """The parts of tensors that belong to single steps."""
+        return {f"{name}.{step}": self._tensors[name][place] for step, place in enumerate(order) for name in names}
+
+    def _flat(self, name: str) -> Tensor:
+        return self._tensors[name].flatten(0, 1)
+
+
+class _Weights:
+    """Copies of a direction's parameters, gate by gate, in the layouts that products want.
+
+    Attributes:
+        from_input: For each gate, shape `(features, hidden)`.
+        to_input: Likewise, `(hidden, features)`, in as many parts of the features as the layer below has directions.
+        from_state: Likewise, `(hidden, hidden)`.
+        to_state: The same, transposed.
+        sums_bias: Likewise, `(hidden,)`: both biases, but only the input's where `hidden_bias` has the other.
+        hidden_bias: That of the gate that `Cell.separate_bias` names.
+    """
+
+    def __init__(self, cell: Cell, parameters: Sequence[Tensor], directions_below: int) -> None:
+        weight_ih, weight_hh, _, _ = parameters
+        (_, features), (_, size) = weight_ih.shape, weight_hh.shape
+        self._cell = cell
+        new, gates = weight_ih.new_empty, range(cell.gates)
+        self.from_input = [new(features, size) for _ in gates]
+        self.to_input = [[new(size, features // directions_below) for _ in range(directions_below)] for _ in gates]
+        self.from_state, self.to_state = ([new(size, size) for _ in gates] for _ in range(2))
+        self.sums_bias, self.hidden_bias = [new(size) for _ in gates], new(size)
+
+    def copy(self, parameters: Sequence[Tensor]) -> None:
+        """Take the values of `weight_ih`, `weight_hh`, `bias_ih` and `bias_hh`."""
+        for gate, (of_input, of_state, input_bias, hidden_bias) in enumerate(
+            zip(*(parameter.detach().chunk(self._cell.gates) for parameter in parameters), strict=True)
+        ):
+            self.from_input[gate].copy_(of_input.t())
+            self.from_state[gate].copy_(of_state.t())
+            self.to_state[gate].copy_(of_state)
+            parts = self.to_input[gate]
+            for part, columns in zip(parts, of_input.chunk(len(parts), dim=1), strict=True):
+                part.copy_(columns)
+            self.sums_bias[gate].copy_(input_bias)
+            if gate == self._cell.separate_bias:
+                self.hidden_bias.copy_(hidden_bias)
+            else:
+                self.sums_bias[gate].add_(hidden_bias)
+
+
+class _Computation:
+    """A session with its inputs and outputs in tensors of fixed places, which are read and written in each call.
+
+    Args:
+        session: On the CPU.
+        inputs: Contiguous tensors.
+        outputs: Contiguous tensors.
+    """
+
+    def __init__(
+        self, session: "onnxruntime.InferenceSession", inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]
+    ) -> None:
+        self._session, self._places = session, (inputs, outputs)  # the binding only knows addresses
+        self._binding = session.io_binding()
+        for bind, tensors in ((self._binding.bind_input, inputs), (self._binding.bind_output, outputs)):
+            for name, tensor in tensors.items():
+                assert tensor.is_contiguous()
+                bind(name, "cpu", 0, tensor.numpy().dtype.type, list(tensor.shape), tensor.data_ptr())
+
+    def __call__(self) -> None:
+        """Compute the outputs of what the inputs hold.
+
+        Raises:
+            MemoryError: there is no memory for results in between.
+        """
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except Exception as error:  # onnxruntime's classes have no common one
+            if "alloc" in str(error):
+                raise MemoryError from None
+            raise
+
+
+def _products(
+    pairs: Sequence[tuple[Tensor, Tensor]], out: Tensor, *, addend: Tensor | None = None, transposed: bool = False
+) -> _Computation:
+    """`out`, the sum of the products of all pairs, whose left factors may be transposed, and of a row."""
+    inputs = {
+        f"{side}{number}": factor for number, pair in enumerate(pairs) for side, factor in zip("ab", pair, strict=True)
+    }
+    if addend is not None:
+        inputs["addend"] = addend
+    session = open_products(len(pairs), out.dtype, transposed, addend is not None)
+    return _Computation(session, inputs, {"out": out})
+
+
+def _number(name: str, tensors: Sequence[Tensor]) -> Mapping[str, Tensor]:
+    return {f"{name}{number}": tensor for number, tensor in enumerate(tensors)}
