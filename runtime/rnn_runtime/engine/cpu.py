@@ -4,11 +4,11 @@ import ctypes
 import os
 import re
 import weakref
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from rnn_runtime.model.spec import ModelSpec
 if TYPE_CHECKING:
     import onnxruntime
 
+_Value = TypeVar("_Value")
 _PLACE = "the CPU"
 _SMALLEST_CHUNK = 16  # images that are worth waking a thread
 _KIB = 1024
@@ -59,31 +60,17 @@ class CpuRunner:
         if self._threaded_session and count <= self._largest_chunk and not alone:
             return run_session(self._threaded_session, output, images, _PLACE)
         if self._threads > 1 and count > _SMALLEST_CHUNK and not alone:
-            return self._share(divide(images, self._chunk_size(count)), output)
-        chunks = divide(images, self._largest_chunk)
-        return np.concatenate([run_session(self._session, output, chunk, _PLACE) for chunk in chunks])
+            self._pool = self._pool or ThreadPoolExecutor(self._threads - 1, thread_name_prefix="model")
+            pool, chunks = self._pool, divide(images, self._chunk_size(count))
+        else:
+            pool, chunks = None, divide(images, self._largest_chunk)
+        run = partial(run_session, self._session, output, place=_PLACE)
+        return np.concatenate(share([partial(run, chunk) for chunk in chunks], pool))
 
     def stream(self, output: str, batches: Iterable[BatchT]) -> Iterator[tuple[BatchT, NDArray[np.float32]]]:
         """Run batches one after the other, as `Runner.stream` says."""
         for batch in batches:
             yield batch, self.run(output, batch.images)
-
-    def _share(self, chunks: list[NDArray[np.uint8]], output: str) -> NDArray[np.float32]:
-        """Run the first chunk in the calling thread, which is awake, and then the last ones that no other has begun."""
-        self._pool = self._pool or ThreadPoolExecutor(self._threads - 1, thread_name_prefix="model")
-        run = partial(run_session, self._session, output, place=_PLACE)
-        others = [self._pool.submit(run, chunk) for chunk in chunks[1:]]
-        try:
-            first, last = run(chunks[0]), []
-            for chunk, other in zip(reversed(chunks), reversed(others), strict=False):
-                if not other.cancel():
-                    break
-                last.append(run(chunk))
-            between = [other.result() for other in others if not other.cancelled()]
-        finally:
-            for other in others:
-                other.cancel()
-        return np.concatenate([first, *between, *reversed(last)])
 
     def _chunk_size(self, images: int) -> int:
         """Images per run: all threads get as many runs, none of more than the largest chunk."""
@@ -96,6 +83,23 @@ class CpuRunner:
             # Destroying it could wait forever for its threads, or for locks that they held at the fork.
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._threaded_session))
         self._pool = self._threaded_session = None
+
+
+def share(tasks: Sequence[Callable[[], _Value]], pool: ThreadPoolExecutor | None) -> list[_Value]:
+    """Compute tasks in this thread and in those of a pool, if there is one; the results, in order.
+
+    This thread, which is awake, begins with the first, and then takes the last ones that no other has begun.
+    """
+    first, *others = tasks
+    futures: list[Future[_Value]] = [pool.submit(task) if pool else Future() for task in others]
+    try:
+        results = [first()]
+        for task, future in reversed(list(zip(others, futures, strict=True))):
+            results.insert(1, task() if future.cancel() else future.result())
+    finally:
+        for future in futures:
+            future.cancel()
+    return results
 
 
 _instances: "weakref.WeakSet[CpuRunner]" = weakref.WeakSet()

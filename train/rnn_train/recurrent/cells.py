@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rnn_runtime.engine.session import open_session
+from rnn_runtime.engine.session import create_session
 from rnn_train.onnx_graph import GraphBuilder
 
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ def open_products(count: int, dtype: torch.dtype, transposed: bool, has_addend: 
 
 def _open(graph: GraphBuilder, inputs: Sequence[str], outputs: Sequence[str]) -> "onnxruntime.InferenceSession":
     model = graph.model("step", graph.values(inputs), graph.values(outputs))
-    return open_session(model.SerializeToString(), "cpu").session
+    return create_session(model.SerializeToString())
 
 
 def _each(names: Sequence[str], steps: int) -> list[str]:

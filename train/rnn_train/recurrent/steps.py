@@ -5,7 +5,7 @@ steps are sessions of `cells.py` with their inputs and outputs in buffers of fix
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache, partial
 from itertools import pairwise
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from rnn_runtime.engine.cpu import share
 from rnn_train.recurrent.cells import CELLS, LONGEST, Cell, open_backward, open_forward, open_products
 
 if TYPE_CHECKING:
@@ -89,16 +90,9 @@ class OnnxruntimeSteps:
     def share(self, tasks: Sequence[Callable[[], _Value]]) -> list[_Value]:
         """Compute tasks in this thread and in helpers, without gradients; the results, in order.
 
-        This thread, which is awake, begins with the first, and then takes the last ones that no helper has begun. Each
-        task is computed by one thread, so no result depends on how many there are.
+        Each task is computed by one thread, so no result depends on how many there are.
         """
-        tasks = [torch.no_grad()(task) for task in tasks]
-        pool, (first, *others) = self._helpers, tasks
-        futures: list[Future[_Value]] = [pool.submit(task) if pool else Future() for task in others]
-        results = [first()]
-        for task, future in reversed(list(zip(others, futures, strict=True))):
-            results.insert(1, task() if future.cancel() else future.result())
-        return results
+        return share([torch.no_grad()(task) for task in tasks], self._helpers)
 
 
 @cache
