@@ -18,7 +18,7 @@ from benchmarks.measure import Rounds, Row, compare, race_once, race_throughput
 from benchmarks.peers.networks import ArticleNetwork, export_dynamo, export_legacy, open_session, run_session
 from benchmarks.product_limit import MFLOP_AN_IMAGE
 from rnn_export import export_onnx
-from rnn_export.graph.onnx_model import Precision, build_onnx_model
+from rnn_export.graph import Precision, build_onnx_model
 from rnn_runtime import Classifier
 from rnn_runtime.engine import open_session as open_ours
 from rnn_runtime.model.spec import ImageSpec, ModelSpec

@@ -12,7 +12,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from rnn_export.graph.onnx_model import Graph, Precision, Target, build_onnx_model, choose_graph, describe_graph
+from rnn_export.graph import Graph, Precision, Target, build_onnx_model, choose_graph, describe_graph
 from rnn_export.parity import PROBABILITY_ATOL, ParityReport, measure_parity, most_images
 from rnn_runtime.classifier import Classifier
 from rnn_runtime.errors import CheckpointError, DataError, OutputError, ParityError

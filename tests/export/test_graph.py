@@ -15,7 +15,7 @@ from scipy.special import softmax
 import rnn_runtime
 from rnn_export import export_onnx
 from rnn_export.export import TOLERANCES
-from rnn_export.graph.onnx_model import GRAPHS, PRECISIONS, Graph, Precision, build_onnx_model
+from rnn_export.graph import GRAPHS, PRECISIONS, Graph, Precision, build_onnx_model
 from rnn_runtime import Classifier
 from rnn_runtime.checks.self_check import self_check
 from rnn_runtime.errors import SettingsError

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from rnn_export import export_onnx
-from rnn_export.graph.onnx_model import Graph, Precision
+from rnn_export.graph import Graph, Precision
 from rnn_runtime import Classifier
 from rnn_runtime.model.spec import Cell, ImageSpec, ModelSpec
 from rnn_train import DataSource, TrainSettings, train

@@ -12,11 +12,7 @@ import onnx
 from onnx import TensorProto, helper
 
 import rnn_runtime
-from rnn_export.graph.builder import Weights
-from rnn_export.graph.operators import add_rnn_operators
-from rnn_export.graph.scan import add_scanned_rnn
-from rnn_export.graph.unrolled import add_unrolled_rnn
-from rnn_export.graph.wavefront import add_wavefront_rnn
+from rnn_export.forms import Weights, add_rnn_operators, add_scanned_rnn, add_unrolled_rnn, add_wavefront_rnn
 from rnn_runtime.errors import SettingsError
 from rnn_runtime.model.metadata import FORMAT_VERSION
 from rnn_runtime.model.spec import ModelSpec
