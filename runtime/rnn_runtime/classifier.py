@@ -14,7 +14,7 @@ from rnn_runtime.engine.cuda import CUDA_DEFAULTS, CudaOptions
 from rnn_runtime.engine.session import other_provider
 from rnn_runtime.errors import Argument, InputError, ModelError, ProviderError
 from rnn_runtime.images.batches import ImageBatch, decode_here, decode_images
-from rnn_runtime.images.image_like import ImageLike, TakenImage, is_single_image, take_image, take_images
+from rnn_runtime.images.image_like import ImageLike, TakenImage, is_single_image, take_images
 from rnn_runtime.images.pool import usable_cores
 from rnn_runtime.model.fields import Range, check_argument
 from rnn_runtime.model.file import read_model, stored_sha256
@@ -203,7 +203,7 @@ class Classifier:
         """
         if is_single_image(images):
             spec, (top_k, _) = self.metadata.spec.image_spec, self._check_sizes(top_k, batch_size)
-            (prediction,) = self._predict_batch(decode_here([take_image(images, spec)], spec), top_k)  # type: ignore[arg-type]
+            (prediction,) = self._predict_batch(decode_here(take_images(images, spec), spec), top_k)
             return prediction
         return list(self.iter_predictions(images, top_k=top_k, batch_size=batch_size))  # type: ignore[arg-type]
 

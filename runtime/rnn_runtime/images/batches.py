@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rnn_runtime.errors import ImageError
-from rnn_runtime.images.decode import result_or_error
-from rnn_runtime.images.image_like import TakenImage, read_taken
+from rnn_runtime.images.decode import read_image, result_or_error
+from rnn_runtime.images.image_like import TakenImage
 from rnn_runtime.images.pool import map_files
 from rnn_runtime.model.spec import ImageSpec
 
@@ -46,14 +46,18 @@ def decode_images(
         batch_size: Images per batch. The first batch is smaller, to time one image.
         threads: The most threads to use. Small images are decoded by one.
     """
-    for results in map_files(partial(read_taken, spec=spec), images, batch_size=batch_size, threads=threads):
+    for results in map_files(partial(_read, spec=spec), images, batch_size=batch_size, threads=threads):
         yield _to_batch(results, spec)
 
 
 def decode_here(images: Iterable[str | TakenImage], spec: ImageSpec) -> ImageBatch:
     """Read and decode images in the calling thread; starting another would take longer than most single images do."""
-    read = partial(read_taken, spec=spec)
+    read = partial(_read, spec=spec)
     return _to_batch([(image, result_or_error(read, image)) for image in images], spec)
+
+
+def _read(image: str | TakenImage, spec: ImageSpec) -> NDArray[np.uint8]:
+    return image.read(spec) if isinstance(image, TakenImage) else read_image(image, spec)
 
 
 def _to_batch(

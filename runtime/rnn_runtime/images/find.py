@@ -1,14 +1,15 @@
-"""Find the image files that paths, folders and patterns stand for, in sorted order, without holding all names."""
+"""Find the image files that paths, folders and patterns stand for, and the classes that folders stand for."""
 
 import contextlib
 import glob
 import heapq
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TextIO, cast
 
-from rnn_runtime.errors import InputError
+from rnn_runtime.errors import Argument, InputError
 from rnn_runtime.files.kinds import IMAGE_SUFFIXES
 from rnn_runtime.files.remote import is_remote, is_remote_folder, list_remote_folder
 
@@ -34,7 +35,7 @@ def find_images(paths: Iterable[str], *, recursive: bool = False, literal: Itera
         MissingPackageError: Object storage is named, and pyarrow isn't installed.
     """
     if isinstance(paths, str):  # each of its letters would be a path
-        raise InputError("`paths` is a single text. Put it into a list")
+        raise InputError(Argument("paths"), " is a single text. Put it into a list")
     files, sources = set(), []
     patterns = frozenset(paths)
     for path in dict.fromkeys(itertools.chain(sorted(patterns), literal)):
@@ -69,7 +70,8 @@ def read_names(file: TextIO | None, *, null: bool = False) -> Iterator[str]:
     end, rest = "\0" if null else "\n", ""
     while text := file.read(1 << 16):
         if not null and "\0" in text:
-            raise InputError("-: the names end with null characters, as find -print0 writes them. Add `null=True`")
+            problem = "-: the names end with null characters, as find -print0 writes them. Add "
+            raise InputError(problem, Argument("null", True))
         *names, rest = (rest + text).split(end)
         yield from filter(None, (name if null else name.removesuffix("\r") for name in names))
     yield from filter(None, [rest])
@@ -79,11 +81,13 @@ def _search_folder(folder: str, recursive: bool) -> Iterator[str]:
     try:
         found = _walk(_list(folder, recursive), recursive)
     except OSError as error:
-        raise InputError(f"{folder}: can't list this folder: {error.strerror}") from None
+        raise InputError(f"{folder}: can't list this folder: {error.strerror}") from error
     first = next(found, None)
     if first is None:
-        hint = "" if recursive else ". Add `recursive=True` to search subfolders too"
-        raise InputError(f"{folder}: no image files in this folder{hint}")
+        problem = f"{folder}: no image files in this folder"
+        if recursive:
+            raise InputError(problem)
+        raise InputError(f"{problem}. Add ", Argument("recursive", True), " to search subfolders too")
     return itertools.chain([first], found)
 
 
@@ -116,12 +120,8 @@ def _folders(root: str) -> Iterator[str]:
     waiting = [root]
     while waiting:
         yield (folder := waiting.pop())
-        with contextlib.suppress(OSError), os.scandir(folder or os.curdir) as entries:
-            waiting += [
-                os.path.join(folder, entry.name, "")
-                for entry in entries
-                if entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".")
-            ]
+        with contextlib.suppress(OSError):
+            waiting += [path for path in _list(folder, recursive=True) if path.endswith(os.sep)]
 
 
 def _without_repeats(ordered: Iterable[str]) -> Iterator[str]:
@@ -150,28 +150,55 @@ def _list(folder: str, recursive: bool) -> Iterator[str]:
 
     Folders have a slash at their end, so that they sort like the paths of their files.
     """
-    if is_remote(folder):
-        return _list_remote(folder, recursive)
     names = []
-    with os.scandir(folder or os.curdir) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                names += [entry.name + os.sep] if recursive else []
-            elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
-                names += [] if entry.is_symlink() and os.path.isdir(entry.path) else [entry.name]
-    return (os.path.join(folder, name) for name in sorted(names))
-
-
-def _list_remote(folder: str, recursive: bool) -> Iterator[str]:
-    """The same in object storage."""
-    names = []
-    for name, is_folder in list_remote_folder(folder):
+    for name, is_folder in list_remote_folder(folder) if is_remote(folder) else _entries(folder):
         if name.startswith("."):
             continue
         if is_folder:
-            names += [name + "/"] if recursive else []
+            names += [name + os.sep] if recursive else []
         elif os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
             names.append(name)
-    return (f"{folder.rstrip('/')}/{name}" for name in sorted(names))
+    return (os.path.join(folder, name) for name in sorted(names))
+
+
+def _entries(folder: str) -> Iterator[tuple[str, bool]]:
+    """The names in a folder on disk, and whether each is a folder. Links to folders are left out."""
+    with os.scandir(folder or os.curdir) as entries:
+        for entry in entries:
+            is_folder = entry.is_dir(follow_symlinks=False)
+            if is_folder or not entry.is_symlink() or not os.path.isdir(entry.path):
+                yield entry.name, is_folder
+
+
+def class_folders(class_names: Sequence[str]) -> list[str]:
+    """The folder name of each class: the class name with path separators and a leading dot replaced by `_`.
+
+    Raises:
+        InputError: Two classes would share a folder.
+    """
+    folders = [re.sub(r"^\.|[/\\\0]", "_", name) for name in class_names]
+    for i, folder in enumerate(folders):
+        if (first := folders.index(folder)) != i:
+            raise InputError(
+                f"the classes {class_names[first]!r} and {class_names[i]!r} would share the folder {folder!r}"
+            )
+    return folders
+
+
+class FolderLabels:
+    """Finds the class that an image's folder stands for.
+
+    Args:
+        class_names: The known classes.
+
+    Raises:
+        InputError: Two classes would share a folder.
+    """
+
+    def __init__(self, class_names: Sequence[str]) -> None:
+        self._labels = dict(zip(class_folders(class_names), class_names, strict=True))
+
+    def label_of(self, path: str) -> str | None:
+        """The class of the nearest folder above a file that is a class folder; None if there is none."""
+        folders = reversed(os.path.dirname(os.path.abspath(path)).split(os.sep))
+        return next((self._labels[folder] for folder in folders if folder in self._labels), None)

@@ -3,15 +3,16 @@
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile
+from PIL import Image
 
-from rnn_runtime.errors import ImageError, InputError
-from rnn_runtime.images.decode import FORMATS, PillowErrors, convert_image, decode_image, read_image, reported, to_image
-from rnn_runtime.images.limits import MAX_FILE_BYTES
+from rnn_runtime.errors import Argument, ImageError, InputError
+from rnn_runtime.images.decode import FORMATS, PillowErrors, convert_image, decode_image, to_image
+from rnn_runtime.images.limits import MAX_FILE_BYTES, TOO_MANY_BYTES
+from rnn_runtime.images.pillow_quirks import undecoded_file
 from rnn_runtime.model.spec import ImageSpec
 
 
@@ -45,6 +46,22 @@ class TakenImage:
     name: str
     content: bytes | NDArray[np.uint8] | ImageError
 
+    def read(self, spec: ImageSpec) -> NDArray[np.uint8]:
+        """Decode it, in any thread.
+
+        Args:
+            spec: Size and channels that the model takes.
+
+        Returns:
+            uint8, shape `(spec.height, spec.width, spec.channels)`.
+
+        Raises:
+            ImageError: It can't be read or decoded.
+        """
+        if isinstance(self.content, ImageError):
+            raise self.content
+        return decode_image(self.content, spec) if isinstance(self.content, bytes) else self.content
+
 
 def is_single_image(value: object) -> bool:
     """Whether a value is one image, and not several."""
@@ -53,71 +70,55 @@ def is_single_image(value: object) -> bool:
     return isinstance(value, str | bytes | bytearray | memoryview | os.PathLike | Image.Image) or hasattr(value, "read")
 
 
-def take_images(images: Iterable[ImageLike], spec: ImageSpec) -> Iterator[str | TakenImage]:
-    """Take over images one by one, in the thread of the caller.
+def take_images(images: ImageLike | Iterable[ImageLike], spec: ImageSpec) -> Iterator[str | TakenImage]:
+    """Take over one image or several, one by one, in the thread of the caller.
 
     Open files are read here: two of them may share one file beneath, as the members of an archive do. Pixels are
     resized here: the caller may use the same buffer for the next image.
 
     Args:
-        images: Any number of images.
+        images: An image, or any number of them.
         spec: Size and channels that the model takes.
 
     Yields:
-        Paths as they are, everything else as a `TakenImage`, both for `read_taken`.
+        Paths as they are, and everything else as a `TakenImage`.
 
     Raises:
-        InputError: a value is no image; the text names its position.
+        InputError: A value isn't an image; the text names its position.
     """
+    if is_single_image(images):
+        return iter([_take(images, Argument("images"), spec)])
     if isinstance(images, np.ndarray) and not (images.ndim == 4 or (images.ndim == 1 and images.dtype.kind in "OU")):
-        raise InputError(f"`images` {_describe_shape(images)}")
+        raise InputError(Argument("images"), f" {_describe_shape(images)}")
     try:
-        iterator = iter(images)
-    except TypeError:
-        raise InputError(f"`images` must be {_EXPECTED}, or several of them, not {_type_name(images)}") from None
-    return (_take(image, f"`images[{i}]`", spec) for i, image in enumerate(iterator))
+        iterator = iter(cast(Iterable[ImageLike], images))
+    except TypeError as error:
+        problem = f" must be {_EXPECTED}, or several of them, not {_type_name(images)}"
+        raise InputError(Argument("images"), problem) from error
+    return (_take(image, Argument(f"images[{i}]"), spec) for i, image in enumerate(iterator))
 
 
-def take_image(image: ImageLike, spec: ImageSpec) -> str | TakenImage:
-    """Take over a single image; as `take_images`."""
-    return _take(image, "`images`", spec)
-
-
-def read_taken(image: str | TakenImage, spec: ImageSpec) -> NDArray[np.uint8]:
-    """The pixels of an image that was taken over; may be called in any thread.
-
-    Returns:
-        uint8, shape `(spec.height, spec.width, spec.channels)`.
-
-    Raises:
-        ImageError: it can't be read or decoded.
-    """
-    if not isinstance(image, TakenImage):
-        return read_image(image, spec)
-    if isinstance(image.content, ImageError):
-        raise image.content
-    return decode_image(image.content, spec) if isinstance(image.content, bytes) else image.content
-
-
-def _take(image: ImageLike, place: str, spec: ImageSpec) -> str | TakenImage:
-    if isinstance(image, str):
-        return str(image)  # numpy has a subclass
+def _take(image: object, place: Argument, spec: ImageSpec) -> str | TakenImage:
+    if isinstance(image, str | os.PathLike):
+        return str(os.fsdecode(image))  # numpy has a subclass
     name = _name_of(image)
     try:
-        if isinstance(image, bytes | bytearray | memoryview):
-            _check_length(image)
-            return TakenImage(name, bytes(image))
-        if isinstance(image, np.ndarray):
-            return TakenImage(name, _convert_array(image, place, spec))
-        if isinstance(image, Image.Image):
-            return TakenImage(name, _convert_pil_image(image, place, spec))
-        if isinstance(image, os.PathLike):
-            return os.fsdecode(image)
-        if hasattr(image, "read"):
-            return TakenImage(name, _read_file(image, place))
+        return TakenImage(name, _content_of(image, place, spec))
     except ImageError as error:
-        return TakenImage(name, reported(error, name))
-    raise InputError(f"{place} must be {_EXPECTED}, not {_type_name(image)}")
+        return TakenImage(name, error)
+
+
+def _content_of(image: object, place: Argument, spec: ImageSpec) -> bytes | NDArray[np.uint8]:
+    if isinstance(image, bytes | bytearray | memoryview):
+        _check_length(image)
+        return bytes(image)
+    if isinstance(image, np.ndarray):
+        return _convert_array(image, place, spec)
+    if isinstance(image, Image.Image):
+        return _convert_pil_image(image, place, spec)
+    if hasattr(image, "read"):
+        return _read_file(image, place)
+    raise InputError(place, f" must be {_EXPECTED}, not {_type_name(image)}")
 
 
 def _name_of(image: object) -> str:
@@ -126,15 +127,15 @@ def _name_of(image: object) -> str:
     return os.fsdecode(name) if name and isinstance(name, str | bytes | os.PathLike) else ""
 
 
-def _convert_array(pixels: NDArray[np.uint8], place: str, spec: ImageSpec) -> NDArray[np.uint8]:
+def _convert_array(pixels: NDArray[np.uint8], place: Argument, spec: ImageSpec) -> NDArray[np.uint8]:
     if pixels.dtype != np.uint8:
         is_deep_gray = pixels.dtype in (np.uint16, np.int16) and pixels.ndim == 2
         remedy = (
             "Pass it as PIL.Image.fromarray(array)" if is_deep_gray else "Bring its values to 0 to 255 and convert it"
         )
-        raise InputError(f"{place} must be a uint8 array, from 0 (black) to 255 (white), not {pixels.dtype}. {remedy}")
+        raise InputError(place, f" must be a uint8 array, from 0 (black) to 255 (white), not {pixels.dtype}. {remedy}")
     if not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in _CHANNELS)):
-        raise InputError(f"{place} {_describe_shape(pixels)}")
+        raise InputError(place, f" {_describe_shape(pixels)}")
     if not pixels.size:
         raise ImageError("the image has no pixels")
     pixels = pixels.reshape(*pixels.shape[:2], -1)
@@ -149,33 +150,28 @@ def _describe_shape(pixels: NDArray[np.generic]) -> str:
     )
 
 
-def _convert_pil_image(image: Image.Image, place: str, spec: ImageSpec) -> bytes | NDArray[np.uint8]:
+def _convert_pil_image(image: Image.Image, place: Argument, spec: ImageSpec) -> bytes | NDArray[np.uint8]:
     """Pixels; or, of an image whose file Pillow has opened and not decoded yet, the bytes of that file."""
-    # `_im` is None until the pixels are decoded; Pillow has no public name for that.
-    if isinstance(image, ImageFile.ImageFile) and getattr(image, "_im", None) is None:
-        if image.fp is None or getattr(image.fp, "closed", False):
-            raise ImageError("its file was closed before it was decoded")
-        with PillowErrors():
-            if image.tell() == 0 and image.format in _FILE_FORMATS:
-                position = image.fp.tell()
-                image.fp.seek(0)
-                try:
-                    return _read_file(image.fp, place)
-                finally:
-                    image.fp.seek(position)
+    with PillowErrors():
+        file = undecoded_file(image)
+        if file is not None and image.format in _FILE_FORMATS:
+            position = file.tell()
+            file.seek(0)
+            try:
+                return _read_file(file, place)
+            finally:
+                file.seek(position)
     return convert_image(image, spec)
 
 
-def _read_file(file: BinaryFile, place: str) -> bytes:
+def _read_file(file: BinaryFile, place: Argument) -> bytes:
     """What is left of an open file."""
     data = bytearray()
     while True:
         chunk = _read_chunk(file)
         if not isinstance(chunk, bytes | bytearray | memoryview):
-            raise InputError(
-                f"{place} is no binary file: its read() gave {_type_name(chunk)}. Open the file in mode 'rb', or "
-                "pass its bytes"
-            )
+            problem = f" isn't a binary file: its read() gave {_type_name(chunk)}"
+            raise InputError(place, f"{problem}. Open the file in mode 'rb', or pass its bytes")
         if not chunk:
             break
         data += chunk
@@ -205,7 +201,7 @@ def _is_read_already(file: BinaryFile) -> bool:
 
 def _check_length(data: bytes | bytearray | memoryview) -> None:
     if memoryview(data).nbytes > MAX_FILE_BYTES:
-        raise ImageError(f"the file has more than {MAX_FILE_BYTES} bytes, the limit")
+        raise ImageError(TOO_MANY_BYTES)
 
 
 def _type_name(value: object) -> str:

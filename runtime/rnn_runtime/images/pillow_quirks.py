@@ -11,6 +11,8 @@ from typing import IO, Any
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImagePalette
 
+from rnn_runtime.errors import ImageError
+
 # Tags of TIFF 6.0, and some of their values.
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANES, _COLOR_MAP, _SAMPLE_FORMAT = 258, 262, 284, 320, 339
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
@@ -162,12 +164,12 @@ def undecoded_file(image: Image.Image) -> IO[bytes] | None:
     `_im` is None until then. No report yet: "Public property for whether an image is loaded".
 
     Raises:
-        ValueError: The file was closed.
+        ImageError: The file was closed.
     """
     if not isinstance(image, ImageFile.ImageFile) or getattr(image, "_im", None) is not None:
         return None
     if image.fp is None or getattr(image.fp, "closed", False):
-        raise ValueError("the file is closed")
+        raise ImageError("its file was closed before it was decoded")
     return image.fp if image.tell() == 0 else None
 
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 
 from rnn_runtime.classifier import Prediction
-from rnn_runtime.images.class_folders import FolderLabels
+from rnn_runtime.images.find import FolderLabels
 from rnn_runtime.metrics.evaluation import Evaluation
 
 

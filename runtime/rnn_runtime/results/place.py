@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rnn_runtime.errors import InputError, OutputError
 from rnn_runtime.files.remote import is_remote
-from rnn_runtime.images.class_folders import class_folders
+from rnn_runtime.images.find import class_folders
 
 _MOST_NAMES = 1 << 16  # whose numbers are remembered; without, they are looked for again
 

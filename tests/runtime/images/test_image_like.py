@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rnn_runtime.errors import ImageError
-from rnn_runtime.images.decode import decode_image
-from rnn_runtime.images.image_like import ImageLike, read_taken, take_image
+from rnn_runtime.images.decode import decode_image, read_image
+from rnn_runtime.images.image_like import ImageLike, TakenImage, take_images
 from rnn_runtime.model.spec import ImageSpec
 from tests.support.encoded_images import encode, pattern, to_image
 
@@ -22,7 +22,8 @@ SPECS = [ImageSpec(8, 6, 1), ImageSpec(8, 6, 3)]
 
 
 def pixels_of(image: ImageLike, spec: ImageSpec) -> NDArray[np.uint8]:
-    return read_taken(take_image(image, spec), spec)
+    (taken,) = take_images(image, spec)
+    return taken.read(spec) if isinstance(taken, TakenImage) else read_image(taken, spec)
 
 
 def saved(image: Image.Image, format: str, **options: Any) -> bytes:
@@ -157,9 +158,10 @@ def test_arrays_have_the_pixels_of_their_png_file(
 def test_arrays_are_taken_over_as_they_are_at_that_moment() -> None:
     for spec in (ImageSpec(8, 6, 3), ImageSpec(4, 4, 1)):
         array = np.full((8, 6, 3), 200, np.uint8)
-        taken = take_image(array, spec)
+        (taken,) = take_images(array, spec)
         array[:] = 0
-        assert read_taken(taken, spec).min() == 200
+        assert isinstance(taken, TakenImage)
+        assert taken.read(spec).min() == 200
 
 
 def test_an_image_of_the_caller_stays_as_it_is() -> None:
@@ -260,5 +262,5 @@ def test_an_image_that_cannot_be_used_is_an_image_error(image: ImageLike, proble
 
 def test_a_file_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rnn_runtime.images.image_like.MAX_FILE_BYTES", 5 << 20)
-    with open("/dev/zero", "rb") as file, pytest.raises(ImageError, match="more than 5242880 bytes"):  # noqa: PTH123
+    with open("/dev/zero", "rb") as file, pytest.raises(ImageError, match="more than 536870912 bytes"):  # noqa: PTH123
         pixels_of(file, SPECS[0])

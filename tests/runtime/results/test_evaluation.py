@@ -7,7 +7,7 @@ import pytest
 
 from rnn_runtime.classifier import Prediction
 from rnn_runtime.errors import InputError
-from rnn_runtime.images.class_folders import FolderLabels
+from rnn_runtime.images.find import FolderLabels
 from rnn_runtime.results.evaluation import FolderEvaluation
 
 NAMES = ("cat", "dog", "T-shirt/top")

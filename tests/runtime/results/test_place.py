@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from rnn_runtime import Classifier
 from rnn_runtime.errors import InputError, OutputError
-from rnn_runtime.images.class_folders import FolderLabels
+from rnn_runtime.images.find import FolderLabels
 from rnn_runtime.results.place import ImagePlacer
 from tests.support.commands import Run
 from tests.support.processes import started

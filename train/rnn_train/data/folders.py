@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from rnn_runtime.errors import Argument, DataError, ImageError, InputError, SettingsError
 from rnn_runtime.files.atomic import atomic_write
 from rnn_runtime.files.kinds import IMAGE_SUFFIXES
-from rnn_runtime.images.class_folders import class_folders
 from rnn_runtime.images.decode import decode_image, deep_values, image_shape, read_bytes, to_image
-from rnn_runtime.images.find import find_images
+from rnn_runtime.images.find import class_folders, find_images
 from rnn_runtime.images.pool import map_files, usable_cores
 from rnn_runtime.model.spec import DepthRange, ImageSpec
 from rnn_train.data.source import Data, DataSource, LabeledImages
