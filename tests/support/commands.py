@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 from unittest import mock
 
 # The module in which each command is `main`.
@@ -61,6 +61,7 @@ def run_in_process(
     folder: Path,
     input: str | bytes = "",
     env: Mapping[str, str | None] | None = None,
+    terminal: BinaryIO | None = None,
 ) -> Result:
     """What a command's process would print and return, without starting one.
 
@@ -72,11 +73,13 @@ def run_in_process(
         folder: Where it runs.
         input: What it finds on its standard input.
         env: Variables beside those of this process; None takes one away.
+        terminal: Gets what is printed on both streams, instead of the result.
     """
     main = import_module(COMMANDS[command]).main
     line = [str(argument) for argument in arguments]
     stdin, stdout, stderr = io.BytesIO(_bytes(input)), io.BytesIO(), io.BytesIO()
-    with contextlib.chdir(folder), _environment(env or {}), _own_streams(stdin, stdout, stderr), _own_settings():
+    streams = _own_streams(stdin, terminal or stdout, terminal or stderr)
+    with contextlib.chdir(folder), _environment(env or {}), streams, _own_settings():
         try:
             main.main(args=line, prog_name=command)
             code: object = 0
@@ -167,11 +170,11 @@ def _environment(changes: Mapping[str, str | None]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _own_streams(stdin: io.BytesIO, stdout: io.BytesIO, stderr: io.BytesIO) -> Iterator[None]:
-    """Streams as Python opens them, but that they lead to memory."""
+def _own_streams(stdin: BinaryIO, stdout: BinaryIO, stderr: BinaryIO) -> Iterator[None]:
+    """Streams as Python opens them, but that they lead to memory or to a terminal."""
     streams = {
         "stdin": io.TextIOWrapper(stdin, "utf-8"),
-        "stdout": io.TextIOWrapper(stdout, "utf-8"),
+        "stdout": io.TextIOWrapper(stdout, "utf-8", line_buffering=stdout.isatty()),
         "stderr": io.TextIOWrapper(stderr, "utf-8", "backslashreplace", line_buffering=True),
     }
     with contextlib.ExitStack() as stack:

@@ -12,11 +12,12 @@ import subprocess
 import termios
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.support.commands import UNMEASURED, heeding_ctrl_c, installed, modules_from
+from tests.support.commands import UNMEASURED, heeding_ctrl_c, installed, modules_from, run_in_process
 
 _PAUSED = Path(__file__).with_name("paused")  # what a process imports that can be held
 _LONGEST = 300  # seconds that a test waits for a process to come where it is to be held
@@ -148,14 +149,42 @@ def on_a_terminal(line: list[str], folder: Path, **options: Any) -> tuple[int, s
         folder: Where it runs.
         options: Passed to `Popen`, such as a stream that is not to be the terminal.
     """
-    leader, follower = pty.openpty()
-    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    leader, follower = _open_terminal()
     options = {"stdin": subprocess.DEVNULL, "stdout": follower, "stderr": follower} | options
-    shown = b""
     with subprocess.Popen(line, cwd=folder, **options) as process:
         os.close(follower)
-        with contextlib.suppress(OSError):  # the terminal's other end is closed
-            while piece := os.read(leader, 65536):
-                shown += piece
+        shown = _read_terminal(leader)
+    return process.returncode, shown
+
+
+def on_a_terminal_in_process(command: str, *arguments: str, folder: Path, **options: Any) -> tuple[int, str]:
+    """Run a command as `on_a_terminal` does, but in this process, where torch is imported already.
+
+    Args:
+        command: One of `COMMANDS`.
+        arguments: Its arguments.
+        folder: Where it runs.
+        options: Passed to `run_in_process`.
+    """
+    leader, follower = _open_terminal()
+    with ThreadPoolExecutor(1) as pool:
+        shown = pool.submit(_read_terminal, leader)
+        with os.fdopen(follower, "wb") as terminal:
+            result = run_in_process(command, *arguments, folder=folder, terminal=terminal, **options)
+        return result.returncode, shown.result()
+
+
+def _open_terminal() -> tuple[int, int]:
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    return leader, follower
+
+
+def _read_terminal(leader: int) -> str:
+    """All that a terminal gets, until its other end is closed."""
+    shown = b""
+    with contextlib.suppress(OSError):
+        while piece := os.read(leader, 65536):
+            shown += piece
     os.close(leader)
-    return process.returncode, shown.decode()
+    return shown.decode()

@@ -2,15 +2,18 @@
 
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 
-from tests.support.processes import on_a_terminal
+from tests.support.commands import COMMANDS
+from tests.support.processes import on_a_terminal, on_a_terminal_in_process
 
 _COMMAND = re.compile(r"^\$ ((?:[^\\\n]|\\[\s\S])*)\n?", re.M)
 _CONTROL = re.compile(r"\x1b\[(?P<count>\d*)(?P<what>[A-Za-z])|\x1b\[\?\d+[hl]|(?P<text>[^\x1b\r\n]+)|(?P<move>[\r\n])")
+_FOR_BASH = re.compile(r"[|&;<>$*?]")
 _ANY_LINES = "..."
 
 
@@ -21,10 +24,17 @@ def shown_commands(block: str) -> Iterator[tuple[str, str]]:
 
 
 def run_at_a_terminal(command: str, folder: Path) -> str:
-    """What a terminal of 80 columns shows when bash has run a command that ends with exit code 0."""
-    commands = Path(sys.executable).parent
-    env = os.environ | {"PATH": f"{commands}:{os.environ['PATH']}", "TERM": "xterm", "NO_COLOR": "1"}
-    exit_code, shown = on_a_terminal(["bash", "-o", "pipefail", "-c", command], folder, env=env)
+    """What a terminal of 80 columns shows when bash has run a command that ends with exit code 0.
+
+    One of `COMMANDS` that needs nothing of bash runs in this process: importing torch takes most commands' time.
+    """
+    env = {"TERM": "xterm", "NO_COLOR": "1", "COLUMNS": "80", "LINES": "24"}
+    name, *arguments = shlex.split(command.replace("\\\n", " "))
+    if name in COMMANDS and not _FOR_BASH.search(command):
+        exit_code, shown = on_a_terminal_in_process(name, *arguments, folder=folder, env=env)
+    else:
+        env["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        exit_code, shown = on_a_terminal(["bash", "-o", "pipefail", "-c", command], folder, env=os.environ | env)
     text = _screen(shown)
     assert exit_code == 0, f"$ {command}\n{text}"
     return text
