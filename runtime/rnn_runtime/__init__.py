@@ -50,7 +50,7 @@ from rnn_runtime.interruption import RunInterruptedError
 
 if TYPE_CHECKING:
     from rnn_runtime.classifier import Classifier, Prediction
-    from rnn_runtime.engine.cuda import CudaOptions
+    from rnn_runtime.engine import CudaOptions
     from rnn_runtime.images.find import find_images
     from rnn_runtime.images.image_like import ImageLike
     from rnn_runtime.metrics.evaluation import Evaluation
@@ -96,7 +96,7 @@ __all__ = [
 
 _LAZY = {
     "Classifier": "classifier",
-    "CudaOptions": "engine.cuda",
+    "CudaOptions": "engine",
     "Evaluation": "metrics.evaluation",
     "FolderEvaluation": "results.evaluation",
     "ImageLike": "images.image_like",

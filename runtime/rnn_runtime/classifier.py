@@ -9,8 +9,7 @@ from typing import Annotated, Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from rnn_runtime.engine import Provider, make_runner, open_session
-from rnn_runtime.engine.cuda import CUDA_DEFAULTS, CudaOptions
+from rnn_runtime.engine import CUDA_DEFAULTS, CudaOptions, Provider, make_runner, open_session
 from rnn_runtime.engine.session import other_provider
 from rnn_runtime.errors import Argument, InputError, ModelError, ProviderError
 from rnn_runtime.images.batches import ImageBatch, decode_here, decode_images

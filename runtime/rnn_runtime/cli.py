@@ -188,7 +188,7 @@ def main(
     rnn-infer --shard 3/8 -o parts images/
     """
     from rnn_runtime.classifier import Classifier
-    from rnn_runtime.engine.cuda import CudaOptions
+    from rnn_runtime.engine import CudaOptions
 
     memory_limit = None if gpu_memory_limit is None else gpu_memory_limit << 20
     cuda = CudaOptions(device_id, memory_limit, tf32)

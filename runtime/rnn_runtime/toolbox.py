@@ -16,8 +16,7 @@ from rnn_runtime.command.streams import say
 
 if TYPE_CHECKING:
     from rnn_runtime.classifier import Classifier
-    from rnn_runtime.engine import Provider
-    from rnn_runtime.engine.cuda import CudaOptions
+    from rnn_runtime.engine import CudaOptions, Provider
     from rnn_runtime.results.write import Format
 
 _input, _model, _output, _check, _timing = map(
@@ -279,7 +278,7 @@ def ray(
 
 
 def _cuda_options(device_id: int, gpu_memory_limit: int | None, tf32: bool = False) -> "CudaOptions":
-    from rnn_runtime.engine.cuda import CudaOptions
+    from rnn_runtime.engine import CudaOptions
 
     return CudaOptions(device_id, None if gpu_memory_limit is None else gpu_memory_limit << 20, tf32)
 

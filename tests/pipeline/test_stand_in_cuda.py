@@ -9,7 +9,7 @@ import pytest
 
 from rnn_export import export_onnx
 from rnn_runtime import Classifier, CudaOptions, ImageLike
-from rnn_runtime.engine import installation
+from rnn_runtime.engine import cuda as engine_cuda
 from rnn_runtime.model.spec import ImageSpec, ModelSpec
 from tests.support.checkpoints import random_checkpoint
 from tests.support.commands import Result, Run
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("cuda")
 def cuda(monkeypatch: pytest.MonkeyPatch, stand_in_driver: Path) -> None:
     for name, value in build_for_cuda().items():
         monkeypatch.setattr(onnxruntime, name, value)
-    monkeypatch.setattr(installation, "DRIVER", str(stand_in_driver / "libcuda.so.1"))
+    monkeypatch.setattr(engine_cuda, "DRIVER", str(stand_in_driver / "libcuda.so.1"))
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import IO, Literal, TypeVar
 
-from rnn_runtime.engine.cuda import CUDA_DEFAULTS, CudaOptions
+from rnn_runtime.engine import CUDA_DEFAULTS, CudaOptions
 from rnn_runtime.results.write import Format
 from rnn_runtime.text import print_table
 

@@ -11,18 +11,9 @@ from types import ModuleType
 from typing import TextIO
 
 from rnn_runtime.classifier import Classifier
-from rnn_runtime.engine import Provider, open_session
-from rnn_runtime.engine.cuda import CUDA_DEFAULTS, CudaOptions
-from rnn_runtime.engine.installation import (
-    DRIVER,
-    Driver,
-    cuda_major,
-    find_driver,
-    import_onnxruntime,
-    installed_packages,
-    load_library,
-    preload_cuda,
-)
+from rnn_runtime.engine import CUDA_DEFAULTS, CudaOptions, Provider, open_session
+from rnn_runtime.engine.cuda import DRIVER, Driver, find_driver, load_library, preload_cuda
+from rnn_runtime.engine.session import cuda_major, import_onnxruntime, installed_packages
 from rnn_runtime.errors import MissingPackageError, ModelError
 from rnn_runtime.images.pool import usable_cores
 from rnn_runtime.model.metadata import ModelMetadata

@@ -1,16 +1,23 @@
 """onnxruntime: opening a model on the requested execution provider, or an error; never on another provider.
 
-`installation` finds what is there, `session` creates sessions, `cpu` and `cuda` run batches.
+`session` creates sessions, `cpu` and `cuda` run batches in them.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from rnn_runtime.engine.cpu import CpuRunner, images_per_run
-from rnn_runtime.engine.cuda import CUDA_DEFAULTS, CudaOptions, CudaRunner, start_cuda
-from rnn_runtime.engine.installation import CudaError, cuda_major, find_driver, import_onnxruntime, installed_packages
-from rnn_runtime.engine.session import Runner, create_session, error_text
+from rnn_runtime.engine.cuda import EXPORT_FOR_CUDA, CudaError, CudaRunner, has_driver, start_cuda
+from rnn_runtime.engine.session import (
+    Runner,
+    create_session,
+    cuda_major,
+    error_text,
+    import_onnxruntime,
+    installed_packages,
+)
 from rnn_runtime.errors import Argument, ModelError, ProviderError, SettingsError
+from rnn_runtime.model.fields import PlainFields, Range, check_fields
 from rnn_runtime.model.metadata import exported_precision
 from rnn_runtime.model.spec import ModelSpec
 
@@ -19,6 +26,39 @@ if TYPE_CHECKING:
 
 Provider = Literal["auto", "cuda", "cpu"]
 PROVIDERS: tuple[Provider, ...] = ("auto", "cuda", "cpu")
+
+
+@dataclass(frozen=True, slots=True)
+class CudaOptions(PlainFields):
+    """How a model runs on CUDA (onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider).
+
+    Args:
+        device_id: Number of the GPU, as CUDA counts them. `rnn-onnx doctor` lists them.
+        memory_limit: Bytes for weights and intermediate results in onnxruntime's arena; None for no limit. CUDA itself,
+            and the input and output of a batch, need memory besides.
+        tf32: Round the factors of float32 products to 10 bits of mantissa: faster, but further from PyTorch's logits.
+
+    Raises:
+        SettingsError: a value has a wrong type or is out of range.
+    """
+
+    device_id: Annotated[int, Range(0, (1 << 31) - 1)] = 0
+    memory_limit: Annotated[int, Range(1, (1 << 63) - 1)] | None = None
+    tf32: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def to_provider_options(self) -> dict[str, str]:
+        """The options by onnxruntime's names, as the strings that it expects."""
+        options = {"device_id": str(self.device_id), "use_tf32": str(int(self.tf32))}
+        if self.memory_limit is None:
+            return options
+        # By default the arena doubles, and so would reach the limit with half of it unused.
+        return options | {"gpu_mem_limit": str(self.memory_limit), "arena_extend_strategy": "kSameAsRequested"}
+
+
+CUDA_DEFAULTS = CudaOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +126,7 @@ def open_session(
                 f"the CUDA provider could not start: {error.problem}. {error.remedy}, or run with ",
                 Argument("provider", "cpu"),
             ) from None
-        installed = cuda_major(ort) or "onnxruntime-gpu" in installed_packages() or find_driver()
+        installed = cuda_major(ort) or "onnxruntime-gpu" in installed_packages() or has_driver()
         expected = bool(installed) or cuda != CUDA_DEFAULTS
         notice = f"Running on the CPU: {error.problem}. {error.remedy}" if expected else None
         return OpenSession(on_cpu, "cpu", error.problem, error.remedy, notice)
@@ -114,10 +154,7 @@ def make_runner(opened: OpenSession, model: bytes, spec: ModelSpec, *, threads: 
 
 def _check_precision(session: "onnxruntime.InferenceSession") -> None:
     if exported_precision(session.get_modelmeta().custom_metadata_map) == "int8":
-        raise CudaError(
-            "this model is int8, and CUDA has no kernel for quantized LSTMs",
-            "Export the model with: rnn-export --target cuda",
-        )
+        raise CudaError("this model is int8, and CUDA has no kernel for quantized LSTMs", EXPORT_FOR_CUDA)
 
 
 def _open_on_cpu(model: bytes, threads: int) -> "onnxruntime.InferenceSession":

@@ -1,66 +1,185 @@
-"""CUDA: the options of a run, a session whose nodes all run there, and a runner of batches."""
+"""CUDA: what it needs and what of that is missing, a session whose nodes all run there, and a runner of batches."""
 
+import contextlib
+import ctypes
+import io
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rnn_runtime.engine.installation import CHECK_GPU, CUDA, INSTALL_LIBRARIES, CudaError, check_cuda
-from rnn_runtime.engine.session import BatchT, create_session, divide, error_text, run_session
+from rnn_runtime.engine.session import (
+    CUDA,
+    INSTALL_CUDA,
+    UNINSTALL,
+    BatchT,
+    create_session,
+    cuda_major,
+    divide,
+    error_text,
+    import_onnxruntime,
+    installed_packages,
+    run_session,
+)
 from rnn_runtime.errors import ProviderError
 from rnn_runtime.interruption import result_of
-from rnn_runtime.model.fields import PlainFields, Range, check_fields
 
 if TYPE_CHECKING:
     import onnxruntime
 
-_LARGEST = 1 << 14  # images per run. Measured on no GPU yet: beyond it, launching kernels is a small part of a run
-_AT_ONCE = 2  # runs: one is padded and copied while the other is computed
+    from rnn_runtime.engine import CudaOptions
+
+DRIVER = "libcuda.so.1"  # the NVIDIA driver's own library. No CUDA toolkit is needed
+_CHECK_GPU = "Check the GPU and its driver with: nvidia-smi"
+_INSTALL_LIBRARIES = f"Install CUDA's libraries with: {INSTALL_CUDA}"
+_REPLACE = f"Replace onnxruntime with: pip uninstall --yes onnxruntime && {INSTALL_CUDA}"
 # A remedy that every cell has: the target cuda has no loops and no quantized operators.
-_EXPORT_FOR_CUDA = "Export the model with: rnn-export --target cuda"
+EXPORT_FOR_CUDA = "Export the model with: rnn-export --target cuda"
 _FALLBACK = "fallback to CPU EP has been explicitly disabled"  # in onnxruntime's error
 _INPUT_TYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
+_LARGEST = 1 << 14  # images per run. Measured on no GPU yet: beyond it, launching kernels is a small part of a run
+_AT_ONCE = 2  # runs: one is padded and copied while the other is computed
+
+
+class CudaError(Exception):
+    """A model doesn't start on CUDA. `problem` says why, `remedy` what to do."""
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(problem)
+        packages = installed_packages()
+        if len(packages) > 1:
+            # One has replaced files of the other, so this may be the cause of whatever is missing.
+            names = " and ".join(f"{name} {version}" for name, version in packages.items())
+            problem = f"{names} are installed over one another ({problem})"
+            remedy = f"Install one of them only: {UNINSTALL} && {INSTALL_CUDA}"
+        self.problem, self.remedy = problem, remedy
 
 
 @dataclass(frozen=True, slots=True)
-class CudaOptions(PlainFields):
-    """How a model runs on CUDA (onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider).
+class Driver:
+    """What the driver reports. All attributes are None if the library isn't NVIDIA's.
 
-    Args:
-        device_id: Number of the GPU, as CUDA counts them. `rnn-onnx doctor` lists them.
-        memory_limit: Bytes for weights and intermediate results in onnxruntime's arena; None for no limit. CUDA itself,
-            and the input and output of a batch, need memory besides.
-        tf32: Round the factors of float32 products to 10 bits of mantissa: faster, but further from PyTorch's logits.
-
-    Raises:
-        SettingsError: a value has a wrong type or is out of range.
+    Attributes:
+        cuda_version: The newest version of CUDA that it supports.
+        devices: The names of the GPUs, in the order of CUDA's device ids.
+        problem: Why the driver couldn't start.
     """
 
-    device_id: Annotated[int, Range(0, (1 << 31) - 1)] = 0
-    memory_limit: Annotated[int, Range(1, (1 << 63) - 1)] | None = None
-    tf32: bool = False
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-
-    def to_provider_options(self) -> dict[str, str]:
-        """The options by onnxruntime's names, as the strings that it expects."""
-        options = {"device_id": str(self.device_id), "use_tf32": str(int(self.tf32))}
-        if self.memory_limit is None:
-            return options
-        # By default the arena doubles, and so would reach the limit with half of it unused.
-        return options | {"gpu_mem_limit": str(self.memory_limit), "arena_extend_strategy": "kSameAsRequested"}
+    cuda_version: tuple[int, int] | None = None
+    devices: tuple[str, ...] | None = None
+    problem: str | None = None
 
 
-CUDA_DEFAULTS = CudaOptions()
+def has_driver() -> bool:
+    """Whether an NVIDIA driver is installed. It isn't started."""
+    return load_library(DRIVER) is not None
 
 
-def start_cuda(model: bytes, cuda: CudaOptions) -> "onnxruntime.InferenceSession":
+def find_driver() -> Driver | None:
+    """Query the driver; None if there is none.
+
+    The functions are documented at docs.nvidia.com/cuda/cuda-driver-api.
+    """
+    cuda = load_library(DRIVER)
+    if cuda is None:
+        return None
+    if not hasattr(cuda, "cuInit"):
+        return Driver()
+    number = ctypes.c_int()
+    cuda.cuDriverGetVersion(ctypes.byref(number))
+    version = (number.value // 1000, number.value % 1000 // 10)
+    code = cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(number))
+    if code:
+        return Driver(version, problem=_error_text(cuda, code))
+    return Driver(version, tuple(_device_name(cuda, device_id) for device_id in range(number.value)))
+
+
+def _device_name(cuda: ctypes.CDLL, device_id: int) -> str:
+    device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
+    if code := cuda.cuDeviceGet(ctypes.byref(device), device_id) or cuda.cuDeviceGetName(name, len(name), device):
+        return _error_text(cuda, code)
+    return name.value.decode(errors="replace")
+
+
+def _error_text(cuda: ctypes.CDLL, code: int) -> str:
+    text = ctypes.c_char_p()
+    if hasattr(cuda, "cuGetErrorString"):
+        cuda.cuGetErrorString(code, ctypes.byref(text))
+    return f"{(text.value or b'unknown error').decode(errors='replace')} (CUDA error {code})"
+
+
+def check_cuda(device_id: int) -> None:
+    """Check that CUDA can start, and load its libraries. onnxruntime names what is missing in its log only.
+
+    Args:
+        device_id: Number of the GPU.
+
+    Raises:
+        CudaError: names the first thing that is missing.
+    """
+    ort = import_onnxruntime()
+    if CUDA not in ort.get_available_providers():
+        raise CudaError("the installed onnxruntime is built for the CPU only", _REPLACE)
+    driver = find_driver()
+    if driver is None:
+        raise CudaError(f"no NVIDIA driver was found ({DRIVER})", "Install the driver and check it with: nvidia-smi")
+    _check_driver(driver, cuda_major(ort), device_id)
+    preload_cuda(ort)
+    libraries = Path(str(ort.__file__)).parent / "capi"
+    provider = libraries / "libonnxruntime_providers_cuda.so"
+    if not provider.exists():  # the provider may be built in and not run here (microsoft/onnxruntime#23372)
+        return
+    try:
+        # The provider needs symbols of onnxruntime's shared library, so that is loaded first.
+        ctypes.CDLL(str(libraries / "libonnxruntime_providers_shared.so"), mode=ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(str(provider))
+    except OSError as error:
+        raise CudaError(str(error), _INSTALL_LIBRARIES) from None
+
+
+def _check_driver(driver: Driver, built_for: int | None, device_id: int) -> None:
+    version, devices = driver.cuda_version, driver.devices
+    if version and built_for and version[0] < built_for:
+        raise CudaError(
+            f"the NVIDIA driver supports CUDA up to {version[0]}.{version[1]}, and this onnxruntime needs {built_for}",
+            "Update the driver",
+        )
+    if driver.problem:
+        raise CudaError(f"the NVIDIA driver could not start: {driver.problem}", _hidden_gpus() or _CHECK_GPU)
+    if devices is not None and device_id >= len(devices):
+        found = ", ".join(f"{number} ({name})" for number, name in enumerate(devices)) or "none"
+        remedy = "Choose one of these" if devices else _hidden_gpus() or _CHECK_GPU
+        raise CudaError(f"there is no CUDA device {device_id}; found: {found}", remedy)
+
+
+def _hidden_gpus() -> str | None:
+    """What to do if the environment may be what hides GPUs."""
+    value = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return None if value is None else f"Unset CUDA_VISIBLE_DEVICES, which is {value!r} and may hide the GPU"
+
+
+def load_library(name: str) -> ctypes.CDLL | None:
+    """Load a shared library by its name; None if the system's loader doesn't find it."""
+    try:
+        return ctypes.CDLL(name)
+    except OSError:
+        return None
+
+
+def preload_cuda(ort: ModuleType) -> None:
+    """Load CUDA's and cuDNN's libraries from pip packages, where these are installed."""
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints which libraries it doesn't find
+        ort.preload_dlls()
+
+
+def start_cuda(model: bytes, cuda: "CudaOptions") -> "onnxruntime.InferenceSession":
     """Open a model on CUDA, and run it once.
 
     Args:
@@ -99,16 +218,16 @@ def _explain_fallback(model: bytes, provider: tuple[str, dict[str, str]]) -> Cud
         return _failure(error_text(error))
     if session.get_providers()[0] != CUDA:
         return _no_device()
-    return CudaError("CUDA has no kernel for some of this model's nodes", _EXPORT_FOR_CUDA)
+    return CudaError("CUDA has no kernel for some of this model's nodes", EXPORT_FOR_CUDA)
 
 
 def _failure(reason: str) -> CudaError:
     # cuDNN is loaded when an operator needs it (github.com/microsoft/onnxruntime/pull/29252).
-    return CudaError(reason, INSTALL_LIBRARIES if "cuDNN" in reason else CHECK_GPU)
+    return CudaError(reason, _INSTALL_LIBRARIES if "cuDNN" in reason else _CHECK_GPU)
 
 
 def _no_device() -> CudaError:
-    return CudaError("onnxruntime found no usable CUDA device", CHECK_GPU)
+    return CudaError("onnxruntime found no usable CUDA device", _CHECK_GPU)
 
 
 class CudaRunner:

@@ -13,7 +13,7 @@ from typing import IO, Annotated, Any, BinaryIO
 
 import rnn_runtime
 from rnn_runtime.classifier import BATCH_SIZE, Classifier, Prediction
-from rnn_runtime.engine.installation import import_onnxruntime
+from rnn_runtime.engine.session import import_onnxruntime
 from rnn_runtime.errors import OutputError, ProcessLostError, SettingsError, StorageError
 from rnn_runtime.files.arrow import import_arrow
 from rnn_runtime.files.atomic import atomic_write, check_output

@@ -88,7 +88,7 @@ def main(
     curl --data-binary @digit.png localhost:8080/classify
     """
     from rnn_runtime.classifier import Classifier
-    from rnn_runtime.engine.cuda import CudaOptions
+    from rnn_runtime.engine import CudaOptions
     from rnn_runtime.serve.app import ServeLimits, make_app
     from rnn_runtime.serve.server import listen, serve
 

@@ -37,14 +37,14 @@ def callers_of(frame):
 
 sys.argv[0] = "rnn-infer"
 from rnn_runtime.cli import main
-from rnn_runtime.engine import threads
+from rnn_runtime.engine import cpu
 
-def run_session(*arguments, run=threads.run_session):
+def run_session(*arguments, run=cpu.run_session, **options):
     if threading.current_thread() is not threading.main_thread():
         time.sleep(0.2)  # so that its result is waited for
-    return run(*arguments)
+    return run(*arguments, **options)
 
-threads.run_session = run_session
+cpu.run_session = run_session
 sys.settrace(trace)
 main()
 """
@@ -52,7 +52,7 @@ main()
 
 @pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.parametrize(
-    ("file", "function"), [("images/pool.py", "start"), ("engine/threads.py", "start"), ("engine/threads.py", "result")]
+    ("file", "function"), [("images/pool.py", "start"), ("engine/cpu.py", "start"), ("engine/cpu.py", "result")]
 )
 def test_a_signal_while_a_lock_is_held_ends_the_command(
     tmp_path: Path, digits_model: Path, digits_images: Path, file: str, function: str, number: int

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.commands import RunProcess
 
-CODE = "from rnn_runtime.engine.installation import find_driver; print(find_driver())"
+CODE = "from rnn_runtime.engine.cuda import find_driver; print(find_driver())"
 
 
 def test_driver_tells_its_version_and_its_devices(run_process: RunProcess, stand_in_driver: Path) -> None:
