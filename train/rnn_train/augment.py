@@ -88,9 +88,9 @@ def recolor(photos: Tensor, brightness: Tensor, contrast: Tensor, saturation: Te
 
     Args:
         photos: float32, shape `(batch, channels, height, width)`, 0 to 255.
-        brightness: Factors, shape `(batch,)`; 1 changes nothing.
-        contrast: Likewise.
-        saturation: Likewise; gray images have none.
+        brightness: Factors, shape `(batch,)`; 0 gives black, 1 changes nothing.
+        contrast: Factors, shape `(batch,)`; 0 gives each image its mean gray, 1 changes nothing.
+        saturation: Factors, shape `(batch,)`; 0 gives gray, 1 changes nothing. Gray images have none.
     """
     bright, contrasty, saturated = (
         factor.to(photos.device)[:, None, None, None] for factor in (brightness, contrast, saturation)

@@ -88,25 +88,6 @@ def test_unreadable_images_of_any_split_are_left_out_with_their_labels(tmp_path:
         assert images.labels.tolist() == [0, 1, 1]
 
 
-def test_files_that_are_left_out_are_counted_by_reason(tmp_path: Path) -> None:
-    write_classes(tmp_path)
-    broken = {"empty": b"", "text": b"no image", "cut": (tmp_path / "ant" / "0.png").read_bytes()[:-40]}
-    for kind, count in (("empty", 2), ("text", 4), ("cut", 1)):
-        for i in range(count):
-            (tmp_path / "bee" / f"{kind}-{i}.png").write_bytes(broken[kind])
-    for i, value in enumerate((100, 500, 900)):
-        Image.fromarray(np.arange(30, dtype=np.uint16).reshape(6, 5) + value).save(tmp_path / "bee" / f"dark-{i}.png")
-
-    left_out, reasons = load(tmp_path, skip_unreadable=True).notes
-
-    assert left_out.startswith("Left out 10 of 14 images that can't be decoded, the first: ")
-    assert reasons == (
-        "Most frequent reasons: not an image in a supported format, or damaged (4); its values are from 100 to 129 of "
-        "65535, which leaves 1 of 256 grays. Choose a depth range in training: rnn-train --depth-range auto, or two "
-        "values such as 0-4095 (3); the file is empty (2); others (1)"
-    )
-
-
 def test_a_class_without_a_readable_image_is_refused_with_the_first_reason(tmp_path: Path) -> None:
     write_classes(tmp_path)
     for path in (tmp_path / "bee").iterdir():

@@ -2,8 +2,6 @@
 
 import itertools
 import os
-import re
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +24,6 @@ _MISNAMED = {"training": "train", "testing": "test"}
 _FILES_PER_BATCH = 32  # a few batches at a time are decoded and not yet in the array
 _OUTLIERS = 0.001  # share of an image's pixels, at either end
 _NAMES_SHOWN = 5  # in a message
-_REASONS_SHOWN = 3  # in a note
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +80,12 @@ def load_class_folders(folder: Path, source: DataSource) -> Data:
         kept_paths = tuple(path for i, path in enumerate(paths[split]) if i not in unreadable)
         images[split] = LabeledImages(pixels[: len(kept)], kept, kept_paths)
         pixels, start = pixels[len(kept) :], start + len(labels)
-        notes += _describe_unreadable(paths[split], unreadable)
+        if unreadable:
+            first = min(unreadable)
+            notes.append(
+                f"Left out {len(unreadable)} of {len(labels)} images that can't be decoded, the first: "
+                f"{paths[split][first]}: {unreadable[first]}"
+            )
     return Data(images["train"], images.get("validation"), images.get("test"), class_names, tuple(notes), depth_range)
 
 
@@ -193,27 +195,6 @@ def _describe_depth(found: DepthRange | None) -> str:
     if found is None:
         return "No depth range was found: no training image has more than 8 bits per pixel and more than one value"
     return f"Of images with more than 8 bits per pixel, the values from {found[0]} to {found[1]} become 0 to 255"
-
-
-def _describe_unreadable(paths: Sequence[str], errors: Mapping[int, str]) -> list[str]:
-    """Sentences about files that were left out, and the most frequent reasons if there are several."""
-    if not errors:
-        return []
-    first = min(errors)
-    notes = [
-        f"Left out {len(errors)} of {len(paths)} images that can't be decoded, the first: {paths[first]}: "
-        f"{errors[first]}"
-    ]
-    kinds: dict[str, list[str]] = defaultdict(list)
-    for text in errors.values():
-        kinds[re.sub(r"\d+", "", text)].append(text)  # the values of each image are others
-    if len(kinds) > 1:
-        shown = sorted(kinds.values(), key=len, reverse=True)[:_REASONS_SHOWN]
-        reasons = [f"{texts[0]} ({len(texts)})" for texts in shown]
-        if more := len(errors) - sum(map(len, shown)):
-            reasons.append(f"others ({more})")
-        notes.append(f"Most frequent reasons: {'; '.join(reasons)}")
-    return notes
 
 
 def find_splits(folder: Path) -> tuple[dict[str, SplitFolder], list[str]]:
