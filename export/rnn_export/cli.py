@@ -13,6 +13,7 @@ from rnn_runtime.command.options import option_group
 from rnn_runtime.command.streams import say
 from rnn_runtime.files.atomic import check_output
 from rnn_runtime.files.kinds import CHECKPOINT_SUFFIXES, MODEL_SUFFIXES
+from rnn_runtime.model.values import FromZero
 from rnn_runtime.text import printable
 
 if TYPE_CHECKING:
@@ -86,13 +87,13 @@ def _check(ctx: click.Context) -> None:
 )
 @_parity(
     "--atol",
-    type=click.FloatRange(0),
+    type=FromZero,
     default_text="fp32: 1e-05, fp16: 0.05, int8: 1",
     help="Absolute tolerance of a logit.",
 )
 @_parity(
     "--rtol",
-    type=click.FloatRange(0),
+    type=FromZero,
     default_text="fp32: 0.0001, fp16: 0.01, int8: 0.1",
     help="Relative tolerance of a logit.",
 )

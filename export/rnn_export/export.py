@@ -17,11 +17,11 @@ from rnn_export.parity import PROBABILITY_ATOL, ParityReport, measure_parity, mo
 from rnn_runtime.classifier import Classifier
 from rnn_runtime.errors import CheckpointError, DataError, OutputError, ParityError
 from rnn_runtime.files.atomic import atomic_write, check_output
-from rnn_runtime.model.difference import ATOL, HALF_ATOL, HALF_RTOL, RTOL, LogitTolerance
-from rnn_runtime.model.fields import check_argument
+from rnn_runtime.model.difference import ATOL, HALF_ATOL, HALF_RTOL, RTOL
 from rnn_runtime.model.file import UNSEALED, seal_model
 from rnn_runtime.model.metadata import GoldenSamples, ModelMetadata
 from rnn_runtime.model.spec import ModelSpec
+from rnn_runtime.model.values import FromZero, check_argument
 from rnn_train.checkpoint import Checkpoint, file_sha256
 from rnn_train.data import load_data
 from rnn_train.model import ImageRNN, predict_logits
@@ -120,8 +120,8 @@ def export_onnx(
     """
     check_argument("checkpoint", checkpoint, Path)
     check_argument("output", output, Path)
-    check_argument("atol", atol, LogitTolerance | None)
-    check_argument("rtol", rtol, LogitTolerance | None)
+    check_argument("atol", atol, FromZero | None)
+    check_argument("rtol", rtol, FromZero | None)
     check_output(Path(output), [checkpoint])
     progress(f"Reading {checkpoint}")
     saved = Checkpoint.load(checkpoint)

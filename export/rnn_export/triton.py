@@ -15,8 +15,8 @@ from rnn_runtime.classifier import Classifier
 from rnn_runtime.errors import InputError, OutputError, RnnOnnxError
 from rnn_runtime.files.atomic import atomic_write
 from rnn_runtime.images.pool import usable_cores
-from rnn_runtime.model.fields import check_argument
 from rnn_runtime.model.spec import ModelSpec
+from rnn_runtime.model.values import check_argument
 from rnn_runtime.text import printable
 
 MAX_BATCH_SIZE = 256

@@ -4,7 +4,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +15,11 @@ from rnn_runtime.errors import Argument, InputError, ModelError, ProviderError
 from rnn_runtime.images.batches import ImageBatch, decode_here, decode_images
 from rnn_runtime.images.image_like import ImageLike, TakenImage, is_single_image, take_images
 from rnn_runtime.images.pool import usable_cores
-from rnn_runtime.model.fields import Range, check_argument
 from rnn_runtime.model.file import read_model, stored_sha256
 from rnn_runtime.model.metadata import ModelMetadata
+from rnn_runtime.model.values import BatchSize, Count, Threads, check_argument
 
 BATCH_SIZE = 256
-_TopK = Annotated[int, Range(1)]
-_BatchSize = Annotated[int, Range(1, 1 << 24)]
-_Threads = Annotated[int, Range(1, 4096)]
 _UINT8 = np.dtype(np.uint8)
 
 
@@ -116,7 +113,7 @@ class Classifier:
         cuda: CudaOptions = CUDA_DEFAULTS,
     ) -> None:
         check_argument("model", model, Path)
-        check_argument("threads", threads, _Threads | None)
+        check_argument("threads", threads, Threads | None)
         check_argument("cuda", cuda, CudaOptions)
         self.path = str(model)
         self.threads = int(threads or usable_cores())
@@ -286,8 +283,8 @@ class Classifier:
         return self._run_finite("logits", images)
 
     def _check_sizes(self, top_k: int, batch_size: int) -> tuple[int, int]:
-        check_argument("top_k", top_k, _TopK)
-        check_argument("batch_size", batch_size, _BatchSize)
+        check_argument("top_k", top_k, Count)
+        check_argument("batch_size", batch_size, BatchSize)
         return min(int(top_k), len(self.class_names)), int(batch_size)
 
     def _stream(

@@ -16,10 +16,16 @@ def printable(text: str) -> str:
 
 
 def one_line(message: str) -> str:
-    """Bring a message into one line. Of a long one, the beginning and the end are kept."""
-    text = printable(" ".join(message.split()))
-    half = _LONGEST_MESSAGE // 2
-    return text if len(text) <= _LONGEST_MESSAGE else f"{text[:half]} ... {text[-half:]}"
+    """Bring a message into one line, and shorten a long one."""
+    return shorten(printable(" ".join(message.split())), _LONGEST_MESSAGE)
+
+
+def shorten(text: str, most: int) -> str:
+    """A text of at most `most` characters. Of a longer one, beginning and end are kept: names often differ there."""
+    if len(text) <= most:
+        return text
+    end = most // 2
+    return f"{text[: most - end - 1]}…{text[-end:]}"
 
 
 def print_table(table: "Table", file: IO[str]) -> None:

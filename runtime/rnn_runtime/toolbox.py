@@ -4,15 +4,17 @@ import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import click
+from msgspec import Meta
 
 import rnn_runtime
 from rnn_runtime.command import shared_options
 from rnn_runtime.command.command import Command, Group, as_options
 from rnn_runtime.command.options import Decorator, PathOrStorage, check_rules, option_group
 from rnn_runtime.command.streams import say
+from rnn_runtime.model.values import BatchSize, FromZero, Threads
 
 if TYPE_CHECKING:
     from rnn_runtime.classifier import Classifier
@@ -26,7 +28,7 @@ _version = click.version_option(rnn_runtime.__version__, prog_name="rnn-onnx")
 _model_file = click.argument(
     "model", type=click.Path(path_type=Path), required=False, default="model.onnx", envvar="RNN_MODEL"
 )
-_batch_size = _timing("-b", "--batch-size", type=click.IntRange(1, 1 << 24), help="Only this batch size.")
+_batch_size = _timing("-b", "--batch-size", type=BatchSize, help="Only this batch size.")
 _format = _timing(
     "-f",
     "--format",
@@ -34,6 +36,7 @@ _format = _timing(
     default_text="table on a terminal, else csv",
     help="Format of the figures.",
 )
+_Shards = Annotated[int, Meta(ge=1, le=99_999)]
 _MODEL_IS_AN_ARGUMENT = {"--model": "the argument MODEL", "-m": "the argument MODEL"}
 
 
@@ -92,8 +95,8 @@ def doctor(model: Path, provider: "Provider", **cuda: Any) -> None:
 @_model_file
 @shared_options.provider
 @shared_options.threads
-@_check("--atol", type=click.FloatRange(0), default_text="that of the export", help="Absolute tolerance of a logit.")
-@_check("--rtol", type=click.FloatRange(0), default_text="that of the export", help="Relative tolerance of a logit.")
+@_check("--atol", type=FromZero, default_text="that of the export", help="Absolute tolerance of a logit.")
+@_check("--rtol", type=FromZero, default_text="that of the export", help="Relative tolerance of a logit.")
 @shared_options.device_id
 @shared_options.gpu_memory_limit
 @shared_options.tf32
@@ -215,7 +218,10 @@ def merge(parts: str | Path, output: Path | None, quiet: bool) -> None:
 @shared_options.recursive
 @shared_options.null
 @_input(
-    "--shards", type=click.IntRange(1, 99_999), default_text="one per 10,000 images", help="Number of parts to write."
+    "--shards",
+    type=_Shards,
+    default_text="one per 10,000 images",
+    help="Number of parts to write.",
 )
 @shared_options.model
 @_model(
@@ -225,11 +231,11 @@ def merge(parts: str | Path, output: Path | None, quiet: bool) -> None:
     default="auto",
     help="Execution provider. cuda takes one GPU per actor; auto is cuda if the cluster has GPUs.",
 )
-@_model("--actors", type=click.IntRange(1, 4096), default_text="one per GPU or machine", help="Number of Ray actors.")
+@_model("--actors", type=Threads, default_text="one per GPU or machine", help="Number of Ray actors.")
 @_model(
     "-j",
     "--threads",
-    type=click.IntRange(1, 4096),
+    type=Threads,
     default_text="all of the machine",
     help="Number of CPU threads per actor.",
 )

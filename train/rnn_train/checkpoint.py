@@ -8,7 +8,6 @@ import hashlib
 import io
 import os
 import stat
-import textwrap
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -22,8 +21,9 @@ from torch import Tensor
 from rnn_runtime.errors import CheckpointError, SettingsError
 from rnn_runtime.files.atomic import atomic_write
 from rnn_runtime.files.kinds import MODEL_SUFFIXES
-from rnn_runtime.model.fields import check_argument
 from rnn_runtime.model.spec import ModelSpec
+from rnn_runtime.model.values import check_argument
+from rnn_runtime.text import shorten
 from rnn_train.calibration import LARGEST_TEMPERATURE, LEAST_TEMPERATURE
 from rnn_train.data import DataSource
 from rnn_train.model import ImageRNN
@@ -232,6 +232,6 @@ def _describe_version(version: object) -> str:
     is_newer = type(version) is int and version > FORMAT_VERSION
     return (
         f"a checkpoint of {'a newer' if is_newer else 'another'} rnn-onnx: format version "
-        f"{textwrap.shorten(repr(version), 40)}, and this one reads {FORMAT_VERSION}. "
+        f"{shorten(repr(version), 40)}, and this one reads {FORMAT_VERSION}. "
         f"{'Upgrade rnn-onnx' if is_newer else 'Train again'}"
     )

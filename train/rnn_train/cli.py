@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import click
 
@@ -15,8 +15,8 @@ from rnn_runtime.command.options import Decorator, format_value, is_given, optio
 from rnn_runtime.command.streams import say
 from rnn_runtime.errors import MissingPackageError, OtherProcessError
 from rnn_runtime.files.kinds import CHECKPOINT_SUFFIXES, IMAGE_SUFFIXES, MODEL_SUFFIXES
-from rnn_runtime.model.spec import CELLS, NONLINEARITIES
-from rnn_train.settings import CLASS_WEIGHTS, DATASETS, PRESETS, SCHEDULES, TrainSettings, preset_settings
+from rnn_runtime.model.values import Count, CountFromZero, Share
+from rnn_train.settings import DATASETS, PRESETS, TrainSettings, preset_settings
 from rnn_train.torchrun import Launch
 
 if TYPE_CHECKING:
@@ -49,8 +49,12 @@ def _image_size(ctx: click.Context, param: click.Parameter, value: str | None) -
     return int(found[1]), int(found[2] or found[1])
 
 
-def _setting(group: Callable[..., Decorator], name: str, kind: Any, text: str, *short: str) -> Decorator:
+_FIELDS = get_type_hints(TrainSettings, include_extras=True)
+
+
+def _setting(group: Callable[..., Decorator], name: str, text: str, *short: str) -> Decorator:
     """An option for a field of TrainSettings. Without it, the value comes from the preset."""
+    kind = _FIELDS[name]
     flag = "--" + name.replace("_", "-")
     declaration = f"{flag}/--no-{flag[2:]}" if kind is bool else flag
     first, *others = [format_value(getattr(preset_settings(preset), name)) for preset in PRESETS]
@@ -166,7 +170,7 @@ def _is_reported_elsewhere(error: BaseException) -> bool:
 @_data("--skip-unreadable", is_flag=True, help="Leave out image files that can't be decoded, instead of stopping.")
 @_data(
     "--val-split",
-    type=click.FloatRange(0, 1, max_open=True),
+    type=Share,
     default=0.0,
     help="Hold out this share of the training images for validation. The best epoch on them is kept.",
 )
@@ -176,52 +180,46 @@ def _is_reported_elsewhere(error: BaseException) -> bool:
     default="article",
     help="Defaults of the options below. article is small and quick; accurate takes longer.",
 )
-@_setting(_model, "cell", click.Choice(CELLS), "Kind of recurrent cell.")
-@_setting(_model, "nonlinearity", click.Choice(NONLINEARITIES), "Nonlinearity of --cell rnn.")
-@_setting(_model, "hidden_size", click.IntRange(1), "Width of the hidden state.")
-@_setting(_model, "num_layers", click.IntRange(1), "Number of recurrent layers.")
-@_setting(_model, "bidirectional", bool, "Also read the rows from bottom to top.")
-@_setting(
-    _model, "dropout", click.FloatRange(0, 1, max_open=True), "Dropout between layers and before the linear layer."
-)
-@_setting(_model, "normalize", bool, "Scale pixels to mean 0 and standard deviation 1.")
-@_setting(_optimization, "epochs", click.IntRange(1), "Passes over the training images.")
+@_setting(_model, "cell", "Kind of recurrent cell.")
+@_setting(_model, "nonlinearity", "Nonlinearity of --cell rnn.")
+@_setting(_model, "hidden_size", "Width of the hidden state.")
+@_setting(_model, "num_layers", "Number of recurrent layers.")
+@_setting(_model, "bidirectional", "Also read the rows from bottom to top.")
+@_setting(_model, "dropout", "Dropout between layers and before the linear layer.")
+@_setting(_model, "normalize", "Scale pixels to mean 0 and standard deviation 1.")
+@_setting(_optimization, "epochs", "Passes over the training images.")
 @_setting(
     _optimization,
     "patience",
-    click.IntRange(0),
     "Stop after this many epochs without a higher validation accuracy; 0 for never.",
 )
-@_setting(_optimization, "batch_size", click.IntRange(1), "Images per step.", "-b")
+@_setting(_optimization, "batch_size", "Images per step.", "-b")
 @_setting(
     _optimization,
     "learning_rate",
-    click.FloatRange(0, min_open=True),
     "Learning rate of Adam; with one-cycle, the highest.",
 )
-@_setting(_optimization, "schedule", click.Choice(SCHEDULES), "Schedule of the learning rate.")
-@_setting(_optimization, "weight_decay", click.FloatRange(0), "Decoupled weight decay, as in AdamW.")
-@_setting(_optimization, "clip_norm", click.FloatRange(0), "Largest norm of the gradient; 0 for no limit.")
-@_setting(_optimization, "label_smoothing", click.FloatRange(0, 1, max_open=True), "Label smoothing.")
+@_setting(_optimization, "schedule", "Schedule of the learning rate.")
+@_setting(_optimization, "weight_decay", "Decoupled weight decay, as in AdamW.")
+@_setting(_optimization, "clip_norm", "Largest norm of the gradient; 0 for no limit.")
+@_setting(_optimization, "label_smoothing", "Label smoothing.")
 @_setting(
     _optimization,
     "class_weights",
-    click.Choice(CLASS_WEIGHTS),
     "Weights of the classes in the loss; balanced: rare classes count as much as frequent ones.",
 )
-@_setting(_optimization, "amp", bool, "Compute steps in bfloat16 (autocast), for CUDA; slower on CPUs.")
-@_setting(_augmentation, "shift", click.IntRange(0), "Shift training images at random by up to this many pixels.")
+@_setting(_optimization, "amp", "Compute steps in bfloat16 (autocast), for CUDA; slower on CPUs.")
+@_setting(_augmentation, "shift", "Shift training images at random by up to this many pixels.")
 @_setting(
     _augmentation,
     "flip",
-    bool,
     "Mirror training images at random; not for writing. accurate does it for fashion-mnist.",
 )
-@_setting(_augmentation, "augment", bool, "For photos: crop, rotate and recolor training images at random.")
-@_setting(_run, "calibrate", bool, "With validation images: calibrate the probabilities, by one temperature.")
+@_setting(_augmentation, "augment", "For photos: crop, rotate and recolor training images at random.")
+@_setting(_run, "calibrate", "With validation images: calibrate the probabilities, by one temperature.")
 @_run(
     "--seed",
-    type=click.IntRange(0),
+    type=CountFromZero,
     default=0,
     help="Seed. On the CPU, the same seed and thread count (OMP_NUM_THREADS) give bit-identical weights.",
 )
@@ -241,7 +239,7 @@ def _is_reported_elsewhere(error: BaseException) -> bool:
 )
 @_run(
     "--checkpoint-every",
-    type=click.IntRange(1),
+    type=Count,
     metavar="STEPS",
     help="Also save a checkpoint every STEPS steps, so that a crash costs at most as many.",
 )

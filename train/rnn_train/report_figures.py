@@ -12,6 +12,7 @@ import numpy as np
 
 from rnn_runtime.files.atomic import atomic_write
 from rnn_runtime.metrics.evaluation import BINS, CalibrationBins
+from rnn_runtime.text import shorten
 from rnn_train.evaluation import SplitResults
 
 if TYPE_CHECKING:
@@ -110,9 +111,7 @@ def draw_examples(path: Path, split: SplitResults, class_names: Sequence[str]) -
 
 def _drawable(name: str) -> str:
     """A class name that fits and can be drawn: a folder's name may be long, and bytes that aren't UTF-8."""
-    name = name.encode("utf-8", "replace").decode()
-    half = _LONGEST_NAME // 2  # what tells names apart is often at their end
-    return name if len(name) <= _LONGEST_NAME else f"{name[:half]}…{name[-half:]}"
+    return shorten(name.encode("utf-8", "replace").decode(), _LONGEST_NAME)
 
 
 def _svg(draw: Callable[["Figure"], None], width: float, height: float) -> str:

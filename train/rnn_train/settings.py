@@ -1,11 +1,11 @@
 """The settings of a training run, their ranges, and the presets."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 from rnn_runtime.errors import SettingsError
-from rnn_runtime.model.fields import PlainFields, Range, check_fields
-from rnn_runtime.model.spec import Cell, HiddenSize, Layers, Nonlinearity, Share
+from rnn_runtime.model.spec import Cell, HiddenSize, Layers, Nonlinearity
+from rnn_runtime.model.values import Count, CountFromZero, FromZero, PlainFields, Positive, Share, check_fields
 
 Dataset = Literal["mnist", "fashion-mnist", "kmnist", "digits"]
 DATASETS: tuple[Dataset, ...] = ("mnist", "fashion-mnist", "kmnist", "digits")
@@ -13,11 +13,6 @@ Schedule = Literal["constant", "one-cycle"]
 SCHEDULES: tuple[Schedule, ...] = ("constant", "one-cycle")
 ClassWeights = Literal["none", "balanced"]
 CLASS_WEIGHTS: tuple[ClassWeights, ...] = ("none", "balanced")
-
-_LARGEST = 2**63 - 1  # of torch's integers
-_Count = Annotated[int, Range(1, _LARGEST)]
-_CountFromZero = Annotated[int, Range(0, _LARGEST)]
-_FromZero = Annotated[float, Range(0)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,22 +61,22 @@ class TrainSettings(PlainFields):
     num_layers: Layers = 2
     bidirectional: bool = False
     dropout: Share = 0.0
-    epochs: _Count = 2
-    patience: _CountFromZero = 0
-    batch_size: _Count = 100
-    learning_rate: Annotated[float, Range(above=0)] = 0.001
+    epochs: Count = 2
+    patience: CountFromZero = 0
+    batch_size: Count = 100
+    learning_rate: Positive = 0.001
     schedule: Schedule = "constant"
-    weight_decay: _FromZero = 0.0
-    clip_norm: _FromZero = 0.0
+    weight_decay: FromZero = 0.0
+    clip_norm: FromZero = 0.0
     label_smoothing: Share = 0.0
     class_weights: ClassWeights = "none"
     amp: bool = False
     normalize: bool = False
-    shift: _CountFromZero = 0
+    shift: CountFromZero = 0
     flip: bool = False
     augment: bool = False
     calibrate: bool = True
-    seed: _CountFromZero = 0
+    seed: CountFromZero = 0
 
     def __post_init__(self) -> None:
         check_fields(self)

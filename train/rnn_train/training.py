@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rnn_runtime.errors import DataError, OutputError, ProcessLostError, SettingsError
 from rnn_runtime.interruption import RunInterruptedError, describe_interrupt
-from rnn_runtime.model.fields import Range, check_argument
+from rnn_runtime.model.values import Count, check_argument
 from rnn_train.augment import augment
 from rnn_train.callbacks import TrainingCallback
 from rnn_train.checkpoint import Checkpoint
@@ -251,7 +251,7 @@ class _Saving:
     """Writes a run's checkpoint, and knows what the file holds."""
 
     def __init__(self, run: TrainingState, output: Path, every: int | None, *, held: Checkpoint | None) -> None:
-        check_argument("checkpoint_every", every, Annotated[int, Range(1)] | None)
+        check_argument("checkpoint_every", every, Count | None)
         self.output = output
         self._run, self._every = run, every
         self._held = run.describe_position() if held else None

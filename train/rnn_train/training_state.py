@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from rnn_runtime.errors import CheckpointError, DataError, ProviderError, SettingsError
-from rnn_runtime.model.fields import check_argument
 from rnn_runtime.model.spec import ModelSpec
+from rnn_runtime.model.values import check_argument
 from rnn_train.checkpoint import Checkpoint, check_weights, is_like
 from rnn_train.data import Data, DataSource, load_data
 from rnn_train.model import ImageRNN, predict_logits

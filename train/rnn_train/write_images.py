@@ -9,6 +9,7 @@ import rnn_runtime
 from rnn_runtime.command.command import Command
 from rnn_runtime.command.options import option_group
 from rnn_runtime.errors import DataError
+from rnn_runtime.model.values import Count
 from rnn_train.settings import DATASETS
 
 _data = option_group("Data")
@@ -19,7 +20,7 @@ _data = option_group("Data")
 @_data("--data", type=click.Path(path_type=str), help="A folder with the data set's IDX files.")
 @_data("--data-root", type=click.Path(path_type=str), default="data", help="Folder for downloads.")
 @_data("--part", type=click.Choice(["train", "test"]), default="test", help="Which images to write.")
-@_data("--limit", type=click.IntRange(1), default_text="all", help="Write only this many images, the first ones.")
+@_data("--limit", type=Count, default_text="all", help="Write only this many images, the first ones.")
 @click.argument("output", type=click.Path(file_okay=False, path_type=Path))
 @click.version_option(rnn_runtime.__version__, prog_name="rnn-onnx")
 def main(dataset: Any, data: str | None, data_root: str, part: str, limit: int | None, output: Path) -> None:

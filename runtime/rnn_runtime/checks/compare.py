@@ -13,7 +13,7 @@ from rnn_runtime.checks.comparison import VARIANTS, Comparison, Timing, Variant
 from rnn_runtime.checks.self_check import self_check, usual_tolerance
 from rnn_runtime.classifier import Classifier
 from rnn_runtime.errors import InputError, ModelError, ParityError, ProviderError
-from rnn_runtime.model.fields import check_argument
+from rnn_runtime.model.values import check_argument
 
 BATCH_SIZES = (1, 4, 16, 64, 256, 1024, 4096, 16384)
 _ROUNDS = 5

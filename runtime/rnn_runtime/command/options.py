@@ -3,12 +3,13 @@
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 import click
 from click.core import ParameterSource
 
 from rnn_runtime.files.remote import is_remote
+from rnn_runtime.model.values import converted
 
 
 class Option(click.Option):
@@ -18,12 +19,12 @@ class Option(click.Option):
         arguments: Passed to `click.Option`.
         group: Heading of the group.
         default_text: How the help shows the default; None for its value.
-        options: Passed to `click.Option`.
+        options: Passed to `click.Option`. `type` may also be an annotation of `rnn_runtime.model.values`, or a
+            `Literal`: the values that the library takes are those that the option takes.
     """
 
     def __init__(self, *arguments: Any, group: str, default_text: str | None = None, **options: Any) -> None:
-        if isinstance(options.get("type"), click.IntRange | click.FloatRange):  # else: 1<=x<=16777216
-            options.setdefault("metavar", "INTEGER" if isinstance(options["type"], click.IntRange) else "NUMBER")
+        options["type"] = _click_type(options.get("type"))
         super().__init__(*arguments, **options)
         self.group = group
         default = options.get("default")
@@ -37,6 +38,28 @@ class Option(click.Option):
         """The option's names and its text for the help."""
         record = super().get_help_record(ctx)
         return record and (record[0], self._text)
+
+
+class _Number(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.2 on
+    """A number that an annotation describes."""
+
+    def __init__(self, hint: Any) -> None:
+        self.hint = hint
+        self.name = "integer" if get_args(hint)[0] is int else "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number that was typed."""
+        try:
+            return converted(value, self.hint, typed=True)
+        except ValueError as error:  # in the words of the library
+            assert param is not None
+            raise click.UsageError(f"{max(param.opts, key=len)} {error}", ctx) from None
+
+
+def _click_type(kind: Any) -> Any:
+    if get_origin(kind) is Annotated:
+        return _Number(kind)
+    return click.Choice(get_args(kind)) if get_origin(kind) is Literal else kind
 
 
 class PathOrStorage(click.Path):

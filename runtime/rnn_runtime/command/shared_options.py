@@ -1,11 +1,14 @@
 """Options that several commands have, with the same names and texts: decorators for their functions."""
 
 from pathlib import Path
+from typing import Annotated
 
 import click
+from msgspec import Meta
 
 from rnn_runtime.command.options import Rule, option_group
 from rnn_runtime.files.kinds import CHECKPOINT_SUFFIXES, MODEL_SUFFIXES
+from rnn_runtime.model.values import BatchSize, Count, DeviceId, Probability, Threads
 
 _input, _model, _output, _cuda = map(option_group, ("Input", "Model and provider", "Output", "CUDA"))
 
@@ -27,17 +30,13 @@ provider = _model(
     default="auto",
     help="Execution provider. cuda runs on CUDA or fails; auto takes CUDA where it runs, else the CPU.",
 )
-batch_size = _model("-b", "--batch-size", type=click.IntRange(1, 1 << 24), default=256, help="Images per batch.")
-threads = _model(
-    "-j", "--threads", type=click.IntRange(1, 4096), default_text="one per core", help="Number of CPU threads."
-)
+batch_size = _model("-b", "--batch-size", type=BatchSize, default=256, help="Images per batch.")
+threads = _model("-j", "--threads", type=Threads, default_text="one per core", help="Number of CPU threads.")
 
-top_k = _output(
-    "-k", "--top-k", type=click.IntRange(1), default=1, help="Show this many of the likeliest classes per image."
-)
+top_k = _output("-k", "--top-k", type=Count, default=1, help="Show this many of the likeliest classes per image.")
 min_probability = _output(
     "--min-probability",
-    type=click.FloatRange(0, 1),
+    type=Probability,
     metavar="P",
     help="Leave the label empty where the probability is lower; the likeliest class is in a column guess.",
 )
@@ -47,13 +46,13 @@ checkpoint_column = _output(
 
 device_id = _cuda(
     "--device-id",
-    type=click.IntRange(0, 2**31 - 1),
+    type=DeviceId,
     default=0,
     help="Number of the GPU, as rnn-onnx doctor lists them.",
 )
 gpu_memory_limit = _cuda(
     "--gpu-memory-limit",
-    type=click.IntRange(1, 2**43 - 1),
+    type=Annotated[int, Meta(ge=1, le=2**43 - 1)],
     metavar="MIB",
     default_text="no limit",
     help="Memory for weights and intermediate results, in MiB.",

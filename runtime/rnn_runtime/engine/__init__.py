@@ -4,7 +4,7 @@
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 from rnn_runtime.engine.cpu import CpuRunner, images_per_run
 from rnn_runtime.engine.cuda import EXPORT_FOR_CUDA, CudaError, CudaRunner, has_driver, start_cuda
@@ -17,9 +17,9 @@ from rnn_runtime.engine.session import (
     installed_packages,
 )
 from rnn_runtime.errors import Argument, ModelError, ProviderError, SettingsError
-from rnn_runtime.model.fields import PlainFields, Range, check_fields
 from rnn_runtime.model.metadata import exported_precision
 from rnn_runtime.model.spec import ModelSpec
+from rnn_runtime.model.values import Count, DeviceId, PlainFields, check_fields
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -42,8 +42,8 @@ class CudaOptions(PlainFields):
         SettingsError: a value has a wrong type or is out of range.
     """
 
-    device_id: Annotated[int, Range(0, (1 << 31) - 1)] = 0
-    memory_limit: Annotated[int, Range(1, (1 << 63) - 1)] | None = None
+    device_id: DeviceId = 0
+    memory_limit: Count | None = None
     tf32: bool = False
 
     def __post_init__(self) -> None:

@@ -7,7 +7,7 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 
 from rnn_runtime.metrics.evaluation import Evaluation
-from rnn_runtime.text import print_table, printable
+from rnn_runtime.text import print_table, printable, shorten
 
 if TYPE_CHECKING:  # rich is imported where a table is printed
     from rich.table import Table
@@ -25,9 +25,9 @@ def describe_figures(evaluation: Evaluation) -> Iterator[str]:
     if not evaluation.total:
         return
     name, share = evaluation.largest_class
-    yield f"Baseline: {_percent(share)} (the share of the largest class, {shorten(name)})"
+    yield f"Baseline: {_percent(share)} (the share of the largest class, {_shown(name)})"
     if only := evaluation.only_prediction:
-        yield f"The model predicts {shorten(only)} for every image, whatever it shows"
+        yield f"The model predicts {_shown(only)} for every image, whatever it shows"
     yield f"Balanced accuracy: {_percent(evaluation.balanced_accuracy)}, macro F1: {_percent(evaluation.macro_f1)}"
     if top := evaluation.top_k_accuracies:
         yield ", ".join(f"top-{k} accuracy: {_percent(share)}" for k, share in top.items()).capitalize()
@@ -46,7 +46,7 @@ def print_classes(evaluation: Evaluation, file: IO[str]) -> None:
     columns = evaluation.precision, evaluation.recall, evaluation.f1
     for i in shown:
         scores = (_percent(float(column[i]), digits=1) for column in columns)
-        table.add_row(shorten(evaluation.class_names[i]), *scores, f"{evaluation.support[i]}")
+        table.add_row(_shown(evaluation.class_names[i]), *scores, f"{evaluation.support[i]}")
     print_table(table, file)
 
 
@@ -60,7 +60,7 @@ def print_confusion(evaluation: Evaluation, file: IO[str]) -> None:
         file.write("Confusion matrix (columns: predicted)\n")
         table = _table("true", *numbers, box=False)
         for number, name, counts in zip(numbers, names, evaluation.confusion, strict=True):
-            named = f"{number:>{len(numbers[-1])}} {shorten(name, min(room, _LONGEST_NAME))}"
+            named = f"{number:>{len(numbers[-1])}} {_shown(name, min(room, _LONGEST_NAME))}"
             table.add_row(number if name == number else named, *(str(count) if count else "." for count in counts))
         print_table(table, file)
     elif confusions := evaluation.confusions:
@@ -69,7 +69,7 @@ def print_confusion(evaluation: Evaluation, file: IO[str]) -> None:
         support = evaluation.support
         for true, predicted, count in confusions[:_MOST_CONFUSIONS]:
             share = _percent(count / support[true], digits=1)
-            table.add_row(shorten(names[true]), shorten(names[predicted]), str(count), share)
+            table.add_row(_shown(names[true]), _shown(names[predicted]), str(count), share)
         print_table(table, file)
 
 
@@ -84,11 +84,9 @@ def print_evaluation(evaluation: Evaluation, file: IO[str]) -> None:
     print_confusion(evaluation, file)
 
 
-def shorten(name: str, limit: int = _LONGEST_NAME) -> str:
-    """A class name that is safe to print; of a long one, beginning and end: names often differ at their end."""
-    name = printable(name)
-    half = limit // 2
-    return name if len(name) <= limit else f"{name[: limit - half - 1]}…{name[-half:]}"
+def _shown(name: str, most: int = _LONGEST_NAME) -> str:
+    """A class name that is short and safe to print."""
+    return shorten(printable(name), most)
 
 
 def _table(*names: str, box: bool = True) -> "Table":

@@ -1,14 +1,12 @@
 """The difference between two runs of a model, and its tolerances."""
 
 from dataclasses import dataclass
-from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rnn_runtime.model.fields import Range, check_argument
+from rnn_runtime.model.values import FromZero, check_argument
 
-LogitTolerance = Annotated[float, Range(0)]
 ATOL = 1e-5
 RTOL = 1e-4
 # Where factors have 11 bits of mantissa, as in float16 and TensorFloat-32; float32 has 24.
@@ -42,8 +40,8 @@ class Difference:
         Raises:
             SettingsError: a tolerance is negative or not a finite number.
         """
-        check_argument("atol", atol, LogitTolerance)
-        check_argument("rtol", rtol, LogitTolerance)
+        check_argument("atol", atol, FromZero)
+        check_argument("rtol", rtol, FromZero)
         left, right = actual.astype(np.float64), reference.astype(np.float64)
         with np.errstate(invalid="ignore"):  # infinity minus infinity is NaN, which is found below
             absolute = np.abs(left - right)

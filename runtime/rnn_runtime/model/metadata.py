@@ -7,21 +7,35 @@ import base64
 import io
 import json
 import math
-import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Annotated, Any, Self, TypedDict
 
+import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from rnn_runtime.errors import ModelError, SettingsError
-from rnn_runtime.model.spec import ModelSpec, with_full_depth
+from rnn_runtime.model.spec import ModelSpec
+from rnn_runtime.model.values import FromZero, Positive
+from rnn_runtime.text import shorten
 
-FORMAT_VERSION = 4
-_OLDEST_VERSION = 2  # 1 had no SHA-256 of the file, 2 no temperature, 2 and 3 no depth range
+FORMAT_VERSION = 5
 _MAX_GOLDEN = 1024  # samples
+
+
+class _Tolerances(TypedDict, total=False):
+    """What this program reads of a parity report."""
+
+    atol: FromZero
+    rtol: FromZero
+
+
+# What each text holds, as JSON. (msgspec's own JSON refuses the lone surrogates of file names that aren't UTF-8.)
+_PLAIN = {"metrics": dict[str, Any], "export": dict[str, Any], "parity": _Tolerances, "temperature": Positive | None}
+_Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,24 +92,17 @@ class ModelMetadata:
         """Rebuild the metadata that `to_props` made.
 
         Raises:
-            ModelError: it is missing, of a newer format, or damaged; the text doesn't name the file.
+            ModelError: it is missing, of another format, or damaged; the text doesn't name the file.
         """
         if props.get("format") != "rnn-onnx":
             raise ModelError("not a model that rnn-export wrote: its metadata has no format 'rnn-onnx'")
         check_format_version(props.get("format_version", ""))
         try:
-            model = json.loads(props["model"])
-            if props["format_version"] != str(FORMAT_VERSION):
-                model = with_full_depth(model)
-            spec = ModelSpec.from_dict(model)
-            plain = {name: _json_object(props[name]) for name in ("metrics", "export", "parity")}
-            _check_tolerances(plain["parity"])
+            spec = ModelSpec.from_dict(json.loads(props["model"]))
             golden = _read_golden(props["golden_samples"], spec)
-            if not re.fullmatch("[0-9a-f]{64}", props["checkpoint_sha256"]):
-                raise ValueError("checkpoint_sha256 is no SHA-256 in hexadecimal")
-            temperature = None if props["format_version"] == str(_OLDEST_VERSION) else json.loads(props["temperature"])
-            _check_temperature(temperature)
-            return cls(spec, golden, props["checkpoint_sha256"], **plain, temperature=temperature)
+            sha256 = _checked("checkpoint_sha256", props["checkpoint_sha256"], _Sha256)
+            plain = {key: _checked(key, json.loads(props[key]), hint) for key, hint in _PLAIN.items()}
+            return cls(spec, golden, sha256, **plain)
         except KeyError as error:
             raise ModelError(f"its metadata lacks {error}; export it again") from None
         except (SettingsError, ValueError, RecursionError) as error:
@@ -105,7 +112,7 @@ class ModelMetadata:
 def exported_precision(props: Mapping[str, str]) -> str | None:
     """The precision that a model was exported with: `fp32`, `fp16` or `int8`. None if its metadata doesn't say."""
     try:
-        precision = _json_object(props["export"]).get("precision")
+        precision = _checked("export", json.loads(props["export"]), dict[str, Any]).get("precision")
     except (KeyError, ValueError, RecursionError):
         return None
     return precision if isinstance(precision, str) else None
@@ -117,32 +124,20 @@ def check_format_version(version: str) -> None:
     Raises:
         ModelError: it reads another one only; the text doesn't name the file.
     """
-    if version not in map(str, range(_OLDEST_VERSION, FORMAT_VERSION + 1)):
+    if version != str(FORMAT_VERSION):
         newer = version.isdecimal() and int(version) > FORMAT_VERSION
-        remedy = "Upgrade rnn-onnx" if newer else "Export the checkpoint again"
         raise ModelError(
-            f"a model of {'a newer' if newer else 'an older'} rnn-onnx (format version {version!r}; this one reads "
-            f"{_OLDEST_VERSION} to {FORMAT_VERSION}). {remedy}"
+            f"a model of {'a newer' if newer else 'an older'} rnn-onnx (format version {shorten(repr(version), 40)}; "
+            f"this one reads {FORMAT_VERSION}). {'Upgrade rnn-onnx' if newer else 'Export the checkpoint again'}"
         )
 
 
-def _json_object(text: str) -> dict[str, Any]:
-    value = json.loads(text)
-    if not isinstance(value, dict):
-        raise ValueError(f"expected a JSON object, not {type(value).__name__}")
+def _checked(key: str, value: Any, hint: Any) -> Any:
+    try:
+        msgspec.convert(value, hint)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{key}: {error}") from None
     return value
-
-
-def _check_tolerances(parity: Mapping[str, Any]) -> None:
-    for name in ("atol", "rtol"):
-        value = parity.get(name, 0.0)
-        if type(value) not in (int, float) or not 0 <= value < math.inf:
-            raise ValueError(f"parity: {name} must be a number from 0 up, not {value!r}")
-
-
-def _check_temperature(value: object) -> None:
-    if value is not None and (type(value) not in (int, float) or not 0 < value < math.inf):  # type: ignore[operator]
-        raise ValueError(f"the temperature must be a number above 0, not {value!r}")
 
 
 def _read_golden(text: str, spec: ModelSpec) -> GoldenSamples:

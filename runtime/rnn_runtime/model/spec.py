@@ -3,11 +3,13 @@
 Training creates it; the checkpoint and the model file contain it.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from msgspec import Meta
+
 from rnn_runtime.errors import SettingsError
-from rnn_runtime.model.fields import PlainFields, Range, check_fields
+from rnn_runtime.model.values import Finite, PlainFields, Positive, Share, check_fields
 
 Cell = Literal["rnn", "gru", "lstm"]
 Nonlinearity = Literal["tanh", "relu"]
@@ -21,12 +23,11 @@ MAX_CLASSES = 100_000
 DEEPEST = (-(1 << 15), (1 << 16) - 1)  # values of 16 bits, signed and unsigned
 FEWEST_GRAYS = 17  # a sensor of 12 bits whose values are read as 16 bits leaves 16
 
-Side = Annotated[int, Range(1, MAX_IMAGE_SIDE)]
-HiddenSize = Annotated[int, Range(1, MAX_HIDDEN_SIZE)]
-Layers = Annotated[int, Range(1, MAX_LAYERS)]
-DepthValue = Annotated[int, Range(*DEEPEST)]
+Side = Annotated[int, Meta(ge=1, le=MAX_IMAGE_SIDE)]
+HiddenSize = Annotated[int, Meta(ge=1, le=MAX_HIDDEN_SIZE)]
+Layers = Annotated[int, Meta(ge=1, le=MAX_LAYERS)]
+DepthValue = Annotated[int, Meta(ge=DEEPEST[0], le=DEEPEST[1])]
 DepthRange = tuple[DepthValue, DepthValue]
-Share = Annotated[float, Range(0, below=1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ class ModelSpec(PlainFields):
         SettingsError: a field has a wrong type, is out of range or doesn't fit another.
     """
 
-    image_spec: ImageSpec = field(metadata={"key": "image"})  # the name in files
+    image_spec: ImageSpec
     class_names: tuple[str, ...]
     cell: Cell = "rnn"
     nonlinearity: Nonlinearity = "tanh"
@@ -85,8 +86,8 @@ class ModelSpec(PlainFields):
     num_layers: Layers = 2
     bidirectional: bool = False
     dropout: Share = 0.0
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[Annotated[float, Range(above=0)], ...] = (1.0,)
+    mean: tuple[Finite, ...] = (0.0,)
+    std: tuple[Positive, ...] = (1.0,)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -117,10 +118,3 @@ class ModelSpec(PlainFields):
         """The cell for people: `RNN (tanh)`, `GRU`, `bidirectional LSTM`."""
         name = f"RNN ({self.nonlinearity})" if self.cell == "rnn" else self.cell.upper()
         return f"bidirectional {name}" if self.bidirectional else name
-
-
-def with_full_depth(model: object) -> object:
-    """Add the depth range to a model's description in a file from before there was one: all values of 16 bits."""
-    if isinstance(model, dict) and isinstance(model.get("image"), dict):
-        return model | {"image": {"depth_range": [0, DEEPEST[1]]} | model["image"]}
-    return model

@@ -7,14 +7,14 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from rnn_runtime.classifier import BATCH_SIZE, Classifier
 from rnn_runtime.engine import Provider
 from rnn_runtime.errors import InputError, ModelError, ProcessLostError, RnnOnnxError, SettingsError
 from rnn_runtime.files.atomic import atomic_write
 from rnn_runtime.files.remote import is_remote
-from rnn_runtime.model.fields import Range, check_argument
+from rnn_runtime.model.values import Count, check_argument
 from rnn_runtime.ray.cluster import Layout, connect, import_ray, lay_out
 from rnn_runtime.results.part_folder import PartFolder
 from rnn_runtime.results.run import classify_files
@@ -23,7 +23,6 @@ from rnn_runtime.results.write import Format
 from rnn_runtime.text import count_of
 
 IMAGES_PER_SHARD = 10_000  # some seconds, so that little is lost with an actor
-_Count = Annotated[int, Range(1)]
 _RETRIES = 3  # of a shard whose actor died
 _REMEDY = "start again; finished parts are kept"
 
@@ -95,8 +94,8 @@ def classify_on_ray(
         OSError: a part can't be written.
     """
     check_argument("provider", provider, Provider)
-    check_argument("actors", actors, _Count | None)
-    check_argument("shards", shards, _Count | None)
+    check_argument("actors", actors, Count | None)
+    check_argument("shards", shards, Count | None)
     ray = import_ray()
     if format == "table":
         raise SettingsError("`format` of parts must be csv, tsv, jsonl or parquet, not table")

@@ -13,7 +13,7 @@ from typing import IO, Any
 from rnn_runtime.errors import InputError, SettingsError
 from rnn_runtime.files.arrow import import_arrow
 from rnn_runtime.files.atomic import atomic_write, check_output
-from rnn_runtime.model.fields import check_argument
+from rnn_runtime.model.values import check_argument
 from rnn_runtime.results.part_folder import PartFolder
 from rnn_runtime.results.shards import ImageList, Part
 from rnn_runtime.results.write import DELIMITERS, choose_format, printed_path

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Annotated, Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import rnn_runtime
 from rnn_runtime.classifier import BATCH_SIZE, Classifier, Prediction
@@ -19,7 +19,7 @@ from rnn_runtime.files.arrow import import_arrow
 from rnn_runtime.files.atomic import atomic_write, check_output
 from rnn_runtime.files.part_file import growing_file, part_of
 from rnn_runtime.interruption import RunInterruptedError, describe_interrupt
-from rnn_runtime.model.fields import Range, check_argument
+from rnn_runtime.model.values import Count, check_argument
 from rnn_runtime.results.earlier import EarlierResults
 from rnn_runtime.results.evaluation import FolderEvaluation
 from rnn_runtime.results.place import ImagePlacer
@@ -165,7 +165,7 @@ def classify_files(
         min_probability,
         classifier.metadata.checkpoint_sha256 if checkpoint_column else None,
     )
-    check_argument("processes", processes, Annotated[int, Range(1)])
+    check_argument("processes", processes, Count)
     run = _Run(classifier, columns, format, batch_size, evaluation, watch, placer, processes)
     with _telling_what_is_kept(output, format, remedy):
         if output is None:

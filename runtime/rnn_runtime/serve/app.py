@@ -36,6 +36,7 @@ from rnn_runtime.serve.protocol import (
     format_answer,
     parse_request,
 )
+from rnn_runtime.text import shorten
 
 VERSION = "1"  # of the model: a service has one
 _BODY_SECONDS = 30  # for a whole body: a client that stalls would keep its place in the queue
@@ -298,7 +299,5 @@ def _error(text: str, status: int, headers: dict[str, str] | None = None) -> Res
 async def _http_error(request: Request, error: Exception) -> Response:
     """What Starlette refuses itself: unknown paths and methods."""
     assert isinstance(error, HTTPException)
-    place = f"{request.method} {request.url.path}"
-    if len(place) > _LONGEST_PLACE:
-        place = f"{place[:_LONGEST_PLACE]}..."
+    place = shorten(f"{request.method} {request.url.path}", _LONGEST_PLACE)
     return _error(f"{place}: {error.detail.lower()}", error.status_code, dict(error.headers or {}))

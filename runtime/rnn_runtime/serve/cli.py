@@ -1,9 +1,10 @@
 """The command `rnn-serve`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import click
+from msgspec import Meta
 
 import rnn_runtime
 from rnn_runtime.command import shared_options
@@ -26,6 +27,8 @@ _OTHER_NAMES = {
     "--http-port": "--port",
 }
 _MOST_TOKEN_BYTES = 4096
+_Port = Annotated[int, Meta(ge=0, le=65535)]
+_Limit = Annotated[int, Meta(ge=1, le=1 << 16)]
 
 
 @click.command(
@@ -39,7 +42,7 @@ _MOST_TOKEN_BYTES = 4096
 @shared_options.provider
 @shared_options.threads
 @_service("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 is all of this machine's.")
-@_service("--port", type=click.IntRange(0, 65535), default=8080, help="Port to listen on; 0 is any that is free.")
+@_service("--port", type=_Port, default=8080, help="Port to listen on; 0 is any that is free.")
 @_service("--name", default="rnn", help="The model's name in the Open Inference Protocol.")
 @_service(
     "--token-file",
@@ -48,14 +51,14 @@ _MOST_TOKEN_BYTES = 4096
 )
 @_service(
     "--grace",
-    type=click.FloatRange(1, 3600),
+    type=Annotated[float, Meta(ge=1, le=3600)],
     default=10.0,
     help="Seconds to answer what is under way, after SIGTERM.",
 )
 @_service("-q", "--quiet", is_flag=True, help="Print errors only.")
-@_limits("-b", "--batch-size", type=click.IntRange(1, 1 << 16), default=256, help="Images per batch and per request.")
-@_limits("--queue", type=click.IntRange(1, 1 << 16), default=256, help="Requests under way; more get status 503.")
-@_limits("--max-body", type=click.IntRange(1, 1 << 16), default=16, metavar="MIB", help="Size of a request's body.")
+@_limits("-b", "--batch-size", type=_Limit, default=256, help="Images per batch and per request.")
+@_limits("--queue", type=_Limit, default=256, help="Requests under way; more get status 503.")
+@_limits("--max-body", type=_Limit, default=16, metavar="MIB", help="Size of a request's body.")
 @shared_options.device_id
 @shared_options.gpu_memory_limit
 @shared_options.tf32

@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -45,35 +44,17 @@ def test_models_of_other_programs_are_told_apart(props: dict[str, str]) -> None:
         ModelMetadata.from_props(props)
 
 
-@pytest.mark.parametrize("version", ["1", "", "1.0"])
+@pytest.mark.parametrize("version", ["1", "4", "6", "", "5.0", "9" * 999])
 def test_unknown_format_versions_are_refused(version: str) -> None:
-    with pytest.raises(ModelError, match=f"format version .{version}.; this one reads 2 to 4"):
+    with pytest.raises(ModelError, match=f"format version .{version[:9]}.*; this one reads 5"):
         ModelMetadata.from_props(METADATA.to_props() | {"format_version": version})
-
-
-def test_models_of_the_version_before_have_no_temperature() -> None:
-    props = METADATA.to_props() | {"format_version": "2"}
-    del props["temperature"]
-
-    assert ModelMetadata.from_props(props).temperature is None
-
-
-@pytest.mark.parametrize("version", ["2", "3"])
-def test_models_of_the_versions_before_read_deep_images_as_they_did(version: str) -> None:
-    props = METADATA.to_props() | {"format_version": version}
-    model = json.loads(props["model"])
-    del model["image"]["depth_range"]
-
-    read = ModelMetadata.from_props(props | {"model": json.dumps(model)})
-
-    assert read.spec == replace(SPEC, image_spec=ImageSpec(4, 3, 1, (0, 65535)))
 
 
 @pytest.mark.parametrize("depth_range", [[0], [5, 5], [9, 2], [0, 1 << 16], [-40_000, 0], "0-5", [0.0, 1.0]])
 def test_a_depth_range_that_cannot_be_is_damage(depth_range: object) -> None:
     props = METADATA.to_props()
     model = json.loads(props["model"])
-    model["image"]["depth_range"] = depth_range
+    model["image_spec"]["depth_range"] = depth_range
 
     with pytest.raises(ModelError, match=r"damaged.*depth.range"):
         ModelMetadata.from_props(props | {"model": json.dumps(model)})

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rnn_runtime.errors import Argument, SettingsError
-from rnn_runtime.model.fields import PlainFields, check_fields
-from rnn_runtime.model.spec import DEEPEST, FEWEST_GRAYS, DepthRange, ImageSpec, Share
+from rnn_runtime.model.spec import DEEPEST, FEWEST_GRAYS, DepthRange, ImageSpec
+from rnn_runtime.model.values import PlainFields, Share, check_fields
 from rnn_train.settings import Dataset
 
 _CLASSES_SHOWN = 10  # in a line that describes a data set
