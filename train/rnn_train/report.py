@@ -20,7 +20,7 @@ from rnn_runtime.images.decode import to_image
 from rnn_runtime.metrics.evaluation import Evaluation
 from rnn_runtime.text import printable
 from rnn_train.checkpoint import Checkpoint, file_sha256
-from rnn_train.data import Data, DataSource
+from rnn_train.data import Data
 from rnn_train.evaluation import Results, SplitResults
 from rnn_train.report_figures import draw_curve, draw_examples, draw_reliability
 
@@ -86,7 +86,8 @@ def _render(output: Path, checkpoint: Checkpoint, data: Data, results: Results) 
     history, kept_epoch = checkpoint.metrics["epochs"], checkpoint.metrics["kept_epoch"]
     return _load_template().render(
         version=rnn_runtime.__version__,
-        output=output.name,
+        output=output,
+        model=output.with_suffix(".onnx"),
         sha256=file_sha256(output),
         checkpoint=checkpoint,
         spec=checkpoint.spec,
@@ -99,8 +100,7 @@ def _render(output: Path, checkpoint: Checkpoint, data: Data, results: Results) 
         results=results,
         split=split,
         **(_describe_split(split, data) if split else {}),
-        commands=_commands(output, split, checkpoint.source),
-        python=_python(output, split),
+        folder=_image_folder(split),
     )
 
 
@@ -115,7 +115,7 @@ def _load_template() -> "Template":
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, finalize=finalize, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"percent": _percent, "plain": _plain}
+    environment.filters |= {"percent": _percent, "plain": _plain, "shell": _shell_quote, "literal": repr}
     return environment.from_string(resources.files("rnn_train").joinpath("report.html").read_text("utf-8"))
 
 
@@ -125,7 +125,6 @@ class _Mistake:
 
     Attributes:
         picture: A data URI of a PNG file.
-        is_small: Whether it is shown larger than it is.
         true: Its class.
         predicted: The class that was predicted.
         probability: Of that class.
@@ -134,7 +133,6 @@ class _Mistake:
     """
 
     picture: str
-    is_small: bool
     true: str
     predicted: str
     probability: float
@@ -149,19 +147,12 @@ def _describe_split(split: SplitResults, data: Data) -> dict[str, Any]:
     if count > _MOST_CLASSES:
         classes = np.argsort(evaluation.f1, kind="stable")[:_MOST_CLASSES].tolist()
     return {
-        "figures": {
-            "accuracy": evaluation.accuracy,
-            "always predicting the largest class": evaluation.largest_class[1],
-            "balanced accuracy": evaluation.balanced_accuracy,
-            "macro F1": evaluation.macro_f1,
-            **{f"top-{k} accuracy": share for k, share in evaluation.top_k_accuracies.items()},
-            "expected calibration error": evaluation.calibration.error,
-        },
         "classes": classes,
         "training_counts": np.bincount(data.train.labels, minlength=count).tolist(),
         "matrix": evaluation.confusion.tolist() if count <= _LARGEST_MATRIX else None,
         "matrix_picture": _matrix_picture(evaluation) if count > _LARGEST_MATRIX else None,
         "confusions": evaluation.confusions[:_CONFUSIONS],
+        "is_small": max(split.images.images.shape[1:3]) < _THUMBNAIL,  # pictures are shown larger than they are
         "mistakes": list(_most_confident_mistakes(split, data.class_names)),
         "calibration": list(_calibration_figures(split)),
     }
@@ -182,11 +173,9 @@ def _most_confident_mistakes(split: SplitResults, class_names: tuple[str, ...]) 
     wrong = np.flatnonzero(predicted != split.images.labels)
     for i in wrong[np.argsort(-confidence[wrong], kind="stable")[:_MISTAKES]]:
         image = to_image(split.images.images[i])
-        is_small = max(image.size) < _THUMBNAIL
         image.thumbnail((_THUMBNAIL, _THUMBNAIL))  # leaves small ones as they are
         yield _Mistake(
             picture=_data_uri(image),
-            is_small=is_small,
             true=class_names[split.images.labels[i]],
             predicted=class_names[predicted[i]],
             probability=float(confidence[i]),
@@ -208,33 +197,6 @@ def _calibration_figures(split: SplitResults) -> Iterator[str]:
     else:
         yield draw_reliability(split.uncalibrated, f"before: error {_percent(split.uncalibrated.error)}")
         yield draw_reliability(after, f"after: error {_percent(after.error)}")
-
-
-def _commands(output: Path, split: SplitResults | None, source: DataSource) -> list[tuple[str, str]]:
-    """What to do next: a comment and a line for the shell each, with the names that this run used."""
-    checkpoint, model = _shell_quote(output), _shell_quote(output.with_suffix(".onnx"))
-    folder = _image_folder(split)
-    images = _shell_quote(folder or "images/")
-    lines = [
-        ("Export to ONNX, and compare with PyTorch", f"rnn-export {checkpoint} {model}"),
-        ("Check the model on the machine that will run it", f"rnn-onnx check {model}"),
-        ("Classify images", f"rnn-infer --model {model} --recursive --format table {images}"),
-    ]
-    holds_training_images = split and split.name == "validation" and source.val_split
-    if folder and not holds_training_images:
-        evaluate = f"rnn-infer --model {model} --recursive --labels-from-folders --format table {images}"
-        lines.append(("Evaluate the model on images in a folder per class", evaluate))
-    return lines
-
-
-def _python(output: Path, split: SplitResults | None) -> str:
-    image = split.images.paths[0] if split and split.images.paths else "image.png"
-    return (
-        "from rnn_runtime import Classifier\n\n"
-        f"classifier = Classifier({str(output.with_suffix('.onnx'))!r})\n"
-        f"prediction = classifier.predict({image!r})\n"
-        "print(prediction.label, prediction.probability)\n"
-    )
 
 
 def _image_folder(split: SplitResults | None) -> Path | None:
