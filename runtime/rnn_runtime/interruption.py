@@ -22,12 +22,12 @@ import atexit
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from rnn_runtime.errors import RnnOnnxError
+from rnn_runtime.errors import Argument, RnnOnnxError
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -42,8 +42,8 @@ class TerminatedError(KeyboardInterrupt):
 class RunInterruptedError(KeyboardInterrupt, RnnOnnxError):
     """Ctrl-C or SIGTERM. The text says what is kept and how to continue."""
 
-    def __init__(self, text: str, interrupt: KeyboardInterrupt) -> None:
-        super().__init__(text)
+    def __init__(self, *parts: str | Argument, interrupt: KeyboardInterrupt) -> None:
+        super().__init__(*parts)
         self.exit_code = exit_code_of(interrupt)
 
 
@@ -176,6 +176,29 @@ def result_of(future: "Future[_Value]") -> _Value:
     while not wait([future], POLL_SECONDS).done:
         stop_if_signaled()
     return future.result()
+
+
+def wait_for(work: Callable[[], _Value]) -> _Value:
+    """Call a function that may block for long in a thread of its own, and look for signals meanwhile.
+
+    After a signal, the thread is left alone; it doesn't keep the process from ending.
+
+    Raises:
+        KeyboardInterrupt: as `stop_if_signaled`.
+        Exception: what the function raised.
+    """
+    from concurrent.futures import Future
+
+    future: Future[_Value] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return result_of(future)
 
 
 def end_process_at_signals() -> None:

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from rnn_export import export_onnx
 from rnn_runtime.errors import RnnOnnxError
-from rnn_train import DataSource, TrainSettings, resume, train
+from rnn_train import DataSource, TrainSettings, train
 from tests.support.idx_files import write_idx_folder
+from tests.support.training import resume
 
 PLAIN = (
     st.none()
@@ -87,7 +88,7 @@ def test_any_value_is_taken_or_told_in_a_line(
 
     for use in (
         lambda path: export_onnx(path, folder / "hostile.onnx"),
-        lambda path: resume(path, folder / "resumed.pt", device="cpu", plots=False),
+        lambda path: resume(path, folder / "resumed.pt"),
     ):
         with contextlib.suppress(RnnOnnxError):
             use(folder / "hostile.pt")
@@ -97,7 +98,7 @@ def test_unchanged_it_is_taken(tmp_path: Path, trained: dict[str, Any]) -> None:
     torch.save(trained, tmp_path / "model.pt")
 
     export_onnx(tmp_path / "model.pt", tmp_path / "model.onnx")
-    result = resume(tmp_path / "model.pt", device="cpu", plots=False)
+    result = resume(tmp_path / "model.pt")
 
     assert result.accuracy is not None
     assert np.isfinite(result.accuracy)

@@ -9,7 +9,7 @@ import pytest
 
 from rnn_export import export_onnx
 from rnn_runtime.errors import SettingsError
-from rnn_train import Checkpoint, DataSource, TrainSettings, resume, train
+from rnn_train import Checkpoint, DataSource, TrainSettings, train
 
 DIGITS, SETTINGS = DataSource(dataset="digits"), TrainSettings(hidden_size=4, epochs=1)
 
@@ -27,8 +27,7 @@ DIGITS, SETTINGS = DataSource(dataset="digits"), TrainSettings(hidden_size=4, ep
             {"checkpoint_every": "2"},
             "`checkpoint_every` must be a whole number from 1 up, not '2'",
         ),
-        (resume, (5,), {}, "`checkpoint` must be a path, not 5"),
-        (resume, ("model.pt",), {"source": "digits"}, "`source` must be DataSource, not 'digits'"),
+        (train, (DIGITS, SETTINGS, "new.pt"), {"resume": True}, "`resume` must be a path, not True"),
         (Checkpoint.load, (None,), {}, "`path` must be a path, not None"),
         (export_onnx, (5, "new.onnx"), {}, "`checkpoint` must be a path, not 5"),
         (export_onnx, ("model.pt", None), {}, "`output` must be a path, not None"),

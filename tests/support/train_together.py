@@ -14,10 +14,10 @@ import torch
 
 from rnn_runtime.errors import OtherProcessError
 from rnn_runtime.interruption import RunInterruptedError
-from rnn_train import DataSource, TrainSettings, resume
-from rnn_train.processes import Processes, join_processes
+from rnn_train import DataSource, TrainSettings
+from rnn_train.processes import join_processes
 from rnn_train.training_state import TrainingState
-from tests.support.training import Recorder, SignalIn, train_quietly
+from tests.support.training import Recorder, SignalIn, resume, train_quietly
 
 # The last batch of 60 images has 4.
 SMALL = TrainSettings(hidden_size=8, learning_rate=0.01, epochs=2, batch_size=7)
@@ -28,7 +28,6 @@ RUNS: dict[str, dict[str, Any]] = {
     "weighted": {"class_weights": "balanced", "label_smoothing": 0.1, "normalize": True},
     "clipped": {"cell": "gru", "clip_norm": 0.1, "weight_decay": 0.01},
 }
-RANDOM = replace(SMALL, dropout=0.3, shift=1, flip=True, augment=True, cell="gru", batch_size=16)
 
 
 def compared(source: DataSource, folder: Path) -> dict[str, list[float]]:
@@ -41,34 +40,26 @@ def compared(source: DataSource, folder: Path) -> dict[str, list[float]]:
     return losses
 
 
-def _stopped(source: DataSource, folder: Path) -> str:
-    """Train a run to its end, and another that is stopped within its second epoch and resumed."""
-    train_quietly(folder / "whole" / "model.pt", source, RANDOM)
-    path = folder / "stopped" / "model.pt"
+def _stopped_and_resumed(source: DataSource, path: Path) -> tuple[str, list[float]]:
+    """The error of a run that is stopped within its second epoch, and the losses after it is resumed."""
+    recorder = Recorder()
     try:
-        train_quietly(path, source, RANDOM, callback=SignalIn(2, 2))
+        train_quietly(path, source, SMALL, callback=SignalIn(2, 2))
     except (RunInterruptedError, OtherProcessError) as error:
         text = str(error)
-    resume(path, device="cpu", plots=False)
-    return text
-
-
-def _state(source: DataSource, processes: Processes) -> dict[str, Any]:
-    """What a process has at the beginning of a run."""
-    run = TrainingState.new(source, RANDOM, "cpu", processes)
-    return {
-        "weights": [float(weight.detach().double().sum()) for weight in run.model.parameters()],
-        "random": torch.rand(4).tolist(),
-        "launch": [processes.rank, processes.count, processes.local_rank, processes.local_count],
-    }
+    resume(path, callback=recorder)
+    return text, recorder.losses
 
 
 def main() -> None:
     """Write what happened into one file per process."""
     source, folder = DataSource(data=sys.argv[1]), Path(sys.argv[2])
-    found: dict[str, Any] = {"losses": compared(source, folder), "stopped": _stopped(source, folder)}
-    with join_processes() as processes:
-        found["state"] = _state(source, processes)
+    found: dict[str, Any] = {"losses": compared(source, folder)}
+    found["stopped"], found["resumed"] = _stopped_and_resumed(source, folder / "stopped" / "model.pt")
+    with join_processes({}) as processes:
+        run = TrainingState.new(source, SMALL, "cpu", processes)
+        found["weights"] = [float(weight.detach().double().sum()) for weight in run.model.parameters()]
+        found["random"] = torch.rand(4).tolist()
     (folder / f"{os.environ['RANK']}.json").write_text(json.dumps(found))
 
 

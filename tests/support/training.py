@@ -3,6 +3,7 @@
 import copy
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from rnn_train import DataSource, TrainSettings, train, training
 from rnn_train.callbacks import TrainingCallback
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.model import ImageRNN
-from rnn_train.processes import Processes
 from rnn_train.training import TrainResult
+from rnn_train.training_state import OneProcess
 
 
 def _has_lstm_in_bfloat16() -> bool:
@@ -37,6 +38,24 @@ LSTM_IN_BFLOAT16 = pytest.mark.skipif(
 def train_quietly(path: Path, source: DataSource, settings: TrainSettings, **others: Any) -> TrainResult:
     """Train on the CPU, without plots."""
     return train(source, settings, path, device="cpu", plots=False, **others)
+
+
+def resume(
+    path: Path, output: Path | None = None, *, source: DataSource | None = None, plots: bool = False, **others: Any
+) -> TrainResult:
+    """Continue a run from its checkpoint alone, on the CPU.
+
+    Args:
+        path: The checkpoint.
+        output: What to write; None for the same.
+        source: Where the data is now.
+        plots: As for `train`.
+        others: `epochs` and `patience` replace the run's; all else is passed on.
+    """
+    saved = Checkpoint.load(path)
+    changes = {name: others.pop(name) for name in ("epochs", "patience") if name in others}
+    settings = replace(saved.settings, **changes)
+    return train(source or saved.source, settings, output or path, resume=path, device="cpu", plots=plots, **others)
 
 
 class Recorder(TrainingCallback):
@@ -102,7 +121,7 @@ class KnownAccuracies:
         monkeypatch.setattr(training, "predict_shared", self._predict_shared)
 
     def _predict_shared(
-        self, model: ImageRNN, images: NDArray[np.uint8], _device: torch.device | str, _processes: Processes
+        self, model: ImageRNN, images: NDArray[np.uint8], _device: torch.device, _processes: OneProcess
     ) -> NDArray[np.float32]:
         epoch = len(self.weights)
         self.weights.append(copy.deepcopy(model.state_dict()))

@@ -12,18 +12,18 @@ from rnn_export import export_onnx
 from rnn_runtime import Classifier
 from rnn_runtime.model.difference import Difference
 from rnn_runtime.model.spec import Cell, ImageSpec, ModelSpec
-from rnn_train import DataSource, TrainSettings, resume, train
+from rnn_train import DataSource, TrainSettings, train
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.data import load_data
 from rnn_train.model import ImageRNN, predict_logits
 from tests.support.commands import Run, RunProcess
-from tests.support.training import LSTM_IN_BFLOAT16, Recorder, assert_equal, train_quietly
+from tests.support.training import LSTM_IN_BFLOAT16, Recorder, assert_equal, resume, train_quietly
 
 DIGITS = DataSource(dataset="digits", val_split=0.2)
 SMALL = TrainSettings(hidden_size=8, learning_rate=0.01, amp=True)
 LEARNING = TrainSettings(hidden_size=32, learning_rate=0.01, epochs=12, batch_size=50, amp=True)
 CELLS = pytest.mark.parametrize("cell", ["rnn", "gru", pytest.param("lstm", marks=LSTM_IN_BFLOAT16)])
-NOTE = "`amp` is for CUDA. On CPUs, training is usually faster in float32, without it"
+NOTE = "bfloat16 is for CUDA. On CPUs, training is usually faster in float32"
 
 
 @CELLS
@@ -107,7 +107,7 @@ def test_a_complete_run_needs_no_note(tmp_path: Path) -> None:
     recorder = Recorder()
     train_quietly(tmp_path / "model.pt", DIGITS, SMALL)
 
-    resume(tmp_path / "model.pt", device="cpu", plots=False, callback=recorder)
+    resume(tmp_path / "model.pt", callback=recorder)
 
     assert NOTE not in recorder.notes
 
@@ -119,7 +119,7 @@ def test_the_command_trains_in_bfloat16_and_notes_it_in_one_line(tmp_path: Path,
     result = run("rnn-train", "--amp", *LINE)
 
     assert result.returncode == 0
-    assert result.stderr.count("--amp is for CUDA. On CPUs, training is usually faster in float32, without it\n") == 1
+    assert result.stderr.count("bfloat16 is for CUDA. On CPUs, training is usually faster in float32\n") == 1
     assert Checkpoint.load(tmp_path / "model.pt").settings.amp
 
 

@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
 
 from rnn_runtime.metrics.evaluation import CalibrationBins
-from rnn_train import DataSource, TrainSettings, resume
+from rnn_train import DataSource, TrainSettings
 from rnn_train.calibration import LEAST_IMAGES, calibrated_probabilities, fit_temperature
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.data import load_data
 from rnn_train.model import predict_logits
 from tests.support.idx_files import write_idx_folder
-from tests.support.training import Recorder, StopIn, train_quietly
+from tests.support.training import Recorder, StopIn, resume, train_quietly
 
 DIGITS = DataSource(dataset="digits", val_split=0.2)
 SMALL = TrainSettings(hidden_size=8, learning_rate=0.01, epochs=1)
@@ -160,7 +160,7 @@ def test_an_unfinished_run_has_no_temperature_and_gets_one_at_its_end(tmp_path: 
         train_quietly(tmp_path / "model.pt", DIGITS, settings, callback=StopIn(2))
     unfinished = Checkpoint.load(tmp_path / "model.pt")
 
-    resume(tmp_path / "model.pt", device="cpu", plots=False)
+    resume(tmp_path / "model.pt")
 
     assert unfinished.temperature is None
     finished = Checkpoint.load(tmp_path / "model.pt")
@@ -172,6 +172,6 @@ def test_a_finished_run_that_is_trained_on_is_calibrated_anew(tmp_path: Path) ->
     train_quietly(tmp_path / "model.pt", DIGITS, SMALL)
     train_quietly(tmp_path / "whole.pt", DIGITS, replace(SMALL, epochs=2))
 
-    resume(tmp_path / "model.pt", device="cpu", plots=False, epochs=2)
+    resume(tmp_path / "model.pt", epochs=2)
 
     assert Checkpoint.load(tmp_path / "model.pt").temperature == Checkpoint.load(tmp_path / "whole.pt").temperature

@@ -10,12 +10,12 @@ import pytest
 from rnn_runtime import RunInterruptedError
 from rnn_runtime.errors import OutputError
 from rnn_runtime.interruption import SIGNALS
-from rnn_train import DataSource, TrainSettings, resume
+from rnn_train import DataSource, TrainSettings
 from rnn_train.checkpoint import Checkpoint
 from tests.support.commands import Run
 from tests.support.file_stops import StoppingProcess, stopping
 from tests.support.full_disk import full_disk
-from tests.support.training import Recorder, SignalIn, assert_same_run, train_quietly
+from tests.support.training import Recorder, SignalIn, assert_same_run, resume, train_quietly
 
 DIGITS = DataSource(dataset="digits")
 # epochs of 45 steps
@@ -72,7 +72,7 @@ def test_a_run_killed_again_and_again_ends_as_one_that_was_not(tmp_path: Path, u
         if path.exists():
             Checkpoint.load(path)  # whole
 
-    resume(path, device="cpu", plots=False)
+    resume(path)
 
     assert_same_run(Checkpoint.load(path), uninterrupted)
 
@@ -112,7 +112,7 @@ def test_a_signal_lets_the_step_finish_and_says_how_to_go_on(
         f"Error: {SIGNALS[number]}; model.pt holds step 1 of 45 in epoch 4 of 5. Continue with --resume model.pt"
     ]
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["metrics.csv", "model.pt"]
-    resume(tmp_path / "model.pt", device="cpu", plots=False)
+    resume(tmp_path / "model.pt")
     assert_same_run(Checkpoint.load(tmp_path / "model.pt"), uninterrupted)
 
 
@@ -134,7 +134,7 @@ def test_a_signal_in_the_last_step_leaves_what_resuming_finishes(tmp_path: Path)
     with pytest.raises(RunInterruptedError, match="holds step 15 of 15 in epoch 1 of 1"):
         train_quietly(tmp_path / "model.pt", DIGITS, settings, callback=SignalIn(1, 15))
 
-    resume(tmp_path / "model.pt", device="cpu", plots=False)
+    resume(tmp_path / "model.pt")
 
     assert_same_run(Checkpoint.load(tmp_path / "model.pt"), Checkpoint.load(tmp_path / "whole.pt"))
 
@@ -179,13 +179,14 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint(
     before = (tmp_path / "model.pt").read_bytes()
 
     with ExitStack() as stack, pytest.raises(OutputError) as full:
-        resume(tmp_path / "model.pt", device="cpu", callback=FillDisk(stack, int(share * len(before))))
+        resume(tmp_path / "model.pt", plots=True, callback=FillDisk(stack, int(share * len(before))))
 
     assert str(full.value) == (
         f"{tmp_path}/model.pt: this checkpoint can't be written: File too large; {tmp_path}/model.pt holds step 7 of "
-        f"45 in epoch 1 of 5. Continue with `resume('{tmp_path}/model.pt')`"
+        f"45 in epoch 1 of 5. "
+        f'Continue with `resume="{tmp_path}/model.pt"`'
     )
     assert (tmp_path / "model.pt").read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.pt"]
-    resume(tmp_path / "model.pt", device="cpu", plots=False)
+    resume(tmp_path / "model.pt")
     assert_same_run(Checkpoint.load(tmp_path / "model.pt"), uninterrupted)

@@ -12,12 +12,12 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rnn_runtime.errors import MissingPackageError, OutputError
-from rnn_train import CallbackList, DataSource, TensorBoardCallback, TrainSettings, resume
+from rnn_train import CallbackList, DataSource, TensorBoardCallback, TrainSettings
 from rnn_train.checkpoint import Checkpoint
 from tests.support.commands import Run
 from tests.support.full_disk import full_disk
 from tests.support.idx_files import write_idx_folder
-from tests.support.training import Recorder, StopIn, train_quietly
+from tests.support.training import Recorder, StopIn, resume, train_quietly
 
 SETTINGS = TrainSettings(hidden_size=8, learning_rate=0.01, epochs=3, batch_size=2)  # epochs of 20 steps
 
@@ -87,7 +87,7 @@ def test_a_resumed_run_continues_the_curves_without_doubling(
         )
 
     with TensorBoardCallback(tmp_path / "stopped" / "board") as callback:
-        resume(tmp_path / "stopped" / "model.pt", device="cpu", plots=False, callback=callback)
+        resume(tmp_path / "stopped" / "model.pt", callback=callback)
 
     found, expected = read_curves(tmp_path / "stopped" / "board"), read_curves(tmp_path / "whole" / "board")
     assert without_speed(found) == without_speed(expected)

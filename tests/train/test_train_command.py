@@ -371,7 +371,7 @@ def test_resuming_what_is_done_says_so(run: Run, tmp_path: Path) -> None:
 
     result = run("rnn-train", "--resume", "model.pt", "--no-plots")
 
-    assert "model.pt: this run is complete, with 1 of 1 epochs. To train longer, set --epochs" in result.stderr
+    assert "model.pt: this run is complete, with 1 of 1 epochs. To train longer, ask for more epochs" in result.stderr
 
 
 def test_images_written_to_a_folder_do_not_mix_with_others(run: Run, tmp_path: Path) -> None:

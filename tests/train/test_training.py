@@ -14,18 +14,17 @@ from torch import Tensor
 
 from rnn_runtime.errors import InputError, OutputError, ProviderError, SettingsError
 from rnn_runtime.model.spec import ImageSpec, ModelSpec
-from rnn_train import DataSource, TrainSettings, resume, train, training
+from rnn_train import DataSource, TrainSettings, train, training
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.data import LabeledImages, load_data
 from rnn_train.model import ImageRNN, predict_logits
-from rnn_train.processes import Processes
 from rnn_train.settings import preset_settings
 from rnn_train.training import TrainResult
-from rnn_train.training_state import TrainingState
+from rnn_train.training_state import OneProcess, TrainingState
 from tests.support.full_disk import full_disk
 from tests.support.idx_files import idx_bytes, write_idx_folder
 from tests.support.image_folders import write_classes
-from tests.support.training import KnownAccuracies, Recorder, StopIn, assert_equal, train_quietly
+from tests.support.training import KnownAccuracies, Recorder, StopIn, assert_equal, resume, train_quietly
 
 DIGITS = DataSource(dataset="digits")
 SMALL = TrainSettings(hidden_size=8, learning_rate=0.01)
@@ -210,7 +209,7 @@ def unbalanced(folder: Path) -> DataSource:
 def test_balanced_classes_weigh_as_scikit_learn_has_it(tmp_path: Path) -> None:
     settings = replace(SMALL, class_weights="balanced")
 
-    weights = TrainingState.new(unbalanced(tmp_path / "data"), settings, "cpu", Processes()).class_weights()
+    weights = TrainingState.new(unbalanced(tmp_path / "data"), settings, "cpu", OneProcess()).class_weights()
 
     assert weights is not None
     assert weights.tolist() == pytest.approx([40 / (2 * 30), 40 / (2 * 10), 1])  # n / (classes * count)
@@ -268,7 +267,7 @@ def test_without_any_image_held_out_there_is_no_accuracy(tmp_path: Path) -> None
 
     assert (result.accuracy, result.split, result.images) == (None, None, 0)
     assert set(result.checkpoint.metrics) == {"epochs", "kept_epoch"}
-    assert "`val_split=0.2`" in recorder.messages[-1]
+    assert recorder.messages[-1] == ("No accuracy: this data has no test images. Hold some images out for validation")
 
 
 def test_normalization_is_that_of_the_training_images(tmp_path: Path) -> None:
@@ -330,7 +329,7 @@ def test_huge_but_finite_values_are_divergence(tmp_path: Path, change: Callable[
     saved.save(path)
 
     with pytest.raises(SettingsError, match=r"training diverged in epoch 3: .*Lower `learning_rate`"):
-        resume(path, epochs=3, device="cpu", plots=False)
+        resume(path, epochs=3)
     assert Checkpoint.load(path).resume_state["epoch"] == 2  # the diverged epoch isn't written
 
 
@@ -341,7 +340,7 @@ def test_a_run_that_diverges_leaves_the_last_good_checkpoint(
     good: list[bytes] = []
 
     def diverge_in_epoch_2(
-        model: ImageRNN, images: NDArray[np.uint8], device: Any, _processes: Processes
+        model: ImageRNN, images: NDArray[np.uint8], device: Any, _processes: OneProcess
     ) -> NDArray[np.float32]:
         if path.exists():
             good.append(path.read_bytes())

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rnn_train.data import DataSource
     from rnn_train.settings import TrainSettings
     from rnn_train.tensorboard import TensorBoardCallback
-    from rnn_train.training import TrainResult, resume, train
+    from rnn_train.training import TrainResult, train
 
 __all__ = [
     "CallbackList",
@@ -27,7 +27,6 @@ __all__ = [
     "TrainResult",
     "TrainSettings",
     "TrainingCallback",
-    "resume",
     "train",
 ]
 
@@ -40,7 +39,6 @@ _MODULES = {
     "TrainResult": "training",
     "TrainSettings": "settings",
     "TrainingCallback": "callbacks",
-    "resume": "training",
     "train": "training",
 }
 

@@ -1,7 +1,7 @@
 """What a person sees of a training run: the article's lines, and on a terminal or in a notebook a progress bar."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -19,7 +19,7 @@ _REDRAWN_EVERY = 0.25  # seconds, in a notebook
 
 
 class TrainingCallback:
-    """Base class of what `train` and `resume` report to; it prints nothing. Override what you need."""
+    """Base class of what `train` reports to; it prints nothing. Override what you need."""
 
     def start(self, epochs: int, steps_per_epoch: int, steps_done: int) -> None:
         """Training starts. It takes `epochs` times `steps_per_epoch` steps; `steps_done` of them were done before."""
@@ -80,13 +80,9 @@ class ConsoleCallback(TrainingCallback):
     with ConsoleCallback() as callback:
         train(DataSource(dataset="digits"), TrainSettings(), "model.pt", callback=callback)
     ```
-
-    Args:
-        wording: Rewrites each text before it is printed. The command names its options where Python names arguments.
     """
 
-    def __init__(self, wording: Callable[[str], str] = str) -> None:
-        self._wording = wording
+    def __init__(self) -> None:
         self._console = Console(markup=False, highlight=False, emoji=False, soft_wrap=True)
         self._bar: Progress | None = None
         self._cell: _NotebookCell | None = None
@@ -140,10 +136,9 @@ class ConsoleCallback(TrainingCallback):
             self.message(f"{epoch}, Validation loss: {loss:.4f}, accuracy: {100 * accuracy:.2f} %")
 
     def note(self, text: str) -> None:
-        say(printable(self._wording(text)))  # with names of files, which may hold terminal codes
+        say(printable(text))  # with names of files, which may hold terminal codes
 
     def message(self, text: str) -> None:
-        text = self._wording(text)
         if self._bar and not self._cell:
             self._console.print(text)
         else:

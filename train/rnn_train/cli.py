@@ -1,5 +1,6 @@
 """The command `rnn-train`."""
 
+import os
 import re
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -10,14 +11,12 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import click
 
 import rnn_runtime
-from rnn_runtime.command.command import Command, as_options
+from rnn_runtime.command.command import Command
 from rnn_runtime.command.options import Decorator, format_value, is_given, option_group, typed_name
 from rnn_runtime.command.streams import say
-from rnn_runtime.errors import MissingPackageError, OtherProcessError
 from rnn_runtime.files.kinds import CHECKPOINT_SUFFIXES, IMAGE_SUFFIXES, MODEL_SUFFIXES
 from rnn_runtime.model.values import Count, CountFromZero, Share
 from rnn_train.settings import DATASETS, PRESETS, TrainSettings, preset_settings
-from rnn_train.torchrun import Launch
 
 if TYPE_CHECKING:
     from rnn_train.data import DataSource
@@ -35,8 +34,8 @@ _DATA_OPTIONS = (
     "channels",
     "depth_range",
     "skip_unreadable",
+    "val_split",
 )
-_MOVED = ("data", "data_root")  # options that say where the data of a continued run is now
 
 
 def _image_size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
@@ -111,18 +110,11 @@ def _check(ctx: click.Context) -> None:
 
 
 def _is_reported_elsewhere(error: BaseException) -> bool:
-    """Whether another of the processes that torchrun started prints an error; then wait until it has ended."""
-    launch = Launch.of_this_process()
-    match error:
-        case click.UsageError() | MissingPackageError():  # before the processes meet, each machine reports its own
-            elsewhere = launch.local_rank > 0
-        case KeyboardInterrupt():
-            elsewhere = launch.rank > 0
-        case _:
-            elsewhere = isinstance(error, OtherProcessError)
-    if elsewhere:
-        launch.wait_for_others()
-    return elsewhere
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return False
+    from rnn_train.processes import is_reported_elsewhere  # of those that torchrun started
+
+    return is_reported_elsewhere(error)
 
 
 @click.command(
@@ -281,78 +273,69 @@ def main(
     rnn-train --resume model.pt
     rnn-train --data photos/ --resume auto   the same line starts and continues
     """
-    from rnn_train import training
+    from rnn_train import train
     from rnn_train.callbacks import CallbackList, ConsoleCallback, TrainingCallback
     from rnn_train.tensorboard import TensorBoardCallback
 
-    checkpoint = None if str(resume) == "auto" else resume
-    is_main = Launch.of_this_process().rank == 0
-    quiet = quiet or not is_main
-    output = output or checkpoint or Path("model.pt")
+    if resume is None or str(resume) == "auto":
+        source, settings = _source(options), _settings(preset, options)
+        output = output or Path("model.pt")
+    else:
+        source, settings = _continued(ctx, resume, preset, options)
+        output = output or resume
     with ExitStack() as stack:
-        callback = TrainingCallback() if quiet else stack.enter_context(ConsoleCallback(as_options))
-        if tensorboard and is_main:
+        callback = TrainingCallback() if quiet else stack.enter_context(ConsoleCallback())
+        if tensorboard:
             callback = CallbackList(stack.enter_context(TensorBoardCallback(tensorboard)), callback)
-        if checkpoint:
-            result = training.resume(
-                checkpoint,
-                None if output == checkpoint else output,
-                epochs=options["epochs"],
-                patience=options["patience"],
-                source=_moved_source(checkpoint, ctx, options),
-                expected=_expected(ctx, preset, options),
-                device=device,
-                checkpoint_every=checkpoint_every,
-                callback=callback,
-                plots=plots,
-            )
-        else:
-            result = training.train(
-                _source(options),
-                _settings(preset, options),
-                output,
-                resume=resume is not None,
-                device=device,
-                checkpoint_every=checkpoint_every,
-                callback=callback,
-                plots=plots,
-            )
+        result = train(
+            source,
+            settings,
+            output,
+            resume=resume,
+            device=device,
+            checkpoint_every=checkpoint_every,
+            callback=callback,
+            plots=plots,
+        )
     if result.written and not quiet:
         say(f"Wrote {output}")
 
 
-def _expected(ctx: click.Context, preset: Any, options: dict[str, Any]) -> dict[str, Any]:
-    """What the command line says that the run was started with: the options that were given, and the preset's."""
-    from rnn_train.unchanged import all_values
+def _continued(
+    ctx: click.Context, checkpoint: Path, preset: Any, options: dict[str, Any]
+) -> "tuple[DataSource, TrainSettings]":
+    """The data and settings of a checkpoint, with those that the command line gives."""
+    from rnn_train.checkpoint import Checkpoint
 
-    values = all_values(_settings(preset, options), _source(options))
-    of_preset = {field.name for field in fields(TrainSettings)} - {"seed"} if is_given(ctx, "preset") else set()
-    return {
-        name: value for name, value in values.items() if name in of_preset or (name in options and is_given(ctx, name))
-    }
+    saved = Checkpoint.load(checkpoint)
+    values = {name: value for name, value in _data_values(options).items() if is_given(ctx, name)}
+    source = replace(saved.source, **values)
+    settings = saved.settings
+    if is_given(ctx, "preset"):
+        kept = {name: getattr(settings, name) for name in ("epochs", "patience", "seed")}
+        settings = replace(preset_settings(preset, source.dataset), **kept)
+    given = {name: value for name, value in _setting_values(options).items() if is_given(ctx, name)}
+    return source, replace(settings, **given)
 
 
 def _settings(preset: Any, options: dict[str, Any]) -> TrainSettings:
+    return replace(preset_settings(preset, options["dataset"]), **_setting_values(options))
+
+
+def _setting_values(options: dict[str, Any]) -> dict[str, Any]:
     names = {field.name for field in fields(TrainSettings)}
-    given = {name: value for name, value in options.items() if name in names and value is not None}
-    return replace(preset_settings(preset, options["dataset"]), **given)
+    return {name: value for name, value in options.items() if name in names and value is not None}
 
 
 def _source(options: dict[str, Any]) -> "DataSource":
     from rnn_train.data import DataSource
 
+    return DataSource(**_data_values(options), split_seed=options["seed"])
+
+
+def _data_values(options: dict[str, Any]) -> dict[str, Any]:
     names, channels = options["class_names"], options["channels"]
-    given = {name: options[name] for name in _DATA_OPTIONS} | {
+    return {name: options[name] for name in _DATA_OPTIONS} | {
         "class_names": tuple(name.strip() for name in names.split(",")) if names else None,
         "channels": int(channels) if channels else None,
     }
-    return DataSource(**given, val_split=options["val_split"], split_seed=options["seed"])
-
-
-def _moved_source(checkpoint: Path, ctx: click.Context, options: dict[str, Any]) -> "DataSource | None":
-    given = {name: options[name] for name in _MOVED if is_given(ctx, name)}
-    if not given:
-        return None
-    from rnn_train.checkpoint import Checkpoint
-
-    return replace(Checkpoint.load(checkpoint).source, **given)

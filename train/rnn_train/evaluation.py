@@ -14,7 +14,7 @@ from rnn_runtime.metrics.evaluation import CalibrationBins, Evaluation
 from rnn_train.calibration import Calibration, calibrated_probabilities, fit_temperature
 from rnn_train.data import Data, LabeledImages
 from rnn_train.model import EVALUATION_BATCH, ImageRNN, predict_logits
-from rnn_train.processes import Processes
+from rnn_train.training_state import OneProcess
 
 SplitName = Literal["test", "validation"]
 _RANKED = 5  # classes per image, for top-3 and top-5 accuracy
@@ -127,21 +127,21 @@ class Results:
 
 
 def predict_shared(
-    model: ImageRNN, images: NDArray[np.uint8], device: torch.device | str, processes: Processes
+    model: ImageRNN, images: NDArray[np.uint8], device: torch.device, processes: OneProcess
 ) -> NDArray[np.float32]:
-    """The logits of all images as `predict_logits` gives them. Each process computes some, in the same batches."""
+    """The logits of all images as `predict_logits` gives them. Several processes share the batches."""
+    if processes.count == 1:
+        return predict_logits(model, images, device)
     batches = -(-len(images) // EVALUATION_BATCH)
-    firsts = [batches * rank // processes.count * EVALUATION_BATCH for rank in range(processes.count)]
-    bounds = [*firsts, len(images)]
-    start, stop = bounds[processes.rank : processes.rank + 2]
-    own = torch.from_numpy(predict_logits(model, images[start:stop], device))
-    logits: NDArray[np.float32] = processes.concatenate(own, np.diff(bounds).tolist()).numpy()
-    return logits
+    first, stop = (batches * n // processes.count * EVALUATION_BATCH for n in (processes.rank, processes.rank + 1))
+    logits = torch.zeros(len(images), len(model.spec.class_names), device=device)
+    logits[first:stop] = torch.from_numpy(predict_logits(model, images[first:stop], device))
+    processes.add_up([logits])
+    summed: NDArray[np.float32] = logits.cpu().numpy()
+    return summed
 
 
-def predict_splits(
-    model: ImageRNN, data: Data, device: torch.device | str, processes: Processes
-) -> tuple[SplitLogits, ...]:
+def predict_splits(model: ImageRNN, data: Data, device: torch.device, processes: OneProcess) -> tuple[SplitLogits, ...]:
     """Run a model, which is on `device`, over the test and the validation images, where there are any."""
     splits: dict[SplitName, LabeledImages | None] = {"test": data.test, "validation": data.validation}
     return tuple(

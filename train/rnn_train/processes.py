@@ -1,265 +1,261 @@
-"""The processes that train one model together: those that `torchrun` started, or this one alone.
+"""The processes that `torchrun` started to train one model together. A run of one process never comes here.
 
-All of them run the same code and meet in the same calls, in the same order. Alone, each call does nothing.
+All of them run the same code. They ask something of each other at three places: at the start, whether all have the same
+settings and data; in each step, for the sum of gradients and of signals; and after a checkpoint, whether it was
+written. A process that fails claims the report, prints it and ends. The others notice that its connections close, and
+end silently.
 """
 
 import contextlib
-import itertools
+import hashlib
 import os
-import threading
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from queue import SimpleQueue
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
-from rnn_runtime.errors import OtherProcessError, ProcessLostError, RnnOnnxError, SettingsError
-from rnn_runtime.interruption import exit_code_of
-from rnn_train.torchrun import Launch
+from rnn_runtime.errors import (
+    Argument,
+    DataError,
+    OtherProcessError,
+    ProcessLostError,
+    ProviderError,
+    RnnOnnxError,
+    SettingsError,
+)
+from rnn_runtime.interruption import SIGNALS, note_signal, noted_signal, wait_for
+from rnn_train.data import Data, DataSource, load_data
+from rnn_train.training_state import OneProcess
 
 # A process that ends is noticed at once, because its connections close. These are for machines that vanish.
-WAIT = timedelta(minutes=2)  # between steps
-_MEETING = timedelta(minutes=2)  # at the start
-_WAIT_FOR_DATA = timedelta(hours=6)  # while another process of the machine downloads or reads the images
+WAIT = timedelta(minutes=2)
+_WAIT_FOR_DATA = timedelta(hours=6)  # while another process downloads or reads the images
 _WAIT_FOR_STORE = timedelta(seconds=10)
+_WAIT_FOR_REPORT = 5  # seconds in which the process that fails prints why
 
 _Value = TypeVar("_Value")
-_joined = itertools.count()
-_ALONE = Launch()
+_joined = 0  # how often this process has met the others
 
 
-class Processes:
-    """The processes that train together.
+class Processes(OneProcess):
+    """The processes that train together; `OneProcess` describes the methods.
 
-    Attributes:
-        rank: The number of this process, from 0 on. Process 0 reads and writes files, and reports.
-        count: How many there are.
+    Args:
+        store: A dictionary that all of them see.
     """
 
-    def __init__(self, launch: Launch = _ALONE, store: Store | None = None) -> None:
-        self.rank, self.count, self._launch, self._store = launch.rank, launch.count, launch, store
-        self._control: Any = None
-        self._patient: Any = None
-        self._gradients: Any = None
-        if not self.is_alone:
-            with self._failures():
-                self._patient = dist.new_group(timeout=_WAIT_FOR_DATA, backend="gloo")
-                self._control = self._gradients = dist.new_group(timeout=WAIT, backend="gloo")
+    def __init__(self, store: Store) -> None:
+        # https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+        self.rank, self.count, self._local_rank, self._local_count = (int(os.environ[name]) for name in names)
+        self._store = store
+        self._stopped = False
+        with self._connections():
+            self._patient: Any = dist.new_group(timeout=_WAIT_FOR_DATA, backend="gloo")
+            self._control: Any = dist.new_group(timeout=WAIT, backend="gloo")
+        self._gradients: Any = self._control
 
     @property
-    def is_alone(self) -> bool:
-        """Whether there is no other process."""
-        return self.count == 1
+    def is_stopped(self) -> bool:
+        """Whether all processes know of a signal to one of them."""
+        return self._stopped
 
-    @property
-    def is_main(self) -> bool:
-        """Whether this is process 0."""
-        return self.rank == 0
+    def check_same(self, values: Mapping[str, Any]) -> None:
+        """Check that all processes were started with the same values."""
+        first, *others = self._gather(dict(values))
+        for rank, found in enumerate(others, start=1):
+            for name, value in found.items():
+                if value != first[name]:
+                    mine, its = Argument(name, first[name]), Argument(name, value)
+                    raise SettingsError(
+                        f"process {rank} was started with ", its, ", and process 0 with ", mine, ". Start all alike"
+                    )
 
-    @property
-    def local_rank(self) -> int:
-        """The number of this process on its machine, from 0 on."""
-        return self._launch.local_rank
+    def check_position(self, position: str) -> None:
+        """Check that all processes go on from the same checkpoint, or from none."""
+        first, *others = self._gather(position)
+        for rank, found in enumerate(others, start=1):
+            if found != first:
+                raise SettingsError(
+                    f"process {rank} begins after {found}, and process 0 after {first}. Give all the checkpoint to ",
+                    Argument("resume"),
+                )
 
-    @property
-    def local_count(self) -> int:
-        """How many of the processes are on this machine."""
-        return self._launch.local_count
-
-    def use_device(self, device: torch.device) -> None:
-        """Let gradients go from GPU to GPU, by NCCL, if the device is one. Call it once, before `add_up`."""
+    def use_device(self, device: torch.device) -> torch.device:
+        """The device of this process. Between GPUs, gradients go by NCCL."""
         self.check_same({"device": device.type})
-        if device.type == "cuda" and not self.is_alone:
-            # Without it, NCCL ends the process after a failure, instead of raising an error.
-            os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")
-            with self._failures():
-                self._gradients = dist.new_group(timeout=WAIT, backend="nccl")
+        if device.type != "cuda":
+            return device
+        if self._local_count > torch.cuda.device_count():
+            raise ProviderError(
+                f"{self._local_count} processes on this machine, and torch finds {torch.cuda.device_count()} GPUs. "
+                "Start one process per GPU, or choose ",
+                Argument("device", "cpu"),
+            )
+        torch.cuda.set_device(self._local_rank)
+        # Without it, NCCL ends the process after a failure, instead of raising an error.
+        os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")
+        with self._connections():
+            self._gradients = dist.new_group(timeout=WAIT, backend="nccl")
+        return torch.device("cuda", self._local_rank)
+
+    def load(self, source: DataSource) -> Data:
+        """Load the data in each process, and check that it is the same. The first of a machine may download it."""
+        waits_for_download = source.data is None and self._local_rank > 0
+        if waits_for_download:
+            self._gather(None, patient=True)
+        data = load_data(source)
+        if source.data is None and not waits_for_download:
+            self._gather(None, patient=True)
+        digest = hashlib.sha256(repr(data.class_names).encode())
+        for split in (data.train, data.validation, data.test):
+            if split is not None:
+                digest.update(split.images.tobytes())
+                digest.update(split.labels.tobytes())
+        first, *others = self._gather(digest.hexdigest(), patient=True)
+        for rank, found in enumerate(others, start=1):
+            if found != first:
+                raise DataError(f"{source.name}: process {rank} reads other images or classes than process 0")
+        return data
+
+    def from_first(self, make: Callable[[], _Value]) -> _Value:
+        """What process 0 makes, given to all."""
+        made = [make() if self.is_first else None]
+        with self._connections():
+            dist.broadcast_object_list(made, group=self._control)
+        value: Any = made[0]
+        return value  # type: ignore[no-any-return]
+
+    def seed(self, seed: int, steps_done: int) -> None:
+        """Draw other dropout and augmentation than process 0, whose random numbers are those of a single process."""
+        if not self.is_first:
+            own = np.random.SeedSequence([seed, self.rank, steps_done]).generate_state(1, np.uint64)[0]
+            torch.manual_seed(int(own) >> 1)
+
+    def take_share(self, batch: Tensor, weigh: Callable[[Tensor], float]) -> tuple[Tensor, float]:
+        """Every n-th row of a batch, and its share of the batch's loss."""
+        own = batch[self.rank :: self.count]
+        if not len(own):  # the last batch of an epoch may have fewer images than there are processes
+            return batch[:1], 0.0
+        return own, weigh(own) / weigh(batch)
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each tensor by its sum over all processes: float32, on one device, the same shapes everywhere.
+        """Replace each tensor by its sum over all processes, and learn of their signals.
 
         All are sent as one, since a message takes longer than its bytes.
         """
-        if self.is_alone:
-            return
+        signals = torch.tensor([float(number == noted_signal()) for number in SIGNALS], device=tensors[0].device)
+        tensors = [*tensors, signals]
         together = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        with self._failures():
+        with self._connections():
             dist.all_reduce(together, group=self._gradients)
         for tensor, total in zip(tensors, torch.split(together, [tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(total.view_as(tensor))
+        for number, came in zip(SIGNALS, signals.tolist(), strict=True):
+            if came:
+                note_signal(number)
+                self._stopped = True
 
-    def from_main(self, make: Callable[[], _Value]) -> _Value:
-        """Call a function in process 0, and give what it returns, or raises, to all."""
-        if self.is_alone:
-            return make()
-        made: list[Any] = [None]
-        with self.agree():
-            if self.is_main:
-                made = [make()]
-        with self._failures():
-            dist.broadcast_object_list(made, group=self._control)
-        value: _Value = made[0]
-        return value
+    def meet(self) -> None:
+        """Wait until all are here, which none is that failed."""
+        self._gather(None)
 
-    def gather(self, value: _Value, *, patient: bool = False) -> list[_Value]:
-        """The values of all processes, in the order of their numbers.
-
-        Args:
-            value: That of this process.
-            patient: Whether others may take hours until they are there.
-        """
-        if self.is_alone:
-            return [value]
+    def _gather(self, value: _Value, *, patient: bool = False) -> list[_Value]:
+        """The values of all processes, in the order of their numbers; `patient` if others may take hours."""
         values: list[Any] = [None] * self.count
-        with self._failures():
+        with self._connections():
             dist.all_gather_object(values, value, group=self._patient if patient else self._control)
         return values
 
-    def concatenate(self, own: Tensor, counts: Sequence[int]) -> Tensor:
-        """Join the rows of all processes, in the order of their numbers.
-
-        Args:
-            own: The rows of this process, on the CPU.
-            counts: How many rows each process has.
-        """
-        if self.is_alone:
-            return own
-        joined = own.new_empty(sum(counts), *own.shape[1:])
-        with self._failures():
-            for rank, rows in enumerate(torch.split(joined, list(counts))):
-                if rank == self.rank:
-                    rows.copy_(own)
-                if len(rows):
-                    dist.broadcast(rows, src=rank, group=self._control)
-        return joined
-
-    def check_same(self, values: Mapping[str, Any]) -> None:
-        """Check that all processes were started with the same values.
-
-        Raises:
-            SettingsError: one differs; the text names it.
-        """
-        first, *_ = all_of_them = self.gather(dict(values))
-        with self.agree():
-            for rank, found in enumerate(all_of_them):
-                for name, value in found.items():
-                    if value != first[name]:
-                        raise SettingsError(
-                            f"process {rank} was started with `{name}={value!r}`, and process 0 with "
-                            f"`{name}={first[name]!r}`. Start all with the same options"
-                        )
-
     @contextmanager
-    def agree(self, *, patient: bool = False) -> Iterator[None]:
-        """Run a part that may fail in some processes: then it fails in all, and process 0 reports the first error.
-
-        All leave the block at the same time.
-
-        Args:
-            patient: Whether others may take hours for it.
-
-        Raises:
-            RnnOnnxError, KeyboardInterrupt: in process 0, what was raised here or in another process.
-            OtherProcessError: in the others.
-        """
-        if self.is_alone:
-            yield
-            return
-        error: RnnOnnxError | KeyboardInterrupt | None = None
-        try:
-            yield
-        except (ProcessLostError, OtherProcessError):
-            raise
-        except (RnnOnnxError, KeyboardInterrupt) as caught:
-            error = caught
-        raised = self.gather(None if error is None else (type(error), str(error)), patient=patient)
-        if self.is_main and error is not None:
-            raise error
-        for rank, found in enumerate(raised):
-            if found is not None:
-                kind, text = found
-                self._raise_of(rank, kind, text)
-
-    def _raise_of(self, rank: int, kind: type[RnnOnnxError | KeyboardInterrupt], text: str) -> None:
-        """Raise what another process raised."""
-        text = f"process {rank}: {text}"
-        error = kind() if issubclass(kind, KeyboardInterrupt) else kind(text)
-        if self.is_main:
-            raise error from None
-        code = exit_code_of(error) if isinstance(error, KeyboardInterrupt) else error.exit_code
-        raise OtherProcessError(text, code) from None
-
-    @contextmanager
-    def _failures(self) -> Iterator[None]:
-        """Turn errors of the connections into one line, which one process reports."""
+    def _connections(self) -> Iterator[None]:
         try:
             yield
         except RuntimeError:  # torch's own classes for it derive from it, and Gloo raises no other
-            if self._reports_loss():
-                raise ProcessLostError(f"another process ended, or didn't answer for {_minutes(WAIT)}") from None
-            raise OtherProcessError(
-                "another process ended; a third one reports it", ProcessLostError.exit_code
-            ) from None
+            raise ProcessLostError(f"another process ended, or didn't answer for {_minutes(WAIT)}") from None
 
-    def _reports_loss(self) -> bool:
-        """Whether this process is the first to notice that another has ended."""
-        if self._store is None:
-            return True
+    def claims_report(self) -> bool:
+        """Whether this process is the first that fails, and is to say why."""
         try:
             self._store.set_timeout(_WAIT_FOR_STORE)
-            return bool(self._store.add("lost", 1) == 1)
-        except RuntimeError:  # the store, which torchrun keeps, has ended as well
+            return bool(self._store.add("failed", 1) == 1)
+        except RuntimeError:  # torchrun, which keeps the store, has ended as well
             return True
 
 
 @contextmanager
-def join_processes() -> Iterator[Processes]:
+def join_processes(values: Mapping[str, Any]) -> Iterator[OneProcess]:
     """Meet the processes that torchrun started with this one, until the end of the block.
 
     A program that has made its process group already keeps it.
 
+    Args:
+        values: What all must have been started with, by the names of arguments.
+
     Raises:
         ProcessLostError: they aren't there after two minutes.
+        SettingsError: a value differs; the text names it.
+        OtherProcessError: an error ended the block, here or elsewhere, and another process reports it.
     """
-    launch = Launch.of_this_process()
-    if launch.count == 1:
-        yield Processes(launch)
+    if os.environ["WORLD_SIZE"] == "1":
+        yield OneProcess()
         return
-    makes = not dist.is_initialized()
+    makes_group = not dist.is_initialized()
     # In a thread: torch's code, which waits for the others, would hold up Ctrl-C and SIGTERM.
-    met: SimpleQueue[Store | RuntimeError] = SimpleQueue()
-    threading.Thread(target=lambda: met.put(_meet(launch, makes=makes)), daemon=True).start()
-    store = met.get()
-    if isinstance(store, RuntimeError):
-        raise ProcessLostError(
-            f"the other processes that torchrun started didn't come within {_minutes(_MEETING)}. One may have ended "
-            "with an error of its own, such as a wrong option"
-        )
+    store = wait_for(lambda: _meet(makes_group=makes_group))
     try:
-        yield Processes(launch, store)
+        processes = Processes(store)
+        try:
+            processes.check_same(values)
+            yield processes
+        except BaseException as error:
+            if not processes.claims_report() and isinstance(error, RnnOnnxError | KeyboardInterrupt):
+                raise OtherProcessError(f"another process reports an error; here: {error}", 1) from None
+            raise
     finally:
-        if makes:
+        if makes_group:
             with contextlib.suppress(RuntimeError):  # some may have ended
                 dist.destroy_process_group()
 
 
-def _meet(launch: Launch, *, makes: bool) -> Store | RuntimeError:
-    """Wait for the other processes: the store that all of them see, or why there is none."""
+def _meet(*, makes_group: bool) -> Store:
+    """Wait for the other processes."""
+    global _joined
     try:
-        store, *_ = next(rendezvous("env://", timeout=_MEETING))
+        store, rank, count = next(rendezvous("env://", timeout=WAIT))
         # The keys of a group that has ended must not meet those of the next.
-        store = PrefixStore(f"rnn_train/{next(_joined)}", store)
-        if makes:
-            dist.init_process_group("gloo", store=store, rank=launch.rank, world_size=launch.count, timeout=_MEETING)
+        _joined += 1
+        store = PrefixStore(f"rnn_train/{_joined}", store)
+        if makes_group:
+            dist.init_process_group("gloo", store=store, rank=rank, world_size=count, timeout=WAIT)
         return store
-    except RuntimeError as error:
-        return error
+    except RuntimeError:
+        text = (
+            f"the other processes that torchrun started didn't come within {_minutes(WAIT)}. One may have ended with "
+            "an error of its own, such as a wrong option"
+        )
+        raise ProcessLostError(text) if os.environ["LOCAL_RANK"] == "0" else OtherProcessError(text, 1) from None
+
+
+def is_reported_elsewhere(error: BaseException) -> bool:
+    """Whether another process prints an error; then wait until it has.
+
+    Before the processes meet, the first of each machine reports.
+    """
+    elsewhere = isinstance(error, OtherProcessError) or (os.environ["LOCAL_RANK"] != "0" and not _joined)
+    if elsewhere:
+        # Once one process has ended, torchrun sends SIGTERM to the others, also to the one that is about to print.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        signal.sigtimedwait([signal.SIGTERM], _WAIT_FOR_REPORT)
+    return elsewhere
 
 
 def _minutes(wait: timedelta) -> str:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from rnn_runtime.errors import SettingsError
+from rnn_runtime.errors import Argument, SettingsError
 from rnn_runtime.model.spec import Cell, HiddenSize, Layers, Nonlinearity
 from rnn_runtime.model.values import Count, CountFromZero, FromZero, PlainFields, Positive, Share, check_fields
 
@@ -81,11 +81,14 @@ class TrainSettings(PlainFields):
     def __post_init__(self) -> None:
         check_fields(self)
         if self.cell in ("gru", "lstm") and self.nonlinearity != "tanh":
-            raise SettingsError(f"`nonlinearity` is only for the cell rnn, not {self.cell}. Leave it out")
+            raise SettingsError(Argument("nonlinearity"), f" is only for the cell rnn, not {self.cell}. Leave it out")
         if self.patience and self.schedule == "one-cycle":
             raise SettingsError(
-                "`patience` would end a one-cycle run before its learning rate falls, and with it most of the gain. "
-                'Choose `schedule="constant"`, or leave out `patience`'
+                Argument("patience"),
+                " would end a one-cycle run before its learning rate falls, and with it most of the gain. Choose ",
+                Argument("schedule", "constant"),
+                ", or leave out ",
+                Argument("patience"),
             )
 
 

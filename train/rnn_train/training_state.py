@@ -2,10 +2,10 @@
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-from rnn_runtime.errors import CheckpointError, DataError, ProviderError, SettingsError
+from rnn_runtime.errors import Argument, CheckpointError, ProviderError, SettingsError
+from rnn_runtime.interruption import noted_signal
 from rnn_runtime.model.spec import ModelSpec
 from rnn_runtime.model.values import check_argument
+from rnn_train.calibration import LEAST_IMAGES
 from rnn_train.checkpoint import Checkpoint, check_weights, is_like
 from rnn_train.data import Data, DataSource, load_data
 from rnn_train.model import ImageRNN, predict_logits
-from rnn_train.processes import Processes
 from rnn_train.settings import TrainSettings
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -31,6 +32,58 @@ _UNFIT = (CheckpointError, KeyError, TypeError, ValueError, RuntimeError, Attrib
 LARGEST_VALUE = 1e6
 SAMPLES = 64  # images in the checkpoint, for checking parity where the data isn't available; fewer of large ones
 _MOST_SAMPLE_BYTES = 64 << 20
+
+_Value = TypeVar("_Value")
+
+
+class OneProcess:
+    """The process that trains. `rnn_train.processes` has those that torchrun starts, which do the same together.
+
+    Attributes:
+        rank: Its number, from 0 on.
+        count: How many there are.
+    """
+
+    rank = 0
+    count = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is process 0, which writes the files and reports."""
+        return self.rank == 0
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether a signal came. Several processes learn of it in the same step."""
+        return noted_signal() is not None
+
+    def use_device(self, device: torch.device) -> torch.device:
+        """Start: the device of this process, of this kind."""
+        return device
+
+    def load(self, source: DataSource) -> Data:
+        """Start: the data, which is the same in all processes."""
+        return load_data(source)
+
+    def from_first(self, make: Callable[[], _Value]) -> _Value:
+        """Start, and start of an epoch: what process 0 makes."""
+        return make()
+
+    def check_position(self, position: str) -> None:
+        """Start: check that all processes go on from the same place."""
+
+    def seed(self, seed: int, steps_done: int) -> None:
+        """Start: let other processes draw other random numbers than the first."""
+
+    def take_share(self, batch: Tensor, weigh: Callable[[Tensor], float]) -> tuple[Tensor, float]:  # noqa: ARG002
+        """Step: the rows of a batch that this process computes, and their share of its loss."""
+        return batch, 1.0
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Step, and evaluation: replace each tensor by its sum over all processes."""
+
+    def meet(self) -> None:
+        """Save: wait until the first process has written the checkpoint."""
 
 
 @dataclass(slots=True)
@@ -61,6 +114,13 @@ class EpochState:
             if type(value) is not float or not math.isfinite(value):
                 raise ValueError("learning rate, loss and seconds must be numbers")
 
+    def count(self, loss: float, weight: float, correct: int, seconds: float) -> None:
+        """Add a step: the loss of its batch, what its images weigh in it, and how many were classified correctly."""
+        self.step += 1
+        self.loss_sum += loss * weight
+        self.correct += correct
+        self.seconds += seconds
+
     def draw_order(self, count: int) -> Tensor:
         """The order of this epoch's images, a permutation of `count` indices."""
         generator = torch.Generator()
@@ -73,7 +133,7 @@ class TrainingState:
     """A run: its data and settings, which are fixed, and its model, optimizer, schedule and position, which change.
 
     Attributes:
-        processes: Those that train it. All hold the same, but for the states of their random number generators.
+        processes: The process that trains it, or several that hold the same.
         steps_per_epoch: Optimizer steps per epoch.
         data_sha256: Of the training images and labels, and of those in a folder of validation images.
         epoch: Number of finished epochs.
@@ -89,7 +149,7 @@ class TrainingState:
     settings: TrainSettings
     spec: ModelSpec
     device: torch.device
-    processes: Processes
+    processes: OneProcess
     model: ImageRNN
     optimizer: torch.optim.Optimizer
     schedule: LRScheduler
@@ -103,7 +163,7 @@ class TrainingState:
     best_weights: dict[str, Tensor] | None = None
 
     @classmethod
-    def new(cls, source: DataSource, settings: TrainSettings, device: Device, processes: Processes) -> "TrainingState":
+    def new(cls, source: DataSource, settings: TrainSettings, device: Device, processes: OneProcess) -> "TrainingState":
         """Load the data and draw the initial weights.
 
         Raises:
@@ -111,27 +171,22 @@ class TrainingState:
             SettingsError: the settings don't fit the data or the number of processes.
             ProviderError: there is no CUDA device, and `device` is `cuda`; or the device can't do what `amp` asks for.
         """
-        with processes.agree():
-            target = _find_device(device, processes)
-            _check_precision(settings, target)
-        processes.use_device(target)
-        data = _load(source, processes)
-        sha256 = _data_sha256(data, source)
-        _check_same_data(data, sha256, source, processes)
+        target = processes.use_device(_find_device(device))
+        _check_precision(settings, target)
+        data = processes.load(source)
         # Processors round differently, and mean and standard deviation must not depend on the machine.
-        spec = processes.from_main(lambda: _make_spec(data, settings))
-        with processes.agree():
-            _check_settings(settings, data, processes)
+        spec = processes.from_first(lambda: _make_spec(data, settings))
+        _check_settings(settings, data, processes.count)
         torch.manual_seed(settings.seed)
         model = ImageRNN(spec).to(target)
-        if not processes.is_main:  # all have the same weights now; dropout and augmentation are to differ
-            torch.manual_seed(_seed_of_process(settings.seed, processes.rank))
+        processes.seed(settings.seed, 0)
         # without weight decay, AdamW is Adam
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
         steps_per_epoch = -(-len(data.train) // settings.batch_size)
         schedule = _make_schedule(optimizer, settings, steps_per_epoch)
+        sha256 = _data_sha256(data, source)
         return cls(data, source, settings, spec, target, processes, model, optimizer, schedule, steps_per_epoch, sha256)
 
     @property
@@ -165,6 +220,13 @@ class TrainingState:
         patience = self.settings.patience
         return 0 < patience <= self.epoch - self.kept_epoch and self.epoch < self.settings.epochs
 
+    def begin_epoch(self) -> EpochState:
+        """The epoch that is under way, or the next one."""
+        if self.under_way is None:
+            self.under_way = EpochState(self.processes.from_first(torch.get_rng_state))
+            torch.randperm(len(self.data.train))  # moves the generator past what `draw_order` draws
+        return self.under_way
+
     def class_weights(self) -> Tensor | None:
         """The weight of each class in the loss, float32 on the device; None if all count the same."""
         if self.settings.class_weights == "none":
@@ -175,6 +237,46 @@ class TrainingState:
         weights = np.ones(len(self.data.class_names), np.float32)  # 1 for a class without images, which is no target
         weights[present] = compute_class_weight("balanced", classes=present, y=self.data.train.labels)
         return torch.from_numpy(weights).to(self.device)
+
+    def describe(self) -> Iterator[str]:
+        """For people: the data and its use, and what decides how fast the run is."""
+        yield f"{self.source.name}: {self.data.describe()}"
+        yield from self.data.notes
+        if self.data.validation is not None:
+            use = "The validation images choose the epoch that is kept"
+            if self.settings.calibrate and len(self.data.validation) >= LEAST_IMAGES:
+                use += " and calibrate its probabilities"
+            yield f"{use}; the test images are used once, for the final accuracy" if self.data.test else use
+        if self.settings.batch_size > len(self.data.train):
+            yield (
+                f"A batch of {self.settings.batch_size:,} holds all {len(self.data.train):,} training images, so each "
+                "epoch is one step"
+            )
+        if self.processes.count > 1:
+            yield f"{self.processes.count} processes share each batch, on {self.device.type}"
+        if self.settings.amp and self.device.type == "cpu" and not self.is_done:
+            yield "bfloat16 is for CUDA. On CPUs, training is usually faster in float32"
+
+    def describe_continuation(self, path: Path, threads: int) -> Iterator[str]:
+        """For people: where the run goes on that a checkpoint holds, which was trained with so many threads."""
+        position = f"{self.epoch} of {self.settings.epochs} epochs"
+        if self.stopped_early:
+            yield (
+                f"{path}: stopped early after {position}. To train longer, raise the patience above "
+                f"{self.settings.patience}, or set it to 0"
+            )
+        elif self.is_done:
+            # A one-cycle schedule is planned for its number of epochs, so such a run can't go on.
+            how = "start a new run with more epochs" if self.settings.schedule == "one-cycle" else "ask for more epochs"
+            yield f"{path}: this run is complete, with {position}. To train longer, {how}"
+        else:
+            yield f"{path}: continuing after {self.describe_position()}"
+        if self.device.type == "cpu" and threads != torch.get_num_threads() and not self.is_done:
+            yield (
+                f"{path}: trained with {threads} thread{'s' if threads != 1 else ''}; torch uses "
+                f"{torch.get_num_threads()} here, so results may differ by rounding from an uninterrupted run. For "
+                f"identical ones, set OMP_NUM_THREADS={threads}"
+            )
 
     def describe_position(self) -> str:
         """Progress for messages: `1 of 2 epochs`, or `step 37 of 600 in epoch 2 of 2`."""
@@ -200,7 +302,6 @@ class TrainingState:
             metrics: Metrics beside the epochs' rows.
             temperature: The temperature of these weights, which is fitted once training is done.
         """
-        generators = self.processes.gather(self._generators())
         return Checkpoint(
             spec=self.spec,
             weights=_on_cpu(self.best_weights or self.model.state_dict()),
@@ -216,18 +317,11 @@ class TrainingState:
                 "best_accuracy": self.best_accuracy,
                 "data_sha256": self.data_sha256,
                 "threads": torch.get_num_threads(),
-                **generators[0],
-                "other_processes": generators[1:],
+                "generator": torch.get_rng_state(),
+                "cuda_generators": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
             },
             temperature=temperature,
         )
-
-    def _generators(self) -> dict[str, Any]:
-        """The states of this process's random number generators."""
-        return {
-            "generator": torch.get_rng_state(),
-            "cuda_generators": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
-        }
 
     def _samples(self) -> NDArray[np.uint8]:
         held_out = self.data.test or self.data.validation or self.data.train
@@ -253,11 +347,10 @@ class TrainingState:
             self.best_accuracy = float(state["best_accuracy"])
             if self.data.validation and self.best_accuracy >= 0:
                 self.best_weights = {name: tensor.to(self.device) for name, tensor in saved.weights.items()}
-            # Checkpoints had no others before several processes could train.
-            generators = [state, *state.get("other_processes", [])][self.processes.rank]
-            torch.set_rng_state(generators["generator"])
-            if self.device.type == "cuda" and generators["cuda_generators"]:
-                torch.cuda.set_rng_state_all(generators["cuda_generators"])
+            torch.set_rng_state(state["generator"])
+            if self.device.type == "cuda" and state["cuda_generators"]:
+                torch.cuda.set_rng_state_all(state["cuda_generators"])
+            self.processes.seed(self.settings.seed, self.steps_done)
         except _UNFIT as error:
             raise CheckpointError(f"{path}: what it holds for resuming is damaged ({type(error).__name__})") from None
 
@@ -294,47 +387,24 @@ class TrainingState:
             self.schedule.step()
 
 
-def _check_settings(settings: TrainSettings, data: Data, processes: Processes) -> None:
+def _check_settings(settings: TrainSettings, data: Data, count: int) -> None:
     """Check the settings that depend on the data, and on how many processes share a batch."""
-    if settings.batch_size < processes.count:
+    if settings.batch_size < count:
         raise SettingsError(
-            f"`batch_size={settings.batch_size}` is less than one image for each of {processes.count} processes. "
-            "Start fewer, or choose a larger `batch_size`"
+            Argument("batch_size", settings.batch_size),
+            f" is less than one image for each of {count} processes. Start fewer, or choose a larger ",
+            Argument("batch_size"),
         )
     size = data.image_spec
     if settings.shift >= min(size.height, size.width):
-        raise SettingsError(f"`shift` must be less than the images' sides ({size}), not {settings.shift}")
+        raise SettingsError(Argument("shift"), f" must be less than the images' sides ({size}), not {settings.shift}")
     if settings.patience and data.validation is None:
         raise SettingsError(
-            "`patience` needs validation images. Hold some out with `val_split=0.2`, or put them into a folder "
-            "val beside train"
+            Argument("patience"),
+            " needs validation images. Hold some out with ",
+            Argument("val_split", 0.2),
+            ", or put them into a folder val beside train",
         )
-
-
-def _check_same_data(data: Data, sha256: str, source: DataSource, processes: Processes) -> None:
-    """Check that all machines have the same images, those for testing as well."""
-    if processes.is_alone:  # reading all test images once more takes a while
-        return
-    test = hashlib.sha256(data.test.images.tobytes() + data.test.labels.tobytes()).hexdigest() if data.test else ""
-    found = processes.gather((sha256, test, data.class_names))
-    with processes.agree():
-        if found[0] != found[processes.rank]:
-            raise DataError(f"{source.name}: other images or classes than those that process 0 reads")
-
-
-def _seed_of_process(seed: int, rank: int) -> int:
-    """A seed whose random numbers have nothing to do with those of another process."""
-    return int(np.random.SeedSequence([seed, rank]).generate_state(1, np.uint64)[0]) >> 1
-
-
-def _load(source: DataSource, processes: Processes) -> Data:
-    """Load the data in each process; the first of a machine downloads it before the others read it."""
-    data = None
-    with processes.agree(patient=True):
-        if processes.local_rank == 0 or source.data is not None:
-            data = load_data(source)
-    with processes.agree(patient=True):
-        return data or load_data(source)
 
 
 def _data_sha256(data: Data, source: DataSource) -> str:
@@ -360,24 +430,16 @@ def _make_schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, st
     )
 
 
-def _find_device(device: Device, processes: Processes) -> torch.device:
+def _find_device(device: Device) -> torch.device:
     check_argument("device", device, Device)
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
         raise ProviderError(
-            'torch finds no CUDA device here. Choose `device="cpu"`, or install a torch built for your CUDA'
+            "torch finds no CUDA device here. Choose ",
+            Argument("device", "cpu"),
+            ", or install a torch built for your CUDA",
         )
-    if device == "cpu" or not available:
-        return torch.device("cpu")
-    if processes.is_alone:
-        return torch.device("cuda")
-    if processes.local_count > torch.cuda.device_count():
-        raise ProviderError(
-            f"{processes.local_count} processes on this machine, and torch finds {torch.cuda.device_count()} GPUs. "
-            'Start one process per GPU, or choose `device="cpu"`'
-        )
-    torch.cuda.set_device(processes.local_rank)
-    return torch.device("cuda", processes.local_rank)
+    return torch.device("cpu" if device == "cpu" or not available else "cuda")
 
 
 def _check_precision(settings: TrainSettings, device: torch.device) -> None:
@@ -385,15 +447,18 @@ def _check_precision(settings: TrainSettings, device: torch.device) -> None:
     if not settings.amp:
         return
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise ProviderError("this GPU doesn't compute in bfloat16 (NVIDIA's do since Ampere). Train without `amp`")
+        raise ProviderError(
+            "this GPU doesn't compute in bfloat16 (NVIDIA's do since Ampere). Train without ", Argument("amp")
+        )
     if device.type == "cpu" and settings.cell == "lstm":
         try:
             with torch.autocast("cpu", torch.bfloat16):
                 nn.LSTM(1, 1)(torch.zeros(1, 1, 1))
         except RuntimeError:  # oneDNN has such LSTMs for some processors only, and says it when one is computed
             raise ProviderError(
-                "torch has no LSTM in bfloat16 for this processor (on x86, it needs AVX-512). Train without `amp`, or "
-                "on a GPU"
+                "torch has no LSTM in bfloat16 for this processor (on x86, it needs AVX-512). Train without ",
+                Argument("amp"),
+                ", or on a GPU",
             ) from None
 
 

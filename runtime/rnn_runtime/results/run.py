@@ -316,7 +316,7 @@ def _telling_what_is_kept(output: str | Path | None, format: Format, remedy: str
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        raise RunInterruptedError(f"{describe_interrupt(interrupt)}{end()}", interrupt) from None
+        raise RunInterruptedError(f"{describe_interrupt(interrupt)}{end()}", interrupt=interrupt) from None
     except (OutputError, ProcessLostError, StorageError) as error:
         raise type(error)(f"{error}{end()}") from None
     except OSError as error:
