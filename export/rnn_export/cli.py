@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,10 +127,13 @@ def main(
     rnn-export model.pt model.onnx
     rnn-export --target cuda model.pt --triton models/rnn
     """
+    from rnn_export.export import export_onnx
+    from rnn_export.triton import export_triton
+
     chosen = None if graph == "auto" else graph
-    options = {"target": target, "graph": chosen, "precision": precision, "atol": atol, "rtol": rtol}
+    export = partial(export_triton, checkpoint, triton) if triton else partial(export_onnx, checkpoint, output or "")
     with contextlib.nullcontext(str) if quiet else _progress() as progress:
-        report = _export(checkpoint, output, triton, options | {"progress": progress})
+        report = export(target=target, graph=chosen, precision=precision, atol=atol, rtol=rtol, progress=progress)
     if not quiet:
         say(f"Wrote {report.output}")
         print_report(report)
@@ -147,17 +151,6 @@ def _progress() -> Iterator[Callable[[str], object]]:
 
     with Console(stderr=True).status("") as status:
         yield lambda text: status.update(printable(text))
-
-
-def _export(checkpoint: Path, output: Path | None, triton: Path | None, options: dict[str, Any]) -> "ExportReport":
-    if output is None:
-        assert triton is not None  # _check
-        from rnn_export.triton import export_triton
-
-        return export_triton(checkpoint, triton, **options)
-    from rnn_export.export import export_onnx
-
-    return export_onnx(checkpoint, output, **options)
 
 
 def print_report(report: "ExportReport") -> None:

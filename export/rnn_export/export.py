@@ -1,10 +1,8 @@
 """Export: from a checkpoint to a verified model file."""
 
-import os
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
@@ -13,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from rnn_export.graph import Graph, Precision, Target, build_onnx_model, choose_graph, describe_graph
-from rnn_export.parity import PROBABILITY_ATOL, ParityReport, measure_parity, most_images
-from rnn_runtime.classifier import Classifier
-from rnn_runtime.errors import CheckpointError, DataError, OutputError, ParityError
+from rnn_export.parity import ParityReport, Tolerance, measure_parity
+from rnn_runtime.errors import CheckpointError, DataError, OutputError
 from rnn_runtime.files.atomic import atomic_write, check_output
+from rnn_runtime.interruption import signals_noted, stop_if_signaled
 from rnn_runtime.model.difference import ATOL, HALF_ATOL, HALF_RTOL, RTOL
 from rnn_runtime.model.file import UNSEALED, seal_model
 from rnn_runtime.model.metadata import GoldenSamples, ModelMetadata
@@ -27,22 +25,6 @@ from rnn_train.data import load_data
 from rnn_train.model import ImageRNN, predict_logits
 from rnn_train.onnx_graph import OPSET
 
-
-@dataclass(frozen=True, slots=True)
-class Tolerance:
-    """How much an exported model may differ from PyTorch.
-
-    Attributes:
-        atol: Absolute tolerance of a logit, as in numpy's `allclose`.
-        rtol: Relative tolerance of a logit.
-        least_equal_labels: Share of real images, 0 to 1, that must get the same label as in PyTorch.
-    """
-
-    atol: float
-    rtol: float
-    least_equal_labels: float
-
-
 # In float32, differences are rounding, which changes a label only in a tie. With 8-bit weights, logits are only a rough
 # measure, so labels count.
 TOLERANCES: dict[Precision, Tolerance] = {
@@ -50,13 +32,37 @@ TOLERANCES: dict[Precision, Tolerance] = {
     "fp16": Tolerance(HALF_ATOL, HALF_RTOL, 0.999),
     "int8": Tolerance(1.0, 0.1, 0.995),
 }
-GOLDEN_REAL = 8  # sample images of the checkpoint, fewer of large ones; a random, an all-0 and an all-255 one are added
-MOST_GOLDEN_BYTES = 64 << 10  # or a tenth of the graph, if that is more
-# Pixels per byte in the file. Equal ones take a 1,032nd of a byte each (zlib's technical details), and a third more as
-# text. At this ratio that is a third of the bytes, and two are left for pixels that differ.
-_GOLDEN_RATIO = 256
-_REPEATED_RATIO = 64  # of pixels that repeat those in a row above; about what zlib reaches
-_LEAST_SQUARES = 16  # on the longer side
+GOLDEN_REAL = 8  # of the checkpoint's sample images; one of random squares, an all-0 and an all-255 one are added
+_MOST_GOLDEN_BYTES = (
+    48 << 10
+)  # of all pixels: 64 KiB as text, if they don't compress. Large images leave out all others
+_SQUARES = 16  # on each side
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """What to export for, and how much it may differ from PyTorch, as `export_onnx` describes it.
+
+    Raises:
+        SettingsError: a tolerance has a wrong type or is out of range.
+    """
+
+    target: Target
+    graph: Graph | None
+    precision: Precision
+    atol: float | None
+    rtol: float | None
+
+    def __post_init__(self) -> None:
+        check_argument("atol", self.atol, FromZero | None)
+        check_argument("rtol", self.rtol, FromZero | None)
+
+    @property
+    def tolerance(self) -> Tolerance:
+        """The tolerances given, and those of the precision in place of None."""
+        usual = TOLERANCES[self.precision]
+        atol, rtol = (usual.atol if self.atol is None else self.atol, usual.rtol if self.rtol is None else self.rtol)
+        return replace(usual, atol=atol, rtol=rtol)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,48 +126,84 @@ def export_onnx(
     """
     check_argument("checkpoint", checkpoint, Path)
     check_argument("output", output, Path)
-    check_argument("atol", atol, FromZero | None)
-    check_argument("rtol", rtol, FromZero | None)
-    check_output(Path(output), [checkpoint])
+    options = ExportOptions(target, graph, precision, atol, rtol)
+    output = Path(output)
+    check_output(output, [checkpoint])
+    content, report = make_model(checkpoint, output, options, progress)
+    try:
+        with signals_noted(), atomic_write(output, "wb") as file:  # waits until the file is on the disk
+            file.write(content)
+            stop_if_signaled()
+    except OSError as error:
+        raise OutputError(f"{output}: can't be written: {error.strerror or error}") from None
+    return report
+
+
+def make_model(
+    checkpoint: str | Path, output: Path, options: ExportOptions, progress: Callable[[str], object] = str
+) -> tuple[bytes, ExportReport]:
+    """Make the content of a model file, and verify it.
+
+    Args:
+        checkpoint: A file that `rnn-train` wrote.
+        output: Where it is to be written, for the report and for errors.
+        options: What to export for.
+        progress: Called with a text for people before each part that may take a while.
+
+    Raises:
+        RnnOnnxError: as for `export_onnx`.
+    """
     progress(f"Reading {checkpoint}")
     saved = Checkpoint.load(checkpoint)
-    model = saved.build_model()
     weights = {name: tensor.numpy() for name, tensor in saved.weights.items()}
     for name, values in weights.items():
         if not np.isfinite(values).all():
             raise CheckpointError(f"{checkpoint}: the weight {name} has values that aren't finite. Train again")
     progress("Building the graph")
-    proto = build_onnx_model(saved.spec, weights, graph, precision, saved.temperature, target)
+    proto = build_onnx_model(saved.spec, weights, options.graph, options.precision, saved.temperature, options.target)
     onnx.checker.check_model(proto, full_check=True)
-    described = describe_graph(saved.spec, graph or choose_graph(saved.spec, target))
-    progress("Choosing golden samples")
-    golden = _choose_golden(saved, model, most=max(MOST_GOLDEN_BYTES, proto.ByteSize() // 10))
-    metadata = _make_metadata(saved, golden, file_sha256(checkpoint), described, precision, target)
-    usual = TOLERANCES[precision]
-    tolerance = replace(usual, atol=usual.atol if atol is None else atol, rtol=usual.rtol if rtol is None else rtol)
+    progress(f"Reading the images of {saved.source.name}")
+    real_images, model = _real_images(saved), saved.build_model()
+    parity = measure_parity(
+        proto.SerializeToString(),
+        model,
+        real_images,
+        tolerance=options.tolerance,
+        temperature=saved.temperature,
+        progress=progress,
+    )
+    parity.check(output, saved.spec.class_names)
 
-    output = Path(output)
-    # In the same folder as the final file, so that moving it there is atomic. Removed with all its files.
-    with TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
-        temporary = Path(folder) / output.name
-        _write(temporary, proto, metadata, output)
-        progress(f"Reading the images of {saved.source.name}")
-        report = _verify(temporary, model, _real_images(saved), output, tolerance, saved.temperature, progress)
-        _write(temporary, proto, replace(metadata, parity=report.to_dict()), output)
-        file_size = temporary.stat().st_size
-        os.replace(temporary, output)
-    return ExportReport(
+    form = describe_graph(saved.spec, options.graph or choose_graph(saved.spec, options.target))
+    metadata = ModelMetadata(
+        saved.spec,
+        _golden_samples(saved, model),
+        file_sha256(checkpoint),
+        metrics=dict(saved.metrics) | {"epochs": len(saved.metrics.get("epochs", []))},
+        export={
+            "graph": form,
+            "precision": options.precision,
+            "target": options.target,
+            "opset": OPSET,
+            "versions": {"torch": torch.__version__, "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__},
+        },
+        parity=parity.to_dict(),
+        temperature=saved.temperature,
+    )
+    onnx.helper.set_model_props(proto, metadata.to_props() | UNSEALED)
+    content = seal_model(proto.SerializeToString(deterministic=True))
+    return content, ExportReport(
         output=output,
         spec=saved.spec,
         training=_describe_training(saved),
         temperature=saved.temperature,
-        target=target,
-        graph=described,
-        precision=precision,
+        target=options.target,
+        graph=form,
+        precision=options.precision,
         opset=OPSET,
         nodes=len(proto.graph.node),
-        file_size=file_size,
-        parity=report,
+        file_size=len(content),
+        parity=parity,
     )
 
 
@@ -170,67 +212,16 @@ def _describe_training(saved: Checkpoint) -> str:
     return f"{done} epochs" if done >= planned else f"{done} of {planned} epochs (stopped)"
 
 
-def _choose_golden(saved: Checkpoint, model: ImageRNN, most: int) -> GoldenSamples:
-    """Real images of the checkpoint, a random, an all-0 and an all-255 image, which take `most` bytes in the file.
-
-    Large ones would outgrow the weights. They become simpler until they fit, and have the logits of that. Of very large
-    ones there are fewer.
-    """
-    shape, random = (1, *saved.spec.image_spec.shape), np.random.default_rng(0)
-    made_up = [random.integers(0, 256, shape, np.uint8), np.zeros(shape, np.uint8), np.full(shape, 255, np.uint8)]
-    count = min(most * _GOLDEN_RATIO // made_up[0].size, max(most_images(model), 1 + len(made_up)))
-    real = max(1, min(GOLDEN_REAL, count - len(made_up)))
-    images = np.concatenate([saved.samples.numpy()[:real], *made_up[: max(0, count - real)]])
-    # Logits compress as badly as random bytes.
-    classes = len(saved.spec.class_names)
-    logits = np.frombuffer(random.bytes(4 * classes * len(images)), np.float32).reshape(len(images), classes)
-    simpler = images
-    for simpler in _simplify(images, most):
-        if len(GoldenSamples(simpler, logits).to_text()) <= most:
-            break
-    return GoldenSamples(simpler, predict_logits(model, simpler))
-
-
-def _simplify(images: NDArray[np.uint8], most: int) -> Iterator[NDArray[np.uint8]]:
-    """Images that compress better and better: in squares of one value, then with a few rows only.
-
-    Those that don't fit into `most` bytes for certain, since random pixels don't compress, are left out.
-    """
-    height, width, channels = images.shape[1:]
-    # Rows of squares repeat those above, which has its cost; zeros cost less.
-    side = 1 if images.size <= most * _REPEATED_RATIO else max(height, width)
-    while side == 1 or side * _LEAST_SQUARES <= max(height, width):
-        if 4 * -(-height // side) * -(-width // side) * channels <= 3 * most:
-            yield images[:, ::side, ::side].repeat(side, axis=1).repeat(side, axis=2)[:, :height, :width]
-        side *= 2
-    # The first and the last rows are what the two directions of a net see last.
-    for rows in (64, 32, 16, 8, 4, 2, 1):
-        if 2 * rows < height:
-            images = images.copy()
-            images[:, rows:-rows] = 0
-            yield images
-
-
-def _make_metadata(
-    saved: Checkpoint, golden: GoldenSamples, sha256: str, graph: str, precision: Precision, target: Target
-) -> ModelMetadata:
-    epochs = saved.metrics.get("epochs", [])
-    export = {
-        "graph": graph,
-        "precision": precision,
-        "target": target,
-        "opset": OPSET,
-        "versions": {"torch": torch.__version__, "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__},
-    }
-    metrics = {name: value for name, value in saved.metrics.items() if name != "epochs"} | {"epochs": len(epochs)}
-    return ModelMetadata(
-        saved.spec,
-        golden,
-        sha256,
-        metrics,
-        export,
-        temperature=saved.temperature,
-    )
+def _golden_samples(saved: Checkpoint, model: ImageRNN) -> GoldenSamples:
+    """Made-up images, which compress well, and real ones: as many as fit, at least the first."""
+    height, width, channels = saved.spec.image_spec.shape
+    squares = np.random.default_rng(0).integers(0, 256, (_SQUARES, _SQUARES, channels), np.uint8)
+    rows, columns = (np.arange(side) * _SQUARES // side for side in (height, width))
+    random = squares[rows][:, columns]
+    count = max(1, _MOST_GOLDEN_BYTES // random.size)
+    made_up = [random, np.zeros_like(random), np.full_like(random, 255)][:count]
+    images = np.stack([*made_up, *saved.samples.numpy()[: min(GOLDEN_REAL, count - len(made_up))]])
+    return GoldenSamples(images, predict_logits(model, images))
 
 
 def _real_images(saved: Checkpoint) -> dict[str, NDArray[np.uint8]]:
@@ -243,50 +234,3 @@ def _real_images(saved: Checkpoint) -> dict[str, NDArray[np.uint8]]:
     if data and held_out and data.image_spec == saved.spec.image_spec:
         return {"test" if data.test else "validation": held_out.images}
     return {"checkpoint samples": saved.samples.numpy()}
-
-
-def _write(path: Path, proto: onnx.ModelProto, metadata: ModelMetadata, output: Path) -> None:
-    onnx.helper.set_model_props(proto, metadata.to_props() | UNSEALED)
-    content = seal_model(proto.SerializeToString(deterministic=True))
-    try:
-        with atomic_write(path, "wb") as file:  # waits until the file is on the disk
-            file.write(content)
-    except OSError as error:
-        raise OutputError(f"{output}: can't be written: {error.strerror or error}") from None
-
-
-def _verify(
-    path: Path,
-    model: ImageRNN,
-    real_images: dict[str, NDArray[np.uint8]],
-    output: Path,
-    tolerance: Tolerance,
-    temperature: float | None,
-    progress: Callable[[str], object],
-) -> ParityReport:
-    classifier = Classifier(path, provider="cpu")
-    options = {"temperature": temperature, "progress": progress} | asdict(tolerance)
-    report = measure_parity(classifier, model, real_images, **options)
-    if report.equal_labels < tolerance.least_equal_labels:
-        row = max(report.rows, key=lambda row: len(row.label_differences) / row.count)
-        first, names = row.label_differences[0], model.spec.class_names
-        raise ParityError(
-            f"{output}: not written. {len(row.label_differences):,} of {row.count:,} {row.images} images have another "
-            f"label than in PyTorch, more than {100 * (1 - tolerance.least_equal_labels):g} %. The first is image "
-            f"{first.image}: {names[first.pytorch]} in PyTorch, {names[first.onnxruntime]} in onnxruntime; in float64 "
-            f'their logits are {first.margin:.1e} apart. Choose `precision="fp32"`'
-        )
-    if not report.logits_within_tolerance:
-        atol, rtol = report.atol, report.rtol
-        worst = max(report.rows, key=lambda row: row.pytorch.max_absolute)
-        raise ParityError(
-            f"{output}: not written. On {worst.images} images, onnxruntime differs from PyTorch by up to "
-            f"{worst.pytorch.max_absolute:.2e} (from a float64 run: {worst.float64.max_absolute:.2e}, PyTorch itself "
-            f"{worst.pytorch_float64.max_absolute:.2e}), more than `atol={atol:g}` and `rtol={rtol:g}` allow"
-        )
-    if not report.passed:
-        raise ParityError(
-            f"{output}: not written. Its probabilities differ by up to {report.max_probabilities:.2e} from "
-            f"PyTorch's softmax of its logits, more than {PROBABILITY_ATOL:g}. Please report this as a bug"
-        )
-    return report

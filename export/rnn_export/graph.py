@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 import rnn_runtime
 from rnn_export.forms import Weights, add_rnn_operators, add_scanned_rnn, add_unrolled_rnn, add_wavefront_rnn
-from rnn_runtime.errors import SettingsError
+from rnn_runtime.errors import Argument, SettingsError
 from rnn_runtime.model.metadata import FORMAT_VERSION
 from rnn_runtime.model.spec import ModelSpec
 from rnn_train.onnx_graph import GraphBuilder
@@ -88,14 +88,17 @@ def build_onnx_model(
     }
     for name, (value, values) in known.items():
         if value not in values:
-            raise SettingsError(f"`{name}` must be one of {', '.join(values)}, not {value!r}")
+            raise SettingsError(Argument(name), f" must be one of {', '.join(values)}, not {value!r}")
     graph = graph or choose_graph(spec, target)
     if spec.cell != "rnn" and graph != "operator":
-        raise SettingsError(f'the graph {graph} is for the cell rnn only. For {spec.cell}, choose `graph="operator"`')
+        raise SettingsError(
+            f"the graph {graph} is for the cell rnn only. For {spec.cell}, choose ", Argument("graph", "operator")
+        )
     if precision == "int8" and spec.cell != "lstm":
         raise SettingsError(
-            f"int8 is for the cell lstm, not for {spec.cell}: GRUs gain too little, and vanilla RNNs get slower. "
-            'Choose `precision="fp32"`'
+            f"int8 is for the cell lstm, not for {spec.cell}: GRUs gain too little, and vanilla RNNs get slower. ",
+            "Choose ",
+            Argument("precision", "fp32"),
         )
     if target == "cuda":
         _check_cuda(spec, graph, precision)
@@ -163,14 +166,19 @@ def _describe_model(spec: ModelSpec) -> dict[str, Any]:
 
 
 def _check_cuda(spec: ModelSpec, graph: Graph, precision: Precision) -> None:
-    """Refuse what onnxruntime's CUDA provider has no kernel for, or can't capture in a CUDA graph."""
+    """Refuse what onnxruntime's CUDA provider has no kernel for, or is slow with."""
     if precision == "int8":
-        raise SettingsError('CUDA has no kernel for quantized LSTMs. Choose `precision="fp16"` or `target="cpu"`')
+        raise SettingsError(
+            "CUDA has no kernel for quantized LSTMs. Choose ",
+            Argument("precision", "fp16"),
+            " or ",
+            Argument("target", "cpu"),
+        )
     if graph == "scan":
-        raise SettingsError('loops are slow on CUDA, and no CUDA graph can hold them. Leave out `graph="scan"`')
+        raise SettingsError("loops are slow on CUDA. Leave out ", Argument("graph", "scan"))
     if graph == "operator" and spec.cell == "rnn" and spec.nonlinearity != "tanh":
         # RNNNeedFallbackToCPU in onnxruntime's cuda_execution_provider.cc
-        raise SettingsError('CUDA runs the operator RNN with tanh only. Leave out `graph="operator"`')
+        raise SettingsError("CUDA runs the operator RNN with tanh only. Leave out ", Argument("graph", "operator"))
 
 
 def _add_preprocessing(builder: GraphBuilder, spec: ModelSpec) -> str:

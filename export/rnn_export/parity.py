@@ -3,18 +3,23 @@
 import copy
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rnn_runtime.classifier import Classifier
-from rnn_runtime.engine import open_session
+from rnn_runtime.engine.session import create_session
+from rnn_runtime.errors import Argument, ParityError
 from rnn_runtime.model.difference import ATOL, RTOL, Difference
 from rnn_train.model import ImageRNN, predict_logits
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 BATCH_SIZES = (1, 2, 3, 7, 64, 257)
 _MADE_UP = RANDOM, ALL_0, ALL_255 = "random", "all 0", "all 255"
@@ -27,6 +32,21 @@ _MOST_VALUES = 1 << 25
 # of 28 x 28.
 _MOST_MULTIPLICATIONS = 1 << 36
 _LEAST_SIZES = 2  # of batches, however large the images are
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How much an exported model may differ from PyTorch.
+
+    Attributes:
+        atol: Absolute tolerance of a logit, as in numpy's `allclose`.
+        rtol: Relative tolerance of a logit.
+        least_equal_labels: Share of real images, 0 to 1, that must get the same label as in PyTorch.
+    """
+
+    atol: float = ATOL
+    rtol: float = RTOL
+    least_equal_labels: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,21 +102,7 @@ class ParityReport:
     batch_sizes: tuple[int, ...]
     atol: float
     rtol: float
-    least_equal_labels: float = 0.0
-
-    @property
-    def passed(self) -> bool:
-        """Whether logits, probabilities and the labels of real images are within tolerance."""
-        return (
-            self.logits_within_tolerance
-            and self.max_probabilities <= PROBABILITY_ATOL
-            and self.equal_labels >= self.least_equal_labels
-        )
-
-    @property
-    def logits_within_tolerance(self) -> bool:
-        """Whether all logits of onnxruntime are within tolerance of PyTorch's in float32."""
-        return all(row.pytorch.within_tolerance for row in self.rows)
+    least_equal_labels: float
 
     @property
     def equal_labels(self) -> float:
@@ -117,6 +123,39 @@ class ParityReport:
         """Plain values for the model's metadata."""
         return asdict(self) | {"max_absolute": self.max_absolute}
 
+    def check(self, output: Path, class_names: tuple[str, ...]) -> None:
+        """Check that labels of real images, logits and probabilities are within tolerance.
+
+        Raises:
+            ParityError: they aren't; the text says that `output` wasn't written, and how they differ.
+        """
+        if self.equal_labels < self.least_equal_labels:
+            row = max(self.rows, key=lambda row: len(row.label_differences) / row.count)
+            first = row.label_differences[0]
+            raise ParityError(
+                f"{output}: not written. {len(row.label_differences):,} of {row.count:,} {row.images} images have "
+                f"another label than in PyTorch, more than {100 * (1 - self.least_equal_labels):g} %. The first is "
+                f"image {first.image}: {class_names[first.pytorch]} in PyTorch, {class_names[first.onnxruntime]} in "
+                f"onnxruntime; in float64 their logits are {first.margin:.1e} apart. Choose ",
+                Argument("precision", "fp32"),
+            )
+        if not all(row.pytorch.within_tolerance for row in self.rows):
+            worst = max(self.rows, key=lambda row: row.pytorch.max_absolute)
+            raise ParityError(
+                f"{output}: not written. On {worst.images} images, onnxruntime differs from PyTorch by up to "
+                f"{worst.pytorch.max_absolute:.2e} (from a float64 run: {worst.float64.max_absolute:.2e}, PyTorch "
+                f"itself {worst.pytorch_float64.max_absolute:.2e}), more than ",
+                Argument("atol", self.atol),
+                " and ",
+                Argument("rtol", self.rtol),
+                " allow",
+            )
+        if not self.max_probabilities <= PROBABILITY_ATOL:  # NaN isn't
+            raise ParityError(
+                f"{output}: not written. Its probabilities differ by up to {self.max_probabilities:.2e} from "
+                f"PyTorch's softmax of its logits, more than {PROBABILITY_ATOL:g}. Please report this as a bug"
+            )
+
 
 def most_images(model: ImageRNN) -> int:
     """The number of images of a kind that are compared in seconds: fewer of large ones, at least one."""
@@ -133,126 +172,88 @@ def choose_batch_sizes(images: int) -> tuple[int, ...]:
 
 
 def measure_parity(
-    classifier: Classifier,
+    exported: bytes,
     model: ImageRNN,
     real_images: Mapping[str, NDArray[np.uint8]],
     *,
-    atol: float = ATOL,
-    rtol: float = RTOL,
-    least_equal_labels: float = 0.0,
+    tolerance: Tolerance,
     temperature: float | None = None,
     progress: Callable[[str], object] = str,
 ) -> ParityReport:
-    """Compare an exported model with its network, at several batch sizes.
-
-    The model runs all images twice: in batches of exactly these sizes in an onnxruntime session, and in the classifier,
-    which divides batches among threads.
+    """Compare an exported model with its network, in batches of exactly several sizes.
 
     Args:
-        classifier: The exported model.
-        model: The network, on the CPU, in evaluation mode.
+        exported: The content of an ONNX file.
+        model: The network, on the CPU.
         real_images: Images by name, each uint8 `(images, height, width, channels)`. The first `MOST_REAL_IMAGES` are
             used, fewer of large ones, and repeated if the batches need more. Random, all-0 and all-255 images are
             always added.
-        atol: Absolute tolerance of a logit.
-        rtol: Tolerance relative to PyTorch's logit.
-        least_equal_labels: Share of real images, 0 to 1, that must get the same label as in PyTorch.
+        tolerance: How much they may differ.
         temperature: The number by which the exported model divides the logits before softmax; None for none.
         progress: Called with a text for people before each kind of images.
     """
     shape, most = model.spec.image_spec.shape, most_images(model)
     batch_sizes = choose_batch_sizes(most)
     total = sum(batch_sizes)
-    real_images = {name: real[:most] for name, real in real_images.items()}
-    images = dict(real_images) | {
+    images = {name: real[:most] for name, real in real_images.items()} | {
         RANDOM: np.random.default_rng(0).integers(0, 256, (min(total, most), *shape), np.uint8),
         ALL_0: np.zeros((1, *shape), np.uint8),
         ALL_255: np.full((1, *shape), 255, np.uint8),
     }
-    networks = _Networks(classifier, model, batch_sizes, temperature)
+    session = create_session(exported)
+    exact = copy.deepcopy(model).double()
+    within = partial(Difference.between, atol=tolerance.atol, rtol=tolerance.rtol)
     rows = []
-    for name, kind in images.items():
-        is_real = name in real_images
-        count = total if name in (ALL_0, ALL_255) else len(kind)
-        progress(f"Comparing {count:,} {name} images with PyTorch")
-        rows.append(_compare(name, count, networks.run(kind), is_real, atol, rtol))
-    return ParityReport(tuple(rows), batch_sizes, atol, rtol, least_equal_labels)
-
-
-@dataclass(frozen=True, slots=True)
-class _Logits:
-    """A row of logits per image and run: the exported model runs images in two ways, and some several times.
-
-    `images` says which image a row is of. `probabilities` is the largest difference of probabilities, as in
-    `ParityRow`.
-    """
-
-    images: NDArray[np.integer]
-    onnxruntime: NDArray[np.floating]
-    pytorch: NDArray[np.floating]
-    float64: NDArray[np.floating]
-    probabilities: float
-
-
-class _Networks:
-    """The exported model, and its network in float32 and float64."""
-
-    def __init__(
-        self, classifier: Classifier, model: ImageRNN, batch_sizes: Sequence[int], temperature: float | None
-    ) -> None:
-        self._classifier, self._model, self._batch_sizes = classifier, model, batch_sizes
-        self._temperature = 1.0 if temperature is None else temperature
-        self._session = open_session(Path(classifier.path).read_bytes(), "cpu").session
-        self._exact = copy.deepcopy(model).double()
-
-    def run(self, different: NDArray[np.uint8]) -> _Logits:
-        """Run images, which are repeated if the batches need more."""
-        total, largest = sum(self._batch_sizes), max(self._batch_sizes)
+    for name, different in images.items():
         order = np.resize(np.arange(len(different)), max(total, len(different)))
-        ends = [*np.cumsum(self._batch_sizes), *range(total + largest, len(order), largest)]
-        batches = [batch for batch in np.split(order, ends) if len(batch)]
-        # The classifier divides batches among threads. The session shows that the graph itself takes every size.
-        outputs = [self._session.run(["logits", "probabilities"], {"images": different[batch]}) for batch in batches]
-        whole, probabilities = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
-        divided = order[: most_images(self._model)]
+        count = total if name in (ALL_0, ALL_255) else len(different)
+        progress(f"Comparing {count:,} {name} images with PyTorch")
+        logits, probabilities = _run_batches(session, different, order, batch_sizes)
         # PyTorch, which is slower, runs each image once: its logits don't depend on the others.
-        pytorch, exact = (predict_logits(net, different) for net in (self._model, self._exact))
-        rows = np.concatenate([order, divided])
-        return _Logits(
-            rows,
-            np.concatenate([whole, self._classifier.predict_logits(different[divided])]),
-            pytorch[rows],
-            exact[rows],
-            self._compare_probabilities(probabilities, whole),
+        pytorch, float64 = (predict_logits(network, different)[order] for network in (model, exact))
+        softmax = torch.softmax(torch.from_numpy(logits) / (temperature or 1.0), dim=1).numpy()
+        row = ParityRow(
+            name,
+            count,
+            within(logits, pytorch),
+            within(logits, float64),
+            within(pytorch, float64),
+            float(np.abs(probabilities - softmax).max()),
         )
-
-    def _compare_probabilities(self, probabilities: NDArray[np.floating], logits: NDArray[np.floating]) -> float:
-        expected = torch.softmax(torch.from_numpy(logits) / self._temperature, dim=1).numpy()
-        return float(np.abs(probabilities - expected).max())
-
-
-def _compare(name: str, count: int, logits: _Logits, real: bool, atol: float, rtol: float) -> ParityRow:
-    def between(left: NDArray[np.floating], right: NDArray[np.floating]) -> Difference:
-        return Difference.between(left, right, atol=atol, rtol=rtol)
-
-    rounding = between(logits.pytorch, logits.float64)
-    return ParityRow(
-        name,
-        count,
-        between(logits.onnxruntime, logits.pytorch),
-        between(logits.onnxruntime, logits.float64),
-        rounding,
-        logits.probabilities,
-        _find_label_differences(logits, rounding.max_absolute) if real else (),
-    )
+        if name in real_images:
+            rounding = row.pytorch_float64.max_absolute
+            row = replace(row, label_differences=_label_differences(order, logits, pytorch, float64, rounding))
+        rows.append(row)
+    return ParityReport(tuple(rows), batch_sizes, tolerance.atol, tolerance.rtol, tolerance.least_equal_labels)
 
 
-def _find_label_differences(logits: _Logits, rounding: float) -> tuple[LabelDifference, ...]:
+def _run_batches(
+    session: "onnxruntime.InferenceSession",
+    images: NDArray[np.uint8],
+    order: NDArray[np.integer],
+    batch_sizes: tuple[int, ...],
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Logits and probabilities of images in this order: a batch of each size, then batches of the largest."""
+    total, largest = sum(batch_sizes), max(batch_sizes)
+    ends = [*np.cumsum(batch_sizes), *range(total + largest, len(order), largest)]
+    batches = [batch for batch in np.split(order, ends) if len(batch)]
+    outputs = [session.run(["logits", "probabilities"], {"images": images[batch]}) for batch in batches]
+    logits, probabilities = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
+    return logits, probabilities
+
+
+def _label_differences(
+    order: NDArray[np.integer],
+    logits: NDArray[np.floating],
+    pytorch: NDArray[np.floating],
+    float64: NDArray[np.floating],
+    rounding: float,
+) -> tuple[LabelDifference, ...]:
     """Each image is listed once, however often it ran."""
     found = {}
-    labels, expected = logits.onnxruntime.argmax(axis=1), logits.pytorch.argmax(axis=1)
+    labels, expected = logits.argmax(axis=1), pytorch.argmax(axis=1)
     for row in np.flatnonzero(labels != expected):
-        image = int(logits.images[row])
-        margin = abs(float(logits.float64[row, labels[row]] - logits.float64[row, expected[row]]))
+        margin = abs(float(float64[row, labels[row]] - float64[row, expected[row]]))
+        image = int(order[row])
         found[image] = LabelDifference(image, int(expected[row]), int(labels[row]), margin, margin <= 4 * rounding)
     return tuple(found[image] for image in sorted(found))

@@ -1,20 +1,19 @@
 """A model repository of the Triton Inference Server: versions of the model, its labels and its configuration."""
 
-import contextlib
 import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
-from rnn_export.export import ExportReport, export_onnx
+from rnn_export.export import ExportOptions, ExportReport, make_model
+from rnn_export.graph import Graph, Precision, Target
 from rnn_runtime.classifier import Classifier
-from rnn_runtime.errors import InputError, OutputError, RnnOnnxError
+from rnn_runtime.errors import InputError, OutputError
 from rnn_runtime.files.atomic import atomic_write
 from rnn_runtime.images.pool import usable_cores
+from rnn_runtime.interruption import signals_noted, stop_if_signaled
 from rnn_runtime.model.spec import ModelSpec
 from rnn_runtime.model.values import check_argument
 from rnn_runtime.text import printable
@@ -24,7 +23,17 @@ _CONFIG, _LABELS, _MODEL = "config.pbtxt", "labels.txt", "model.onnx"
 _KNOWN = {_CONFIG, _LABELS, "configs"}  # what Triton's documentation has in a model's folder, beside versions
 
 
-def export_triton(checkpoint: str | Path, folder: str | Path, **options: Any) -> ExportReport:
+def export_triton(
+    checkpoint: str | Path,
+    folder: str | Path,
+    *,
+    target: Target = "cpu",
+    graph: Graph | None = None,
+    precision: Precision = "fp32",
+    atol: float | None = None,
+    rtol: float | None = None,
+    progress: Callable[[str], object] = str,
+) -> ExportReport:
     """Export a checkpoint as the next version of a model in a Triton model repository.
 
     The model gets a folder: `folder/1/model.onnx`, then `folder/2/model.onnx` and so on. A version appears when it is
@@ -34,32 +43,45 @@ def export_triton(checkpoint: str | Path, folder: str | Path, **options: Any) ->
     Args:
         checkpoint: A file that `rnn-train` wrote.
         folder: The model's folder, whose name is the model's name in Triton. It is created if it is missing.
-        options: As for `export_onnx`: `target`, `graph`, `precision`, `atol`, `rtol`. With `target="cuda"` the
-            configuration asks for a GPU, else for one instance per core of this machine.
+        target: As for `export_onnx`. With `cuda`, the configuration asks for a GPU, else for one instance per core of
+            this machine.
+        graph: As for `export_onnx`.
+        precision: As for `export_onnx`.
+        atol: As for `export_onnx`.
+        rtol: As for `export_onnx`.
+        progress: As for `export_onnx`.
 
     Returns:
         What was exported. Its `output` is the new version's model.
 
     Raises:
-        InputError: `folder` isn't a model's folder, or the versions in it have other classes or images. Or as for
-            `export_onnx`.
+        InputError: `folder` isn't a model's folder, or the versions in it have other classes or images.
         OutputError: a file can't be written.
+        CheckpointError, SettingsError, ParityError: as for `export_onnx`.
     """
+    check_argument("checkpoint", checkpoint, Path)
     check_argument("folder", folder, Path)
     folder = Path(folder)
     versions = find_versions(folder)
-    with _new_folder(folder), TemporaryDirectory(prefix=".version.", dir=folder) as temporary:
+    number = versions[-1] + 1 if versions else 1
+    options = ExportOptions(target, graph, precision, atol, rtol)
+    content, report = make_model(checkpoint, folder / str(number) / _MODEL, options, progress)
+    if versions:
+        _check_same_interface(folder, versions[-1], report.spec)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
         # In the model's folder, so that the finished version is moved in one step. Triton reads numbered folders only.
-        version = Path(temporary) / "version"
-        version.mkdir()
-        number = versions[-1] + 1 if versions else 1
-        with _with_final_name(version / _MODEL, folder / str(number) / _MODEL):
-            report = export_onnx(checkpoint, version / _MODEL, **options)
-        if versions:
-            _check_same_interface(folder, versions[-1], report.spec)
-        _write_if_missing(folder / _LABELS, "".join(f"{printable(name)}\n" for name in report.spec.class_names))
-        _write_if_missing(folder / _CONFIG, triton_config(report.spec, cuda=report.target == "cuda"))
-        return replace(report, output=_publish(version, folder, number) / _MODEL)
+        with signals_noted(), TemporaryDirectory(prefix=".version.", dir=folder) as temporary:
+            version = Path(temporary) / "version"
+            version.mkdir()
+            with atomic_write(version / _MODEL, "wb") as file:  # waits until the file is on the disk
+                file.write(content)
+            _write_if_missing(folder / _LABELS, "".join(f"{printable(name)}\n" for name in report.spec.class_names))
+            _write_if_missing(folder / _CONFIG, triton_config(report.spec, cuda=target == "cuda"))
+            stop_if_signaled()
+            return replace(report, output=_publish(version, folder, number) / _MODEL)
+    except OSError as error:
+        raise OutputError(f"{folder}: can't be written: {error.strerror or error}") from None
 
 
 def find_versions(folder: Path) -> list[int]:
@@ -126,29 +148,6 @@ model_warmup [
 {warmup}
 ]
 """
-
-
-@contextmanager
-def _new_folder(folder: Path) -> Iterator[None]:
-    """A folder, which goes again if nothing was put into it; errors in it are said of it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):  # not empty
-                folder.rmdir()
-    except OSError as error:
-        raise OutputError(f"{folder}: can't be written: {error.strerror or error}") from None
-
-
-@contextmanager
-def _with_final_name(temporary: Path, final: Path) -> Iterator[None]:
-    """Errors name the file as it would have been called."""
-    try:
-        yield
-    except RnnOnnxError as error:
-        raise type(error)(str(error).replace(str(temporary), str(final))) from None
 
 
 def _check_same_interface(folder: Path, newest: int, spec: ModelSpec) -> None:

@@ -6,58 +6,41 @@ from pathlib import Path
 import pytest
 
 from rnn_runtime import Classifier
+from rnn_runtime.model.file import check_model
 from tests.support.commands import Run
 from tests.support.file_stops import stopping
 from tests.support.full_disk import full_disk
 
 OLD = b"the old model"
-LAST_CHANGE = "move model.onnx"
 
 
 @pytest.mark.slow
-def test_at_every_moment_the_old_model_or_the_new_one_is_there(tmp_path: Path, digits_checkpoint: Path) -> None:
+def test_until_the_new_model_is_complete_the_old_one_is_there(tmp_path: Path, digits_checkpoint: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(OLD)
-    changes, found = [], []
 
     with stopping("rnn-export", digits_checkpoint, "model.onnx", folder=tmp_path) as exporting:
         for change in exporting:
-            changes.append(change)
-            found.append((tmp_path / "model.onnx").read_bytes())
-        _, errors = exporting.run_to_the_end()
-
-    assert exporting.process.returncode == 0, errors
-    new = (tmp_path / "model.onnx").read_bytes()
-    before = changes.index(LAST_CHANGE) + 1
-    assert found == [OLD] * before + [new] * (len(found) - before)
-    assert changes[0].startswith("mkdir")
-    assert Classifier(tmp_path / "model.onnx", provider="cpu")
-
-
-@pytest.mark.slow
-def test_killed_with_the_new_model_written_it_leaves_the_old_one(tmp_path: Path, digits_checkpoint: Path) -> None:
-    (tmp_path / "model.onnx").write_bytes(OLD)
-
-    with stopping("rnn-export", digits_checkpoint, "model.onnx", folder=tmp_path) as exporting:
-        exporting.go_to(LAST_CHANGE)
+            assert (tmp_path / "model.onnx").read_bytes() == OLD
+            if change == "move model.onnx":
+                break
         exporting.process.kill()
         exporting.process.wait()
 
     assert (tmp_path / "model.onnx").read_bytes() == OLD
+    (temporary,) = set(tmp_path.iterdir()) - {tmp_path / "model.onnx"}
+    check_model(temporary.read_bytes())
 
 
 @pytest.mark.parametrize(
     ("number", "code", "said"),
-    [
-        (signal.SIGINT, 130, "Error: interrupted\n"),
-        pytest.param(signal.SIGTERM, 143, "Error: terminated\n", marks=pytest.mark.slow),
-    ],
+    [(signal.SIGINT, 130, "Error: interrupted\n"), (signal.SIGTERM, 143, "Error: terminated\n")],
 )
 @pytest.mark.slow
 def test_a_signal_ends_it_in_a_line_and_leaves_nothing(
     tmp_path: Path, digits_checkpoint: Path, number: signal.Signals, code: int, said: str
 ) -> None:
     with stopping("rnn-export", digits_checkpoint, "model.onnx", folder=tmp_path) as exporting:
-        exporting.go_to(LAST_CHANGE)
+        next(exporting)  # it opens its temporary file
         exporting.process.send_signal(number)
         _, errors = exporting.run_to_the_end()
 

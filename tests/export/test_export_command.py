@@ -96,33 +96,28 @@ def test_metadata_is_text_that_any_onnx_reader_shows(digits_model: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("spec", "is_coarse", "count"),
+    ("image", "count"),
     [
-        (ModelSpec(ImageSpec(28, 28, 1), ("a", "b"), hidden_size=4), False, 11),
-        (ModelSpec(ImageSpec(20, 900, 1), ("a", "b"), hidden_size=4), True, 11),
-        (ModelSpec(ImageSpec(20, 900, 1), ("a", "b"), num_layers=1, hidden_size=600), False, 11),
-        pytest.param(ModelSpec(ImageSpec(900, 4096, 1), ("a", "b"), hidden_size=4), True, 4, marks=pytest.mark.slow),
-        pytest.param(ModelSpec(ImageSpec(1500, 4096, 1), ("a", "b"), hidden_size=4), True, 2, marks=pytest.mark.slow),
+        (ImageSpec(28, 28, 1), 11),
+        (ImageSpec(20, 900, 1), 2),
+        pytest.param(ImageSpec(1500, 4096, 1), 1, marks=pytest.mark.slow),
     ],
-    ids=["small", "large", "with large weights", "very large", "huge"],
+    ids=str,
 )
-def test_golden_samples_never_outgrow_the_model(tmp_path: Path, spec: ModelSpec, is_coarse: bool, count: int) -> None:
-    random_checkpoint(spec).save(tmp_path / "model.pt")
+def test_golden_samples_stay_small_however_large_the_images_are(tmp_path: Path, image: ImageSpec, count: int) -> None:
+    random_checkpoint(ModelSpec(image, ("a", "b"), hidden_size=4)).save(tmp_path / "model.pt")
     export_onnx(tmp_path / "model.pt", tmp_path / "model.onnx")
 
     classifier = Classifier(tmp_path / "model.onnx", provider="cpu")
-    size = (tmp_path / "model.onnx").stat().st_size
-    assert len(onnx_props(tmp_path / "model.onnx")["golden_samples"]) <= max(65536, size // 10)
     golden = classifier.metadata.golden
+
+    (text,) = (p.value for p in onnx.load(tmp_path / "model.onnx").metadata_props if p.key == "golden_samples")
+    assert len(text) <= 65536
     assert len(golden.images) == count
-    assert np.array_equal(golden.images[0], Checkpoint.load(tmp_path / "model.pt").samples[0].numpy()) != is_coarse
     assert len(np.unique(golden.images[0])) > 100
-    assert len(np.unique(golden.logits, axis=0)) > 1
+    samples = Checkpoint.load(tmp_path / "model.pt").samples.numpy()
+    assert np.array_equal(golden.images[3:], samples[: count - 3 if count > 3 else 0])
     assert Difference.between(classifier.predict_logits(golden.images), golden.logits).within_tolerance
-
-
-def onnx_props(path: Path) -> dict[str, str]:
-    return {prop.key: prop.value for prop in onnx.load(path).metadata_props}
 
 
 def test_same_checkpoint_gives_the_same_bytes(run: Run, tmp_path: Path, digits_checkpoint: Path) -> None:
