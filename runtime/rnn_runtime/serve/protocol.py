@@ -4,21 +4,24 @@ The protocol is that of github.com/kserve/open-inference-protocol, and binary te
 (github.com/triton-inference-server/server, docs/protocol/extension_binary_data.md).
 """
 
-import base64
-import binascii
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from rnn_runtime.model.spec import ImageSpec
+from rnn_runtime.text import printable
 
 OUTPUTS = ("logits", "probabilities")
 BINARY_HEADER = "Inference-Header-Content-Length"  # the length of the JSON before binary tensors
 EXTENSIONS = ("binary_tensor_data",)
+_LONGEST_ECHO = 100  # characters of a request that an error repeats
+_NOTHING = msgspec.Raw(b"[]")
+_T = TypeVar("_T")
 
 
 class RequestError(Exception):
@@ -51,16 +54,39 @@ class InferRequest:
         return len(self.encoded) if self.images is None else len(self.images)
 
 
-@dataclass(slots=True)
-class _Tensor:
-    """An input as it is in the request."""
+class _InputParameters(msgspec.Struct):
+    binary_data_size: int | None = None  # None: the data is in the JSON
 
+
+class _Input(msgspec.Struct):
     name: str
     datatype: str
     shape: list[int]
-    data: Any = None  # values, in JSON
-    binary: bytes | None = None
-    parameters: dict[str, Any] = field(default_factory=dict)
+    data: msgspec.Raw = _NOTHING
+    parameters: _InputParameters = msgspec.field(default_factory=_InputParameters)
+
+
+class _OutputParameters(msgspec.Struct):
+    binary_data: bool | None = None  # None: as the request's `binary_data_output`
+    classification: int | None = None
+
+
+class _Output(msgspec.Struct):
+    name: str
+    parameters: _OutputParameters = msgspec.field(default_factory=_OutputParameters)
+
+
+class _RequestParameters(msgspec.Struct):
+    binary_data_output: bool = False
+
+
+class _Request(msgspec.Struct):
+    """The JSON of a request, as far as it is looked at."""
+
+    inputs: list[_Input]
+    outputs: list[_Output] = []
+    id: str | None = None
+    parameters: _RequestParameters = msgspec.field(default_factory=_RequestParameters)
 
 
 def parse_request(body: bytes, json_length: str | None, spec: ImageSpec, most_images: int) -> InferRequest:
@@ -75,24 +101,28 @@ def parse_request(body: bytes, json_length: str | None, spec: ImageSpec, most_im
     Raises:
         RequestError: the request doesn't follow the protocol, or doesn't fit the model.
     """
-    header, rest = _split(body, json_length)
-    request = _parse_json(header)
-    tensors = [_parse_tensor(value) for value in _list(request, "inputs")]
-    rest = _give_binary(tensors, rest)
-    if rest:
-        raise RequestError(f"{len(rest)} bytes follow the last tensor. Set binary_data_size of each binary input")
-    if len(tensors) != 1 or tensors[0].name not in ("images", "encoded"):
-        names = ", ".join(repr(tensor.name) for tensor in tensors) or "none"
+    header, binary = _split(body, json_length)
+    request = _decode(header, _Request, "the request")
+    if len(request.inputs) != 1 or request.inputs[0].name not in ("images", "encoded"):
+        names = " and ".join(_echo(tensor.name) for tensor in request.inputs[:3]) or "none"
         raise RequestError(f"inputs must be one of 'images' and 'encoded', not {names}")
-    (tensor,) = tensors
+    (tensor,) = request.inputs
     _check_shape(tensor, spec, most_images)
-    identity = request.get("id")
-    if not isinstance(identity, str | None):
-        raise RequestError("id must be a text")
-    outputs = _parse_outputs(request)
+    size = tensor.parameters.binary_data_size
+    if len(binary) != (size or 0):
+        raise RequestError(f"{len(binary)} bytes follow the JSON, and binary_data_size of {tensor.name!r} is {size}")
+    if size is not None and tensor.data is not _NOTHING:
+        raise RequestError(f"{tensor.name!r} has both data and binary_data_size")
+    outputs = _read_outputs(request)
     if tensor.name == "images":
-        return InferRequest(_read_pixels(tensor), (), outputs, identity)
-    return InferRequest(None, _read_encoded(tensor), outputs, identity)
+        pixels = _read_pixels(tensor) if size is None else binary
+        return InferRequest(_shaped(pixels, tensor.shape), (), outputs, request.id)
+    encoded = _decode(tensor.data, list[bytes], "data of 'encoded'") if size is None else _split_elements(binary)
+    if len(encoded) != tensor.shape[0]:
+        raise RequestError(
+            f"'encoded' has {len(encoded)} elements, and its shape {tensor.shape} needs {tensor.shape[0]}"
+        )
+    return InferRequest(None, tuple(encoded), outputs, request.id)
 
 
 def format_answer(
@@ -113,7 +143,7 @@ def format_answer(
     answer = {"model_name": model, "model_version": version, "outputs": outputs}
     if request.id is not None:
         answer["id"] = request.id
-    header = json.dumps(answer).encode()
+    header = msgspec.json.encode(answer)
     if not tensors:
         return header, {"Content-Type": "application/json"}
     headers = {"Content-Type": "application/octet-stream", BINARY_HEADER: str(len(header))}
@@ -138,110 +168,58 @@ def _split(body: bytes, json_length: str | None) -> tuple[bytes, bytes]:
     if json_length is None:
         return body, b""
     if not (json_length.isascii() and json_length.isdecimal() and len(json_length) < 20):
-        raise RequestError(f"{BINARY_HEADER} must be a number of bytes, not {json_length[:40]!r}")
+        raise RequestError(f"{BINARY_HEADER} must be a number of bytes, not {_echo(json_length)}")
     length = int(json_length)
     if length > len(body):
         raise RequestError(f"{BINARY_HEADER} is {length}, and the body has {len(body)} bytes only")
     return body[:length], body[length:]
 
 
-def _parse_json(text: bytes) -> dict[str, Any]:
+def _decode(text: bytes | msgspec.Raw, kind: type[_T], what: str) -> _T:
     try:
-        request = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else error
-        raise RequestError(f"the request isn't JSON: {reason}") from None
-    if not isinstance(request, dict):
-        raise RequestError("the request must be a JSON object")
-    return request
+        return msgspec.json.decode(text, type=kind)
+    except msgspec.ValidationError as error:
+        raise RequestError(f"{what} doesn't follow the protocol: {printable(str(error))}") from None
+    except msgspec.DecodeError as error:
+        raise RequestError(f"{what} isn't JSON: {printable(str(error))}") from None
+    except RecursionError:
+        raise RequestError(f"{what} isn't JSON: nested too deeply") from None
 
 
-def _list(request: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
-    values = request.get(key)
-    if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
-        raise RequestError(f"{key} must be a list of objects")
-    return values
+def _echo(text: str) -> str:
+    return repr(text if len(text) <= _LONGEST_ECHO else f"{text[:_LONGEST_ECHO]}...")
 
 
-def _parameters(value: Mapping[str, Any]) -> dict[str, Any]:
-    parameters = value.get("parameters", {})
-    if not isinstance(parameters, dict):
-        raise RequestError("parameters must be an object")
-    return parameters
-
-
-def _parse_tensor(value: Mapping[str, Any]) -> _Tensor:
-    name, datatype, shape = value.get("name"), value.get("datatype"), value.get("shape")
-    if not isinstance(name, str) or not isinstance(datatype, str):
-        raise RequestError("an input needs a name and a datatype")
-    if not isinstance(shape, list) or not all(type(size) is int for size in shape):
-        raise RequestError(f"the shape of {name!r} must be a list of whole numbers")
-    return _Tensor(name, datatype, shape, value.get("data"), parameters=_parameters(value))
-
-
-def _give_binary(tensors: Sequence[_Tensor], rest: bytes) -> bytes:
-    """Give each binary tensor its bytes, and return what is left."""
-    for tensor in tensors:
-        if "binary_data_size" not in tensor.parameters:
-            continue
-        size = tensor.parameters["binary_data_size"]
-        if type(size) is not int or not 0 <= size <= len(rest):
-            raise RequestError(f"binary_data_size of {tensor.name!r} is {size!r}, and {len(rest)} bytes are left")
-        if tensor.data is not None:
-            raise RequestError(f"{tensor.name!r} has both data and binary_data_size")
-        tensor.binary, rest = rest[:size], rest[size:]
-    return rest
-
-
-def _check_shape(tensor: _Tensor, spec: ImageSpec, most_images: int) -> None:
+def _check_shape(tensor: _Input, spec: ImageSpec, most_images: int) -> None:
     datatype, shape = ("UINT8", spec.shape) if tensor.name == "images" else ("BYTES", ())
-    expected = ", ".join(["batch", *map(str, shape)])
     if tensor.datatype != datatype:
-        raise RequestError(f"{tensor.name!r} must have the datatype {datatype}, not {tensor.datatype!r}")
+        raise RequestError(f"{tensor.name!r} must have the datatype {datatype}, not {_echo(tensor.datatype)}")
     if len(tensor.shape) != 1 + len(shape) or tuple(tensor.shape[1:]) != shape or tensor.shape[0] < 1:
-        raise RequestError(f"{tensor.name!r} must have the shape [{expected}], not {tensor.shape}")
+        expected = ", ".join(["batch", *map(str, shape)])
+        raise RequestError(
+            f"{tensor.name!r} must have the shape [{expected}], not {_echo(str(tensor.shape[:9]))[1:-1]}"
+        )
     if tensor.shape[0] > most_images:
-        raise RequestError(f"{tensor.shape[0]} images in one request, and at most {most_images} are allowed", 413)
+        raise RequestError(f"there may be at most {most_images} images in one request", 413)
 
 
-def _read_pixels(tensor: _Tensor) -> NDArray[np.uint8]:
-    size = int(np.prod(tensor.shape))
-    if tensor.binary is not None:
-        if len(tensor.binary) != size:
-            raise RequestError(f"'images' has {len(tensor.binary)} bytes, and its shape {tensor.shape} needs {size}")
-        return np.frombuffer(tensor.binary, np.uint8).reshape(tensor.shape)
-    try:
-        values = np.asarray(tensor.data)
-    except (ValueError, OverflowError):  # lists of different lengths
-        values = np.empty(0)
-    if values.size != size or values.dtype.kind not in "iu" or values.min() < 0 or values.max() > 255:
-        raise RequestError(f"data of 'images' must be {size} whole numbers from 0 to 255, for the shape {tensor.shape}")
-    return values.astype(np.uint8).reshape(tensor.shape)
+def _read_pixels(tensor: _Input) -> bytes:
+    # Flat or nested in any way: brackets within the list don't change which numbers follow each other.
+    numbers = b"[" + bytes(tensor.data).translate(None, b"[] \t\r\n") + b"]"
+    return bytes(_decode(numbers, list[Annotated[int, msgspec.Meta(ge=0, le=255)]], "data of 'images'"))
 
 
-def _read_encoded(tensor: _Tensor) -> tuple[bytes, ...]:
-    count = tensor.shape[0]
-    if tensor.binary is not None:
-        found = tuple(_split_bytes(tensor.binary, count))
-    else:
-        if not isinstance(tensor.data, list) or not all(isinstance(text, str) for text in tensor.data):
-            raise RequestError(
-                "data of 'encoded' must be a list of texts, with the bytes of an image file in base64 each"
-            )
-        try:
-            found = tuple(base64.b64decode(text, validate=True) for text in tensor.data)
-        except (binascii.Error, ValueError) as error:
-            raise RequestError(f"data of 'encoded' isn't base64: {error}") from None
-    if len(found) != count:
-        raise RequestError(f"'encoded' has {len(found)} elements, and its shape {tensor.shape} needs {count}")
-    return found
+def _shaped(pixels: bytes, shape: list[int]) -> NDArray[np.uint8]:
+    if len(pixels) != math.prod(shape):
+        raise RequestError(f"'images' has {len(pixels)} values, and its shape {shape} needs {math.prod(shape)}")
+    return np.frombuffer(pixels, np.uint8).reshape(shape)
 
 
-def _split_bytes(data: bytes, most: int) -> list[bytes]:
+def _split_elements(data: bytes) -> list[bytes]:
     """The elements of a binary tensor of bytes: each is preceded by its length in 4 bytes, the lowest first."""
     found: list[bytes] = []
     position = 0
-    while position < len(data) and len(found) <= most:
+    while position < len(data):
         length = int.from_bytes(data[position : position + 4], "little")
         position += 4
         if length > len(data) - position:
@@ -251,22 +229,14 @@ def _split_bytes(data: bytes, most: int) -> list[bytes]:
     return found
 
 
-def _parse_outputs(request: Mapping[str, Any]) -> dict[str, bool]:
-    usual = _parameters(request).get("binary_data_output", False)
-    if "outputs" not in request:
-        return dict.fromkeys(OUTPUTS, _flag(usual, "binary_data_output"))
+def _read_outputs(request: _Request) -> dict[str, bool]:
+    usual = request.parameters.binary_data_output
     outputs: dict[str, bool] = {}
-    for value in _list(request, "outputs"):
-        name, parameters = value.get("name"), _parameters(value)
-        if name not in OUTPUTS:
-            raise RequestError(f"there is no output {name!r}. The model has {' and '.join(OUTPUTS)}")
-        if "classification" in parameters:
+    for output in request.outputs:
+        if output.name not in OUTPUTS:
+            raise RequestError(f"there is no output {_echo(output.name)}. The model has {' and '.join(OUTPUTS)}")
+        if output.parameters.classification is not None:
             raise RequestError("classification isn't supported. Ask for probabilities")
-        outputs[name] = _flag(parameters.get("binary_data", usual), "binary_data")
-    return outputs or dict.fromkeys(OUTPUTS, _flag(usual, "binary_data_output"))
-
-
-def _flag(value: object, name: str) -> bool:
-    if not isinstance(value, bool):
-        raise RequestError(f"{name} must be true or false")
-    return value
+        binary = output.parameters.binary_data
+        outputs[output.name] = usual if binary is None else binary
+    return outputs or dict.fromkeys(OUTPUTS, usual)

@@ -74,37 +74,40 @@ def test_encoded_images_come_as_base64_or_binary(files: list[bytes], binary: boo
 @pytest.mark.parametrize(
     ("request_", "problem", "status"),
     [
-        ([], "must be a JSON object", 400),
-        ({}, "inputs must be a list of objects", 400),
-        ({"inputs": [1]}, "inputs must be a list of objects", 400),
+        ([], "the request doesn't follow the protocol: Expected `object`, got `array`", 400),
+        ({}, "missing required field `inputs`", 400),
+        ({"inputs": [1]}, r"Expected `object`, got `int` - at `\$.inputs\[0\]`", 400),
         ({"inputs": []}, "inputs must be one of 'images' and 'encoded', not none", 400),
         (images(name="image"), "one of 'images' and 'encoded', not 'image'", 400),
-        (images(name=...), "needs a name and a datatype", 400),
+        (images(name=...), "missing required field `name`", 400),
         (images(datatype="FP32"), "must have the datatype UINT8, not 'FP32'", 400),
         (images(shape=[1, 3, 2, 1]), r"must have the shape \[batch, 2, 3, 1\], not \[1, 3, 2, 1\]", 400),
         (images(shape=[0, 2, 3, 1]), "must have the shape", 400),
         (images(shape=[-1, 2, 3, 1]), "must have the shape", 400),
-        (images(shape=[True, 2, 3, 1]), "list of whole numbers", 400),
-        (images(shape="1"), "list of whole numbers", 400),
-        (images(shape=[5, 2, 3, 1]), "5 images in one request, and at most 4", 413),
+        (images(shape=[True, 2, 3, 1]), "Expected `int`, got `bool`", 400),
+        (images(shape="1"), "Expected `array`, got `str`", 400),
+        (images(shape=[5, 2, 3, 1]), "at most 4 images in one request", 413),
         (images(shape=[10**30, 2, 3, 1]), "at most 4", 413),
-        (images(data=...), "must be 6 whole numbers from 0 to 255", 400),
-        (images(data=[*PIXELS, 6]), "must be 6 whole numbers from 0 to 255", 400),
-        (images(data=[0, 1, 2, 3, 4, 256]), "from 0 to 255", 400),
-        (images(data=[0, 1, 2, 3, 4, -1]), "from 0 to 255", 400),
-        (images(data=[0, 1, 2, 3, 4, 0.5]), "from 0 to 255", 400),
-        (images(data=[[0, 1], [2, 3, 4, 5]]), "from 0 to 255", 400),
-        (images(data=["0", "1", "2", "3", "4", "5"]), "from 0 to 255", 400),
-        (images(data=[10**30, 1, 2, 3, 4, 5]), "from 0 to 255", 400),
-        (images(parameters={"binary_data_size": 6}), "binary_data_size of 'images' is 6, and 0 bytes are left", 400),
-        (images(parameters=[]), "parameters must be an object", 400),
-        (images() | {"id": 5}, "id must be a text", 400),
+        (images(data=...), "has 0 values, and its shape .* needs 6", 400),
+        (images(data=[*PIXELS, 6]), "has 7 values, and its shape .* needs 6", 400),
+        (images(data=[0, 1, 2, 3, 4, 256]), r"data of 'images' .*: Expected `int` <= 255 - at `\$\[5\]`", 400),
+        (images(data=[0, 1, 2, 3, 4, -1]), "Expected `int` >= 0", 400),
+        (images(data=[0, 1, 2, 3, 4, 0.5]), "Expected `int`, got `float`", 400),
+        (images(data=["0", "1", "2", "3", "4", "5"]), "Expected `int`, got `str`", 400),
+        (images(data=[10**30, 1, 2, 3, 4, 5]), "Expected `int` <= 255", 400),
+        (
+            images(parameters={"binary_data_size": 6}),
+            "0 bytes follow the JSON, and binary_data_size of 'images' is 6",
+            400,
+        ),
+        (images(parameters=[]), r"got `array` - at `\$.inputs\[0\].parameters`", 400),
+        (images() | {"id": 5}, r"Expected `str \| null`, got `int` - at `\$.id`", 400),
         (images() | {"outputs": [{"name": "labels"}]}, "there is no output 'labels'", 400),
-        (images() | {"outputs": [{"name": "logits", "parameters": {"binary_data": 1}}]}, "true or false", 400),
-        (images() | {"parameters": {"binary_data_output": "yes"}}, "true or false", 400),
+        (images() | {"outputs": [{"name": "logits", "parameters": {"binary_data": 1}}]}, "Expected `bool", 400),
+        (images() | {"parameters": {"binary_data_output": "yes"}}, "Expected `bool`, got `str`", 400),
         (images() | {"outputs": [{"name": "logits", "parameters": {"classification": 3}}]}, "classification", 400),
-        ({"inputs": [{"name": "encoded", "datatype": "BYTES", "shape": [1], "data": ["*"]}]}, "isn't base64", 400),
-        ({"inputs": [{"name": "encoded", "datatype": "BYTES", "shape": [1], "data": "x"}]}, "list of texts", 400),
+        ({"inputs": [{"name": "encoded", "datatype": "BYTES", "shape": [1], "data": ["*"]}]}, "Invalid base64", 400),
+        ({"inputs": [{"name": "encoded", "datatype": "BYTES", "shape": [1], "data": "x"}]}, "Expected `array`", 400),
         ({"inputs": [{"name": "encoded", "datatype": "BYTES", "shape": [2], "data": ["eA=="]}]}, "has 1 elements", 400),
         ({"inputs": [{"name": "encoded", "datatype": "BYTES", "shape": [1, 1], "data": []}]}, r"\[batch\]", 400),
     ],
@@ -121,7 +124,9 @@ def test_a_request_that_does_not_fit_is_refused_with_the_reason(request_: Any, p
     [
         (b"", None, "isn't JSON"),
         (b"\xff", None, "isn't JSON"),
-        (b"[" * 100_000, None, "isn't JSON"),
+        (b"[" * 100_000, None, "Expected `object`"),
+        (b'{"id": ' + b"[" * 100_000, None, "Expected `str"),
+        (b'{"other": ' + b"[" * 100_000, None, "isn't JSON: nested too deeply"),
         (b"{}", "3", "is 3, and the body has 2 bytes only"),
         (b"{}", "-1", "must be a number of bytes"),
         (b"{}", "9" * 30, "must be a number of bytes"),
@@ -138,7 +143,7 @@ def test_a_body_that_is_no_json_is_refused(body: bytes, length: str | None, prob
         ([1], b"\x05\x00\x00\x00abc", "ends within an element"),
         ([1], b"\x05\x00", "ends within an element"),
         ([2], b"\x01\x00\x00\x00a", "has 1 elements"),
-        ([1], b"\x00\x00\x00\x00" * 3, "has 2 elements"),
+        ([1], b"\x00\x00\x00\x00" * 3, "has 3 elements"),
     ],
 )
 def test_binary_elements_that_do_not_fit_are_refused(shape: list[int], data: bytes, problem: str) -> None:
@@ -149,7 +154,7 @@ def test_binary_elements_that_do_not_fit_are_refused(shape: list[int], data: byt
 
 
 def test_bytes_that_belong_to_no_tensor_are_refused() -> None:
-    with pytest.raises(RequestError, match="3 bytes follow the last tensor"):
+    with pytest.raises(RequestError, match="3 bytes follow the JSON, and binary_data_size of 'images' is None"):
         parse(images(), b"abc")
 
 
@@ -164,7 +169,7 @@ def test_any_json_is_a_request_or_refused(value: Any, binary: bytes) -> None:
             problem = ""
             assert found.count == 1
         assert problem or not binary
-        assert problem.isprintable() or "isn't JSON" in problem
+        assert problem.isprintable()
 
 
 @given(st.binary(max_size=200), st.none() | st.text(max_size=5))

@@ -405,7 +405,7 @@ def test_a_body_with_two_ends_is_refused(service: Service) -> None:
     ("arguments", "problem"),
     [
         (("--model", "nowhere.onnx"), "nowhere.onnx: "),
-        (("--port", "70000"), "'--port'"),
+        (("--port", "70000"), "--port must be a whole number from 0 to 65535"),
         (("--host", "256.1.1.1"), "can't listen on 256.1.1.1, port 8080"),
         (("--token-file", "nowhere"), "nowhere: can't be read"),
         (("--token-file", "empty"), "empty: must hold a token"),
