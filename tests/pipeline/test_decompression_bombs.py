@@ -13,6 +13,8 @@ from tests.support.commands import RunProcess
 from tests.support.hostile_images import BOMBS, SIDE
 from tests.support.results import read_results
 
+pytestmark = pytest.mark.slow
+
 # The memory that a process has used at most; other than ru_maxrss it doesn't begin with that of its parent.
 MEASURE = """
 import sys
@@ -104,7 +106,6 @@ def test_bombs_take_little_memory(decoder: Decoder, tmp_path: Path, name: str) -
     assert grown_kib < 200_000
 
 
-@pytest.mark.slow
 def test_a_folder_of_bombs_takes_little_memory(run_process: RunProcess, tmp_path: Path, digits_model: Path) -> None:
     for name, (make, _) in BOMBS.items():
         (tmp_path / name).write_bytes(make())
@@ -117,7 +118,6 @@ def test_a_folder_of_bombs_takes_little_memory(run_process: RunProcess, tmp_path
     assert int(peak_kib) < 500_000
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("style", "mode", "options"),
     [

@@ -4,6 +4,7 @@ import io
 import struct
 import zlib
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -194,27 +195,31 @@ def _gif() -> bytes:
     return save(Image.new("P", (8, 8)), "GIF")
 
 
-_PACKED = zlib.compress(bytes(ZEROS), 9)
+@cache
+def _packed() -> bytes:
+    return zlib.compress(bytes(ZEROS), 9)
+
+
 _MEGABYTE = zlib.compress(bytes(1 << 20), 9)
 
 # What each is made by, and what is said of it; None where it gives pixels like any image.
 BOMBS: dict[str, tuple[Callable[[], bytes], str | None]] = {
-    "50000x50000.png": (lambda: png(50_000, 50_000, (b"IDAT", _PACKED[:9_000]), bits=1), TOO_MANY_PIXELS),
-    "wide.png": (lambda: png(MAX_PIXELS, 1, (b"IDAT", _PACKED)), TOO_LONG),
-    "tall.png": (lambda: png(1, MAX_PIXELS, (b"IDAT", _PACKED)), TOO_LONG),
-    "half-empty.png": (lambda: png(SIDE, SIDE, (b"IDAT", _PACKED)), DAMAGED),
-    "half-empty-rgb.png": (lambda: png(SIDE, SIDE, (b"IDAT", _PACKED), color=2), DAMAGED),
-    "text.png": (lambda: png(8, 8, (b"zTXt", b"a\0\0" + _PACKED), (b"IDAT", _PACKED)), None),
+    "50000x50000.png": (lambda: png(50_000, 50_000, (b"IDAT", _packed()[:9_000]), bits=1), TOO_MANY_PIXELS),
+    "wide.png": (lambda: png(MAX_PIXELS, 1, (b"IDAT", _packed())), TOO_LONG),
+    "tall.png": (lambda: png(1, MAX_PIXELS, (b"IDAT", _packed())), TOO_LONG),
+    "half-empty.png": (lambda: png(SIDE, SIDE, (b"IDAT", _packed())), DAMAGED),
+    "half-empty-rgb.png": (lambda: png(SIDE, SIDE, (b"IDAT", _packed()), color=2), DAMAGED),
+    "text.png": (lambda: png(8, 8, (b"zTXt", b"a\0\0" + _packed()), (b"IDAT", _packed())), None),
     "texts.png": (
         lambda: png(8, 8, *[(b"zTXt", b"a%d\0\0" % i + _MEGABYTE) for i in range(300)]),
         NOT_AN_IMAGE,
     ),
-    "international-text.png": (lambda: png(8, 8, (b"iTXt", b"a\0\1\0\0\0" + _PACKED)), NOT_AN_IMAGE),
+    "international-text.png": (lambda: png(8, 8, (b"iTXt", b"a\0\1\0\0\0" + _packed())), NOT_AN_IMAGE),
     "color-profile.png": (
-        lambda: png(8, 8, (b"iCCP", b"a\0\0" + _PACKED + bytes(40_000)), (b"IDAT", _PACKED)),
+        lambda: png(8, 8, (b"iCCP", b"a\0\0" + _packed() + bytes(40_000)), (b"IDAT", _packed())),
         None,
     ),
-    "pixels-too-many.png": (lambda: png(8, 8, (b"IDAT", _PACKED)), None),
+    "pixels-too-many.png": (lambda: png(8, 8, (b"IDAT", _packed())), None),
     "exif.png": (
         lambda: png(8, 8, (b"eXIf", overlapping_tags(5_000, 1_000_000)), (b"IDAT", zlib.compress(bytes(72)))),
         None,
