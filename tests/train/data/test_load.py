@@ -1,12 +1,14 @@
 """Data sets: where they come from, what they hold, and how they are split."""
 
 import hashlib
+import os
 import shutil
+import signal
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from socketserver import BaseRequestHandler, ThreadingTCPServer
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 
 from rnn_runtime.errors import DataError, SettingsError
 from rnn_runtime.images.decode import resize_image
+from rnn_runtime.interruption import signals_noted
 from rnn_runtime.model.spec import ImageSpec
 from rnn_train.data import Data, DataSource, LabeledImages, load_data
 from rnn_train.data.idx import read_idx
@@ -403,6 +406,25 @@ def test_a_server_that_answers_nonsense_is_a_data_error(
         with pytest.raises(DataError, match="mnist: could not be downloaded"):
             load_data(DataSource(data_root=str(tmp_path)))
 
+        server.shutdown()
+
+
+def test_a_download_that_hangs_does_not_hold_up_a_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = Event()
+
+    class Handler(BaseRequestHandler):
+        def handle(self) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            ended.wait()
+
+    with ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [f"http://127.0.0.1:{server.server_address[1]}/"])
+
+        with pytest.raises(KeyboardInterrupt), signals_noted():
+            load_data(DataSource(data_root=str(tmp_path)))
+
+        ended.set()
         server.shutdown()
 
 

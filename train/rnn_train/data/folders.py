@@ -16,6 +16,7 @@ from rnn_runtime.files.kinds import IMAGE_SUFFIXES
 from rnn_runtime.images.decode import decode_image, deep_values, image_shape, read_bytes, to_image
 from rnn_runtime.images.find import class_folders, find_images
 from rnn_runtime.images.pool import map_files, usable_cores
+from rnn_runtime.interruption import signals_noted, stop_if_signaled
 from rnn_runtime.model.spec import DepthRange, ImageSpec
 from rnn_train.data.source import Data, DataSource, LabeledImages
 
@@ -374,8 +375,10 @@ def write_image_folder(
         OSError: a folder or file can't be written.
     """
     folders = class_folders(class_names)
-    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
-        path = Path(folder) / folders[label] / f"{i:05}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path, "wb", sync=False) as file:  # syncing thousands would take minutes
-            to_image(image).save(file, "PNG")
+    with signals_noted():
+        for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+            stop_if_signaled()
+            path = Path(folder) / folders[label] / f"{i:05}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(path, "wb", sync=False) as file:  # syncing thousands would take minutes
+                to_image(image).save(file, "PNG")

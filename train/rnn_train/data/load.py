@@ -9,6 +9,7 @@ import numpy as np
 
 from rnn_runtime.errors import Argument, DataError, SettingsError
 from rnn_runtime.images.decode import resize_image
+from rnn_runtime.interruption import stop_if_signaled, wait_for
 from rnn_runtime.model.spec import ImageSpec
 from rnn_train.data.folders import load_class_folders, name_classes
 from rnn_train.data.idx import load_idx_folder
@@ -89,7 +90,7 @@ def _load_torchvision(dataset: Dataset, root: str, download: bool) -> Data:
         "kmnist": datasets.KMNIST,
     }
     try:
-        splits = [kinds[dataset](root, train=train, download=download) for train in (True, False)]
+        splits = wait_for(lambda: [kinds[dataset](root, train=train, download=download) for train in (True, False)])
     except (RuntimeError, OSError, EOFError, ValueError, AssertionError, http.client.HTTPException) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise DataError(
@@ -111,7 +112,11 @@ def _resize(data: Data, size: tuple[int, int]) -> Data:
         spec = ImageSpec(*size, split.images.shape[3])
         if split.images.shape[1:] == spec.shape:
             return split
-        return replace(split, images=np.stack([resize_image(image, spec) for image in split.images]))
+        resized = np.empty((len(split), *spec.shape), np.uint8)
+        for i, image in enumerate(split.images):
+            stop_if_signaled()
+            resized[i] = resize_image(image, spec)
+        return replace(split, images=resized)
 
     validation, test = (split and resize(split) for split in (data.validation, data.test))
     return replace(data, train=resize(data.train), validation=validation, test=test)
