@@ -287,7 +287,7 @@ def _progress(output: Path | None, format: "Format") -> "contextlib.AbstractCont
     scrolling = output is None and sys.stdout.isatty()
     if (scrolling and format != "table") or not sys.stderr.isatty():
         return contextlib.nullcontext()
-    from rnn_runtime.command.progress import ImageBar
+    from rnn_runtime.command.streams import ImageBar
     from rnn_runtime.results.table import MEASURED_ROWS
 
     return ImageBar(MEASURED_ROWS if scrolling else None)

@@ -90,7 +90,7 @@ def test_quiet_training_and_export_print_nothing(run: Run, tmp_path: Path) -> No
             "rnn-infer model.pt images",
             "model.pt is a checkpoint, not an image. Export it with: rnn-export model.pt",
         ),
-        ("rnn-infer -0 images", "-0 is for names on standard input. Add -, or leave it out"),
+        ("rnn-infer -0 images", "--null is for names on standard input. Add -, or leave it out"),
         ("rnn-infer --null images", "--null is for names on standard input"),
         (
             "rnn-infer --summary model.onnx images",
@@ -105,7 +105,7 @@ def test_quiet_training_and_export_print_nothing(run: Run, tmp_path: Path) -> No
         ("rnn-train --epoch 3", "? All options: rnn-train --help"),
         ("rnn-infer --gpu images", "No such option: --gpu. Use --provider cuda"),
         ("rnn-infer --bach-size 3 images", "--batch-size"),
-        ("rnn-infer -o - images", "-o takes a file name. For standard output, leave it out"),
+        ("rnn-infer -o - images", "--output takes a file name. For standard output, leave it out"),
         ("rnn-infer --doctor", "No such option: --doctor. Use rnn-onnx doctor; all options: rnn-infer --help"),
         ("rnn-infer -k3 --self-check", "No such option: --self-check. Use rnn-onnx check model.onnx"),
         ("rnn-infer --benchmark", "Use rnn-onnx benchmark model.onnx"),

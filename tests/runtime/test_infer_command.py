@@ -349,7 +349,7 @@ def test_null_without_standard_input_is_refused(run: Run) -> None:
     result = run("rnn-infer", "-0", "images/4")
 
     assert result.returncode == 2
-    assert "-0 is for names on standard input" in result.stderr
+    assert "--null is for names on standard input" in result.stderr
 
 
 @pytest.mark.usefixtures("folder")

@@ -12,7 +12,7 @@ import click
 
 import rnn_runtime
 from rnn_runtime.command.command import Command
-from rnn_runtime.command.options import Decorator, format_value, is_given, option_group, typed_name
+from rnn_runtime.command.options import Decorator, format_value, given_name, is_given, option_group
 from rnn_runtime.command.streams import say
 from rnn_runtime.files.kinds import CHECKPOINT_SUFFIXES, IMAGE_SUFFIXES, MODEL_SUFFIXES
 from rnn_runtime.model.values import Count, CountFromZero, Share
@@ -101,7 +101,7 @@ def _check(ctx: click.Context) -> None:
     if ctx.params["dataset"] == "digits":
         for name in ("skip_unreadable", "data_root"):
             if is_given(ctx, name):
-                raise click.UsageError(f"{typed_name(ctx, name)} does nothing with --dataset digits. Leave it out")
+                raise click.UsageError(f"{given_name(ctx, name)} does nothing with --dataset digits. Leave it out")
     output = ctx.params["output"]
     if output is not None and (
         str(output) == "-" or output.suffix.lower() in (*MODEL_SUFFIXES, *IMAGE_SUFFIXES, ".csv", ".html")

@@ -10,12 +10,12 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import click
 
-from rnn_runtime.command.options import Option, format_value, keep_typed
-from rnn_runtime.command.packages import require_packages
+from rnn_runtime.command.options import Option, format_value, long_name
 from rnn_runtime.command.streams import (
     import_onnxruntime_quietly,
     leave_stdout,
@@ -23,7 +23,7 @@ from rnn_runtime.command.streams import (
     quiet_pillow,
     say,
 )
-from rnn_runtime.errors import Argument, RnnOnnxError
+from rnn_runtime.errors import Argument, MissingPackageError, RnnOnnxError
 from rnn_runtime.interruption import (
     command_signals,
     describe_interrupt,
@@ -37,6 +37,8 @@ from rnn_runtime.text import one_line
 # A Python argument in the text of an error: `resume=True`, `provider="cpu"`, `resume('model.pt')`, `image_size`.
 _ARGUMENT = re.compile(r"`(?P<name>\w+)(?:=(?P<value>[^`]*)|\((?P<call>[^`]*)\))?`")
 
+# Where a module isn't named like its package.
+_PACKAGES = {"prometheus_client": "prometheus-client", "sklearn": "scikit-learn"}
 _LONGEST_SUMMARY = 60  # characters
 _WIDEST_NAMES = 28  # columns of the help; the text of wider ones begins on the next line
 
@@ -96,11 +98,6 @@ class Command(click.Command):
         """Parse the command line."""
         with self._errors_in_one_line(f"{parent.command_path} {info_name}" if parent else info_name):
             return super().make_context(info_name, args, parent, **extra)
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse the command line."""
-        keep_typed(ctx, args)
-        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the options by group, in the order in which the command declares them."""
@@ -192,11 +189,10 @@ class Command(click.Command):
         if not isinstance(option, click.Option):
             return str(argument)
         if argument.value is False:
-            return option.secondary_opts[0] if option.secondary_opts else f"no {option.opts[0]}"
-        name = max(option.opts, key=len)
+            return option.secondary_opts[0] if option.secondary_opts else f"no {long_name(option)}"
         if argument.value is None or argument.value is True:
-            return name
-        return f"{name} {shlex.quote(format_value(argument.value))}"
+            return long_name(option)
+        return f"{long_name(option)} {shlex.quote(format_value(argument.value))}"
 
     def in_options(self, text: str) -> str:
         """Replace the Python arguments in a library's text, which are in backticks, by this command's options."""
@@ -255,6 +251,27 @@ def as_options(text: str) -> str:
     """Replace the Python arguments in a library's text by options of the running command, if there is one."""
     ctx = click.get_current_context(silent=True)
     return ctx.command.in_options(text) if ctx and isinstance(ctx.command, Command) else text
+
+
+def require_packages(modules: Sequence[str]) -> None:
+    """Check that optional packages are installed, before anything is done.
+
+    Args:
+        modules: Names of modules.
+
+    Raises:
+        MissingPackageError: some aren't installed; the text names all of them and the command that installs them.
+    """
+    missing = [_PACKAGES.get(module, module) for module in modules if not _is_installed(module)]
+    if missing:
+        names = " and ".join(filter(None, [", ".join(missing[:-1]), missing[-1]]))
+        are, them = ("is", "it") if len(missing) == 1 else ("are", "them")
+        raise MissingPackageError(f"{names} {are} not installed. Install {them} with: pip install {' '.join(missing)}")
+
+
+def _is_installed(module: str) -> bool:
+    spec = find_spec(module)
+    return spec is not None and spec.origin is not None  # no origin: a folder that an uninstalled package left behind
 
 
 class _Failure(click.ClickException):

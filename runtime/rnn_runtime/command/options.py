@@ -53,7 +53,7 @@ class _Number(click.ParamType):  # type: ignore[type-arg]  # generic from click 
             return converted(value, self.hint, typed=True)
         except ValueError as error:  # in the words of the library
             assert param is not None
-            raise click.UsageError(f"{max(param.opts, key=len)} {error}", ctx) from None
+            raise click.UsageError(f"{long_name(param)} {error}", ctx) from None
 
 
 def _click_type(kind: Any) -> Any:
@@ -113,7 +113,7 @@ def check_rules(ctx: click.Context, rules: Iterable[Rule]) -> None:
     for rule in rules:
         for name in rule.options:
             if is_given(ctx, name) and not rule.allowed(ctx.params):
-                raise click.UsageError(f"{typed_name(ctx, name)} {rule.otherwise}")
+                raise click.UsageError(f"{given_name(ctx, name)} {rule.otherwise}")
 
 
 def is_given(ctx: click.Context, name: str) -> bool:
@@ -121,18 +121,12 @@ def is_given(ctx: click.Context, name: str) -> bool:
     return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
-_TYPED = f"{__name__}.typed"
-
-
-def keep_typed(ctx: click.Context, arguments: list[str]) -> None:
-    """Keep the words of a command line, so that errors can name options as they were typed."""
-    ctx.meta[_TYPED] = tuple(arguments)
-
-
-def typed_name(ctx: click.Context, name: str) -> str:
-    """The option of a parameter as it was typed: `--no-tf32`, or `-0` for `--null`."""
+def given_name(ctx: click.Context, name: str) -> str:
+    """The option of a parameter for an error: `--batch-size`, or `--no-tf32` where that was given."""
     option = next(param for param in ctx.command.params if param.name == name)
-    names = option.secondary_opts if ctx.params[name] is False and option.secondary_opts else option.opts
-    words = {word.partition("=")[0] for word in ctx.meta.get(_TYPED, ())}
-    # A short option may share its word with others or with its value, as in `-r0` or `-k3`.
-    return next((each for each in names if each in words), min(names, key=len))
+    return option.secondary_opts[0] if ctx.params[name] is False and option.secondary_opts else long_name(option)
+
+
+def long_name(param: click.Parameter) -> str:
+    """The long form of an option: `--batch-size`."""
+    return max(param.opts, key=len)

@@ -9,8 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from rnn_runtime.command.command import Command
-from rnn_runtime.command.packages import require_packages
+from rnn_runtime.command.command import Command, require_packages
 from rnn_runtime.errors import InputError, MissingPackageError
 from rnn_runtime.files.atomic import atomic_write
 from tests.support.commands import UNMEASURED, RunProcess

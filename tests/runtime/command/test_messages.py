@@ -9,11 +9,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from rnn_runtime.command.command import Command
-from rnn_runtime.errors import InputError
+from rnn_runtime.errors import Argument, InputError
 
 
-def run_failing(text: str, environment: dict[str, str] | None = None) -> Result:
-    """Run a command with some options that fails with an error of this text."""
+def run_failing(*parts: str | Argument, environment: dict[str, str] | None = None) -> Result:
+    """Run a command with some options that fails with an error of these parts."""
 
     @click.command(cls=Command)
     @click.option("--image-size")
@@ -25,29 +25,30 @@ def run_failing(text: str, environment: dict[str, str] | None = None) -> Result:
         try:
             raise ZeroDivisionError("the cause")
         except ZeroDivisionError:
-            raise InputError(text) from None
+            raise InputError(*parts) from None
 
     return CliRunner().invoke(fail, env=environment or {})
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("argument", "shown"),
     [
-        ("Choose `image_size`", "Choose --image-size"),
-        ("Add `null=True`, or leave `null` out", "Add --null, or leave --null out"),
-        ('Try `provider="cpu"`', "Try --provider cpu"),
-        ("Set `image_size=64`", "Set --image-size 64"),
-        ("Draw nothing: `plots=False`", "Draw nothing: --no-plots"),
-        ("Continue with `resume('a b.pt')`", "Continue with --resume 'a b.pt'"),
-        ("No option of it: `batch_size`", "No option of it: `batch_size`"),
+        (Argument("image_size"), "--image-size"),
+        (Argument("null", True), "--null"),
+        (Argument("provider", "cpu"), "--provider cpu"),
+        (Argument("image_size", 64), "--image-size 64"),
+        (Argument("plots", False), "--no-plots"),
+        (Argument("resume", "a b.pt"), "--resume 'a b.pt'"),
+        (Argument("batch_size"), "`batch_size`"),
+        (Argument("batch_size", 3), "`batch_size=3`"),
     ],
 )
-def test_arguments_are_shown_as_options(text: str, shown: str) -> None:
-    assert run_failing(text).output == f"Error: {shown}\n"
+def test_arguments_of_an_error_are_shown_as_options(argument: Argument, shown: str) -> None:
+    assert run_failing("Choose ", argument, " here").output == f"Error: Choose {shown} here\n"
 
 
 def test_debug_shows_the_traceback_and_the_cause_before_the_line() -> None:
-    output = run_failing("wrong", {"RNN_DEBUG": "1"}).output
+    output = run_failing("wrong", environment={"RNN_DEBUG": "1"}).output
 
     assert output.startswith("Traceback (most recent call last):\n")
     assert "ZeroDivisionError: the cause" in output

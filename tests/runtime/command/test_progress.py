@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from rnn_runtime.command.progress import ImageBar
+from rnn_runtime.command.streams import ImageBar
 from rnn_runtime.errors import InputError
 
 PATHS = [f"{i}.png" for i in range(100)]

@@ -256,14 +256,14 @@ def test_a_row_that_is_missing_twice_or_elsewhere_is_noticed(folder: Path) -> No
         (("--shard", "1/3", "images"), "--shard needs a folder for the results. Add --output"),
         (("--shard", "1/3"), "Name an image, a folder"),
         (("--shard", "1/3", "-o", "parts", "--resume", "images"), "--resume is what --shard does in any case"),
-        (("--shard", "1/3", "-o", "parts", "-f", "table", "images"), "-f of --shard is csv, tsv, jsonl or parquet"),
-        (("--shard", "1/3", "-o", "model.onnx", "images"), "-o is named like a checkpoint or model"),
+        (("--shard", "1/3", "-o", "parts", "-f", "table", "images"), "--format of --shard is csv, tsv, jsonl"),
+        (("--shard", "1/3", "-o", "model.onnx", "images"), "--output is named like a checkpoint or model"),
         (("-o", "images", "images"), "images: not a regular file"),
         (("merge", "nowhere"), "nowhere: can't list this folder"),
         (("merge", "images"), "images: no part of a shard is finished in this folder"),
         (("merge", "images", "-f", "tsv"), "Use no option: it is that of the parts"),
-        (("merge", "images", "-o", "model.onnx"), "-o is named like a checkpoint or model"),
-        (("merge", "images", "-o", "s3://bucket/a.csv"), "-o is in object storage"),
+        (("merge", "images", "-o", "model.onnx"), "--output is named like a checkpoint or model"),
+        (("merge", "images", "-o", "s3://bucket/a.csv"), "--output is in object storage"),
     ],
 )
 def test_mistakes_are_one_line(folder: Path, run: Run, arguments: tuple[str, ...], problem: str) -> None:
