@@ -116,7 +116,7 @@ def check(
     click.echo(describe_self_check(classifier, difference))
 
 
-@_model_command("benchmark", imports=("onnxruntime", "rnn_runtime.checks.benchmark"))
+@_model_command("benchmark", imports=("onnxruntime", "rnn_runtime.checks.speed"))
 @_model_file
 @shared_options.provider
 @shared_options.threads
@@ -138,14 +138,14 @@ def benchmark(
 
     It runs at several batch sizes, or at --batch-size. Reading and decoding image files isn't included.
     """
-    from rnn_runtime.checks.benchmark import BATCH_SIZES, measure_speed, write_speeds
+    from rnn_runtime.checks.speed import BATCH_SIZES, measure_speed, write_timings
 
     classifier = _open(model, provider, threads, _cuda_options(**cuda))
-    speeds = measure_speed(classifier, batch_sizes=[batch_size] if batch_size else BATCH_SIZES)
-    write_speeds(speeds, sys.stdout, _choose_format(format))
+    timings = measure_speed(classifier, batch_sizes=[batch_size] if batch_size else BATCH_SIZES)
+    write_timings(timings, sys.stdout, _choose_format(format))
 
 
-@_model_command("compare", imports=("onnxruntime", "rnn_runtime.checks.compare"))
+@_model_command("compare", imports=("onnxruntime", "rnn_runtime.checks.speed"))
 @_model_file
 @shared_options.threads
 @_batch_size
@@ -159,14 +159,12 @@ def compare(model: Path, threads: int | None, batch_size: int | None, format: "F
     Each is first compared with PyTorch's logits. The command lines to use are named at the end. Reading and decoding
     image files isn't included.
     """
-    from rnn_runtime.checks.compare import BATCH_SIZES, compare
-    from rnn_runtime.checks.comparison import describe_comparison, with_options, write_timings
+    from rnn_runtime.checks.speed import BATCH_SIZES, compare, describe_comparison, write_timings
 
     sizes = [batch_size] if batch_size else BATCH_SIZES
-    variants = with_options(_cuda_options(**cuda))
-    comparison = compare(model, variants=variants, batch_sizes=sizes, threads=threads, watch=_bar)
+    comparison = compare(model, batch_sizes=sizes, threads=threads, cuda=_cuda_options(**cuda), watch=_bar)
     shown = _choose_format(format)
-    write_timings(comparison, sys.stdout, shown)
+    write_timings(comparison.timings, sys.stdout, shown)
     lines = [as_options(line) for line in describe_comparison(comparison)]
     smallest = comparison.smallest_batch
     least = "one image" if smallest == 1 else f"batches of {smallest:,}"
@@ -174,7 +172,7 @@ def compare(model: Path, threads: int | None, batch_size: int | None, format: "F
     for best, use in {comparison.best(): "many images", comparison.best(smallest): least}.items():
         variant = comparison.variant(best)
         line = command_line(model, variant.provider, best.batch_size, variant.cuda, threads)
-        speed = f"{best.images_per_second:,.0f} images/s, {best.ms_per_run:,.3f} ms per batch"
+        speed = f"{best.images_per_second:,.0f} images/s, {best.p50_ms:,.3f} ms per batch"
         lines.append(f"For {use} ({speed}): {line} IMAGES")
     click.echo("\n".join(lines), err=shown != "table")
 

@@ -56,16 +56,16 @@ class CpuRunner:
 
     def run(self, output: str, images: NDArray[np.uint8], *, alone: bool = False) -> NDArray[np.float32]:
         """Run one batch, as `Runner.run` says."""
-        count = len(images)
+        count, session, pool, chunk_size = len(images), self._session, None, self._largest_chunk
         if self._threaded_session and count <= self._largest_chunk and not alone:
-            return run_session(self._threaded_session, output, images, _PLACE)
-        if self._threads > 1 and count > _SMALLEST_CHUNK and not alone:
-            self._pool = self._pool or ThreadPoolExecutor(self._threads - 1, thread_name_prefix="model")
-            pool, chunks = self._pool, divide(images, self._chunk_size(count))
-        else:
-            pool, chunks = None, divide(images, self._largest_chunk)
-        run = partial(run_session, self._session, output, place=_PLACE)
-        return np.concatenate(share([partial(run, chunk) for chunk in chunks], pool))
+            session = self._threaded_session
+        elif self._threads > 1 and count > _SMALLEST_CHUNK and not alone:
+            pool = self._pool = self._pool or ThreadPoolExecutor(self._threads - 1, thread_name_prefix="model")
+            chunk_size = self._chunk_size(count)
+        if count <= chunk_size:
+            return run_session(session, output, images, _PLACE)
+        run = partial(run_session, session, output, place=_PLACE)
+        return np.concatenate(share([partial(run, chunk) for chunk in divide(images, chunk_size)], pool))
 
     def stream(self, output: str, batches: Iterable[BatchT]) -> Iterator[tuple[BatchT, NDArray[np.float32]]]:
         """Run batches one after the other, as `Runner.stream` says."""
