@@ -1,20 +1,26 @@
 """What is left of a training run that is killed, stopped or out of disk, and that it goes on as if nothing had been."""
 
+import itertools
+import os
 import signal
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import torchvision
 
 from rnn_runtime import RunInterruptedError
 from rnn_runtime.errors import OutputError
-from rnn_runtime.interruption import SIGNALS
+from rnn_runtime.interruption import SIGNALS, TerminatedError
 from rnn_train import DataSource, TrainSettings
 from rnn_train.checkpoint import Checkpoint
+from rnn_train.data import folders
 from tests.support.commands import Run
 from tests.support.file_stops import StoppingProcess, stopping
 from tests.support.full_disk import full_disk
+from tests.support.image_folders import write_classes
 from tests.support.training import Recorder, SignalIn, assert_same_run, resume, train_quietly
 
 DIGITS = DataSource(dataset="digits")
@@ -126,6 +132,37 @@ def test_from_python_a_signal_ends_the_run_after_its_step(tmp_path: Path) -> Non
     assert interrupted.value.exit_code == 143
     assert progress.steps[-1][:2] == (2, 7)
     assert signal.getsignal(signal.SIGTERM) is handler
+
+
+def test_a_signal_while_a_data_set_is_downloaded_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Endless:
+        def __init__(self, *_: object, **__: object) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            threading.Event().wait()
+
+    monkeypatch.setattr(torchvision.datasets, "MNIST", Endless)
+
+    with pytest.raises(TerminatedError):
+        train_quietly(tmp_path / "runs" / "model.pt", DataSource(), SETTINGS)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signal_while_images_are_read_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos, read = write_classes(tmp_path / "photos", 200), itertools.count(1)
+
+    def read_and_signal(path: str) -> bytes:
+        if next(read) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return Path(path).read_bytes()
+
+    monkeypatch.setattr(folders, "read_bytes", read_and_signal)
+
+    with pytest.raises(TerminatedError):
+        train_quietly(tmp_path / "runs" / "model.pt", DataSource(data=str(photos), image_size=(6, 5)), SETTINGS)
+
+    assert next(read) < 400
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
 def test_a_signal_in_the_last_step_leaves_what_resuming_finishes(tmp_path: Path) -> None:
