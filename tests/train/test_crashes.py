@@ -4,7 +4,6 @@ import itertools
 import os
 import signal
 import threading
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,12 +12,13 @@ import torchvision
 
 from rnn_runtime import RunInterruptedError
 from rnn_runtime.errors import OutputError
-from rnn_runtime.interruption import SIGNALS, TerminatedError
+from rnn_runtime.interruption import TerminatedError
 from rnn_train import DataSource, TrainSettings
+from rnn_train.callbacks import ConsoleCallback
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.data import folders
 from tests.support.commands import Run
-from tests.support.file_stops import StoppingProcess, stopping
+from tests.support.file_stops import stopping
 from tests.support.full_disk import full_disk
 from tests.support.image_folders import write_classes
 from tests.support.training import Recorder, SignalIn, assert_same_run, resume, train_quietly
@@ -27,7 +27,6 @@ DIGITS = DataSource(dataset="digits")
 # epochs of 45 steps
 SETTINGS = TrainSettings(cell="gru", hidden_size=16, dropout=0.1, batch_size=32, epochs=5)
 OPTIONS = ("--dataset", "digits", "--cell", "gru", "--hidden-size", 16, "--dropout", 0.1, "--batch-size", 32)
-OPEN, MOVE = "open .model.pt.*.tmp", "move model.pt"
 
 
 @pytest.fixture(scope="module")
@@ -38,84 +37,32 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return Checkpoint.load(path)
 
 
-def at_its_first(stop: str) -> Callable[[StoppingProcess], object]:
-    return lambda training: training.go_to(stop)
-
-
-def at_its_tenth(stop: str) -> Callable[[StoppingProcess], object]:
-    return lambda training: training.go_to(stop, time=10)
-
-
-def while_it_starts(_: StoppingProcess) -> None:
-    pass
-
-
-def in_the_middle_of_an_epoch(training: StoppingProcess) -> None:
-    training.go_to(MOVE)
-    training.run_freely()
-    assert training.process.stdout is not None
-    assert training.process.stdout.readline().startswith("Epoch [")  # and any amount more, until the kill
-
-
-@pytest.mark.slow
-def test_a_run_killed_again_and_again_ends_as_one_that_was_not(tmp_path: Path, uninterrupted: Checkpoint) -> None:
+def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(tmp_path: Path, uninterrupted: Checkpoint) -> None:
     path = tmp_path / "model.pt"
-    moments = (
-        at_its_first(OPEN),  # nothing is there yet
-        while_it_starts,
-        at_its_first(MOVE),
-        at_its_tenth(OPEN),  # from here on, of a run that was resumed
-        at_its_tenth(MOVE),
-        while_it_starts,
-        in_the_middle_of_an_epoch,
-    )
-    for until_then in moments:
-        arguments = ("--resume", "model.pt") if path.exists() else (*OPTIONS, "--epochs", 5)
-        with stopping("rnn-train", *arguments, "--checkpoint-every", 2, "--no-plots", folder=tmp_path) as training:
-            until_then(training)
-            training.process.kill()
-            training.process.wait()
-        if path.exists():
-            Checkpoint.load(path)  # whole
+    with stopping("rnn-train", *OPTIONS, "--epochs", 5, "--checkpoint-every", 2, folder=tmp_path) as training:
+        training.go_to("move model.pt", time=10)
+        training.process.kill()
+        training.process.wait()
+    (left,) = tmp_path.glob(".model.pt.*.tmp")
+    left.unlink()
+    assert Checkpoint.load(path).resume_state["under_way"]["step"] == 18
 
     resume(path)
 
     assert_same_run(Checkpoint.load(path), uninterrupted)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["metrics.csv", "model.pt"]
 
 
-@pytest.mark.slow
-def test_a_second_run_to_the_same_output_is_refused_until_the_first_is_killed(run: Run, tmp_path: Path) -> None:
-    with stopping("rnn-train", *OPTIONS, "--epochs", 5, "--output", "run/model.pt", folder=tmp_path) as training:
-        training.go_to("open run/.model.pt.*.tmp", time=2)
-        before = (tmp_path / "run" / "model.pt").read_bytes()
-        refused = run("rnn-train", "--resume", "run/model.pt")
-        assert (tmp_path / "run" / "model.pt").read_bytes() == before
-        training.process.kill()
-        training.process.wait()
-    resumed = run("rnn-train", "--resume", "run/model.pt", "--no-plots")
-
-    assert refused.returncode == 2
-    assert refused.stderr == (
-        f"Error: run/model.pt: another training run (process {training.process.pid}) is writing model.pt and its "
-        "reports to this folder. Wait for it to end, or choose another folder with --output\n"
-    )
-    assert resumed.returncode == 0, resumed.stderr
-    assert sorted(entry.name for entry in (tmp_path / "run").iterdir()) == ["metrics.csv", "model.pt"]
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.slow
 def test_a_signal_lets_the_step_finish_and_says_how_to_go_on(
-    tmp_path: Path, uninterrupted: Checkpoint, number: signal.Signals, code: int
+    run: Run, tmp_path: Path, uninterrupted: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with stopping("rnn-train", *OPTIONS, "--epochs", 5, folder=tmp_path) as training:
-        training.go_to(MOVE, time=3)  # the checkpoint of epoch 3
-        training.process.send_signal(number)
-        _, errors = training.run_to_the_end()
+    monkeypatch.setattr(ConsoleCallback, "step", SignalIn(4, 1).step)
 
-    assert training.process.returncode == code
-    assert errors.splitlines()[1:] == [
-        f"Error: {SIGNALS[number]}; model.pt holds step 1 of 45 in epoch 4 of 5. Continue with --resume model.pt"
+    result = run("rnn-train", *OPTIONS, "--epochs", 5)
+
+    assert result.returncode == 143
+    assert result.stderr.splitlines()[1:] == [
+        "Error: terminated; model.pt holds step 1 of 45 in epoch 4 of 5. Continue with --resume model.pt"
     ]
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["metrics.csv", "model.pt"]
     resume(tmp_path / "model.pt")
@@ -207,16 +154,13 @@ def test_a_disk_that_is_full_is_found_before_training(run: Run, tmp_path: Path) 
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.pt"]
 
 
-@pytest.mark.parametrize("share", [0.5, *(pytest.param(share, marks=pytest.mark.slow) for share in (0.1, 0.75))])
-def test_a_disk_that_fills_up_leaves_the_last_checkpoint(
-    tmp_path: Path, uninterrupted: Checkpoint, share: float
-) -> None:
+def test_a_disk_that_fills_up_leaves_the_last_checkpoint(tmp_path: Path, uninterrupted: Checkpoint) -> None:
     with pytest.raises(RunInterruptedError):
         train_quietly(tmp_path / "model.pt", DIGITS, SETTINGS, callback=SignalIn(1, 7))
     before = (tmp_path / "model.pt").read_bytes()
 
     with ExitStack() as stack, pytest.raises(OutputError) as full:
-        resume(tmp_path / "model.pt", plots=True, callback=FillDisk(stack, int(share * len(before))))
+        resume(tmp_path / "model.pt", plots=True, callback=FillDisk(stack, len(before) // 2))
 
     assert str(full.value) == (
         f"{tmp_path}/model.pt: this checkpoint can't be written: File too large; {tmp_path}/model.pt holds step 7 of "
