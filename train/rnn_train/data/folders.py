@@ -120,6 +120,7 @@ def load_images(
     first, kept = "", 0
     results = itertools.chain.from_iterable(map_files(read, paths, batch_size=_FILES_PER_BATCH, threads=usable_cores()))
     for row, (path, image) in enumerate(results):
+        stop_if_signaled()
         if isinstance(image, ImageError):
             errors[row] = str(image)
             continue
@@ -176,6 +177,7 @@ def find_depth_range(paths: Sequence[str]) -> DepthRange | None:
     """
     found: list[tuple[int, int]] = []
     for batch in map_files(_extremes, paths, batch_size=_FILES_PER_BATCH, threads=usable_cores()):
+        stop_if_signaled()
         found += [extremes for _, extremes in batch if isinstance(extremes, tuple)]
     if not found:
         return None
