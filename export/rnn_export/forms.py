@@ -260,22 +260,20 @@ def _scan_body(
     def value(name: str, size: int) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, builder.float_type, ["batch", size])
 
-    nodes, states, rows, hidden, copies = [], [], [], [], []
+    step = GraphBuilder(builder.float)
+    states, rows, hidden, copies = [], [], [], []
     for name, suffix in _directions_of(spec, layer):
         weight, recurrence, bias = _gemm_weights(builder, weights, name, suffix)
-        for operator, inputs, output in (
-            ("Gemm", [f"{name}.row", weight, bias], f"{name}.step.input"),
-            ("Gemm", [f"{name}.previous", recurrence, f"{name}.step.input"], f"{name}.step.sum"),
-            (_ACTIVATIONS[spec.nonlinearity], [f"{name}.step.sum"], f"{name}.step.hidden"),
-            # a step's state and its output need different names
-            *([] if last else [("Identity", [f"{name}.step.hidden"], f"{name}.step.output")]),
-        ):
-            nodes.append(helper.make_node(operator, inputs, [output], name=output))
+        step.node("Gemm", [f"{name}.row", weight, bias], f"{name}.step.input")
+        step.node("Gemm", [f"{name}.previous", recurrence, f"{name}.step.input"], f"{name}.step.sum")
+        step.node(_ACTIVATIONS[spec.nonlinearity], [f"{name}.step.sum"], f"{name}.step.hidden")
+        if not last:  # a step's state and its output need different names
+            step.node("Identity", [f"{name}.step.hidden"], f"{name}.step.output")
+            copies.append(value(f"{name}.step.output", spec.hidden_size))
         states.append(value(f"{name}.previous", spec.hidden_size))
         rows.append(value(f"{name}.row", features))
         hidden.append(value(f"{name}.step.hidden", spec.hidden_size))
-        copies.append(value(f"{name}.step.output", spec.hidden_size))
-    return helper.make_graph(nodes, f"rnn.{layer}.step", [*states, *rows], [*hidden, *([] if last else copies)])
+    return helper.make_graph(step.nodes, f"rnn.{layer}.step", [*states, *rows], [*hidden, *copies])
 
 
 def add_wavefront_rnn(builder: GraphBuilder, spec: ModelSpec, weights: Weights, pixels: str) -> str:

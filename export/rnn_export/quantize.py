@@ -38,22 +38,5 @@ def quantize(model: onnx.ModelProto) -> onnx.ModelProto:
         quantized = onnx.load(path)
     del quantized.metadata_props[:]
     del quantized.graph.value_info[:]
-    _share_initializers(quantized.graph)
     quantized.producer_name, quantized.producer_version = model.producer_name, model.producer_version
     return quantized
-
-
-def _share_initializers(graph: onnx.GraphProto) -> None:
-    """Keep one of several equal constants, such as the zero points of all layers."""
-    kept: dict[bytes, str] = {}
-    shared: dict[str, str] = {}
-    for tensor in list(graph.initializer):
-        name = tensor.name
-        tensor.name = ""
-        content = tensor.SerializeToString(deterministic=True)
-        tensor.name = name
-        shared[name] = kept.setdefault(content, name)
-        if shared[name] != name:
-            graph.initializer.remove(tensor)
-    for node in graph.node:
-        node.input[:] = [shared.get(name, name) for name in node.input]

@@ -95,7 +95,7 @@ def vanilla_rnn(rows: int, nonlinearity: Nonlinearity, num_layers: int, bidirect
 
 
 @pytest.mark.parametrize(("cell", "precision"), [("rnn", "fp32"), ("gru", "fp16"), ("lstm", "fp32"), ("lstm", "int8")])
-def test_a_viewer_finds_what_a_model_is_and_nothing_twice(cell: Cell, precision: Precision) -> None:
+def test_a_viewer_finds_what_a_model_is(cell: Cell, precision: Precision) -> None:
     spec = ModelSpec(ImageSpec(5, 4, 3), ("a", "b"), cell, hidden_size=8, mean=(0.5,) * 3, std=(0.3,) * 3)
     weights = {name: tensor.numpy() for name, tensor in random_checkpoint(spec).weights.items()}
 
@@ -106,8 +106,6 @@ def test_a_viewer_finds_what_a_model_is_and_nothing_twice(cell: Cell, precision:
     assert model.doc_string.startswith(f"{spec.cell_name}, 2 layers of 8. It reads images of 5x4 row by row")
     assert all(value.doc_string for value in (*model.graph.input, *model.graph.output))
     assert not model.graph.value_info
-    contents = [(t.data_type, tuple(t.dims), onnx.numpy_helper.to_array(t).tobytes()) for t in model.graph.initializer]
-    assert len(set(contents)) == len(contents)
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
