@@ -17,7 +17,7 @@ from PIL import Image
 from benchmarks import floors
 from benchmarks.measure import Row, compare, race_once
 from benchmarks.models import make_peers
-from rnn_runtime.images.pool import usable_cores
+from rnn_runtime.images.ahead import usable_cores
 from rnn_runtime.model.spec import ImageSpec
 
 ROOT = Path(__file__).parents[1]

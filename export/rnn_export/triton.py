@@ -12,7 +12,7 @@ from rnn_export.graph import Graph, Precision, Target
 from rnn_runtime.classifier import Classifier
 from rnn_runtime.errors import InputError, OutputError
 from rnn_runtime.files.atomic import atomic_write
-from rnn_runtime.images.pool import usable_cores
+from rnn_runtime.images.ahead import usable_cores
 from rnn_runtime.interruption import signals_noted, stop_if_signaled
 from rnn_runtime.model.spec import ModelSpec
 from rnn_runtime.model.values import check_argument

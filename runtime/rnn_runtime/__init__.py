@@ -13,8 +13,9 @@ The names in `__all__` are public. The packages below serve them and the command
 - `model/`: the model file, its description and its metadata
 - `engine/`: onnxruntime sessions on the CPU and on CUDA
 - `results/`: writing results, continuing an earlier run, shards, evaluation
+- `ray/`: shards on a Ray cluster
 - `checks/`: self-check, benchmark, comparison of providers, doctor
-- `files/`: atomic writes
+- `files/`: files that are complete or absent, or grow until they are; object storage
 - `serve/`: the web service `rnn-serve`
 - `command/`: what the commands share; only commands import click
 
@@ -55,10 +56,9 @@ if TYPE_CHECKING:
     from rnn_runtime.images.image_like import ImageLike
     from rnn_runtime.metrics.evaluation import Evaluation
     from rnn_runtime.results.evaluation import FolderEvaluation
-    from rnn_runtime.results.merge import MergeSummary, merge_parts
     from rnn_runtime.results.place import ImagePlacer
-    from rnn_runtime.results.run import RunSummary, classify_files
-    from rnn_runtime.results.shards import Shard, classify_shard
+    from rnn_runtime.results.run import RunOptions, RunSummary, classify_files
+    from rnn_runtime.results.shards import MergeSummary, Shard, classify_shard, merge_parts
 
 __version__ = "0.1.0"  # read by pyproject.toml
 
@@ -84,6 +84,7 @@ __all__ = [
     "ProviderError",
     "RnnOnnxError",
     "RunInterruptedError",
+    "RunOptions",
     "RunSummary",
     "SettingsError",
     "Shard",
@@ -101,14 +102,15 @@ _LAZY = {
     "FolderEvaluation": "results.evaluation",
     "ImageLike": "images.image_like",
     "ImagePlacer": "results.place",
-    "MergeSummary": "results.merge",
+    "MergeSummary": "results.shards",
     "Prediction": "classifier",
+    "RunOptions": "results.run",
     "RunSummary": "results.run",
     "Shard": "results.shards",
     "classify_files": "results.run",
     "classify_shard": "results.shards",
     "find_images": "images.find",
-    "merge_parts": "results.merge",
+    "merge_parts": "results.shards",
 }
 
 

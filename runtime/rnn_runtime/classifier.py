@@ -1,25 +1,27 @@
 """The classifier: a model file, its onnxruntime session, images in and predictions out."""
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rnn_runtime.engine import CUDA_DEFAULTS, CudaOptions, Provider, make_runner, open_session
 from rnn_runtime.engine.session import other_provider
-from rnn_runtime.errors import Argument, InputError, ModelError, ProviderError
-from rnn_runtime.images.batches import ImageBatch, decode_here, decode_images
+from rnn_runtime.errors import Argument, ImageError, InputError, ModelError, ProviderError
+from rnn_runtime.images.ahead import ReadAhead, usable_cores
+from rnn_runtime.images.decode import Decoded, decode, read_bytes, result_or_error
 from rnn_runtime.images.image_like import ImageLike, TakenImage, is_single_image, take_images
-from rnn_runtime.images.pool import usable_cores
 from rnn_runtime.model.file import read_model, stored_sha256
 from rnn_runtime.model.metadata import ModelMetadata
 from rnn_runtime.model.values import BatchSize, Count, Threads, check_argument
 
 BATCH_SIZE = 256
+_NOT_FINITE = "the model's output is not finite"
 _UINT8 = np.dtype(np.uint8)
 
 
@@ -33,6 +35,7 @@ class Prediction:
         probability: The probability of `label`, 0 to 1; None without a label.
         top: The `top_k` most probable classes with their probabilities, in descending order; empty without a label.
         error: Why the image has no label, in one line; None if it has one.
+        colors_ignored: Whether the model takes gray images, and the file is one in color.
     """
 
     path: str
@@ -40,6 +43,7 @@ class Prediction:
     probability: float | None
     top: tuple[tuple[str, float], ...] = ()
     error: str | None = None
+    colors_ignored: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON or a data frame, the attributes as keys.
@@ -56,21 +60,30 @@ class Prediction:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Ranking:
-    """The likeliest classes of several images, small enough to be passed between processes.
+class _Ranked(NamedTuple):
+    """The likeliest classes of an image, small enough to be passed between processes: numbers and probabilities."""
+
+    classes: list[int]
+    probabilities: list[float]
+    colors_ignored: bool
+
+
+class _Batch:
+    """Decoded images.
 
     Attributes:
-        rows: Places of the images that have classes.
-        classes: Numbers of the `top_k` most probable classes, in descending order; integers `(len(rows), top_k)`.
-        probabilities: Theirs, float32 of the same shape.
-        errors: What is wrong with the other images, by their place.
+        names: The path or name of each image, readable or not; empty for an image without one.
+        decoded: Each image, or what is wrong with it.
+        images: Those that were decoded, uint8 `(images, height, width, channels)`.
     """
 
-    rows: list[int]
-    classes: NDArray[np.integer[Any]]
-    probabilities: NDArray[np.float32]
-    errors: dict[int, str]
+    def __init__(
+        self, given: Iterable[str | TakenImage], decoded: Sequence[Decoded | ImageError], shape: tuple[int, ...]
+    ) -> None:
+        self.names = [image.name if isinstance(image, TakenImage) else image for image in given]
+        self.decoded = decoded
+        pixels = [image.pixels for image in decoded if not isinstance(image, ImageError)]
+        self.images: NDArray[np.uint8] = np.stack(pixels) if pixels else np.empty((0, *shape), np.uint8)
 
 
 class Classifier:
@@ -198,8 +211,9 @@ class Classifier:
             ProviderError: The model couldn't run, for instance because memory ran out.
         """
         if is_single_image(images):
-            spec, (top_k, _) = self.metadata.spec.image_spec, self._check_sizes(top_k, batch_size)
-            (prediction,) = self._predict_batch(decode_here(take_images(images, spec), spec), top_k)
+            top_k, _ = self._check_sizes(top_k, batch_size)
+            batch = self._decode_here(list(take_images(images, self.metadata.spec.image_spec)))
+            (prediction,) = self._predictions(batch, self._run("probabilities", batch.images), top_k)
             return prediction
         return list(self.iter_predictions(images, top_k=top_k, batch_size=batch_size))  # type: ignore[arg-type]
 
@@ -224,41 +238,32 @@ class Classifier:
             SettingsError: As for `predict`.
             ProviderError: As for `predict`.
         """
-        sizes = self._check_sizes(top_k, batch_size)
+        top_k, batch_size = self._check_sizes(top_k, batch_size)
         if is_single_image(images):  # a text is a sequence of letters, and each would be taken for a path
             raise InputError(Argument("images"), " is a single image. Pass it to `predict`, or put it into a list")
-        return self._stream(take_images(images, self.metadata.spec.image_spec), *sizes)
+        taken = take_images(images, self.metadata.spec.image_spec)
+        return self._iterate(taken, top_k, batch_size)
 
-    def rank_files(self, paths: Sequence[str], top_k: int) -> Ranking:
-        """Read and classify files on the CPU in the calling thread alone, as one of several processes.
-
-        `name_ranking` makes predictions of the result.
+    def classify_batches(
+        self, paths: Iterable[str], *, top_k: int = 1, batch_size: int = BATCH_SIZE, processes: int = 1
+    ) -> AbstractContextManager[Iterator[list[Prediction]]]:
+        """Classify files as `iter_predictions` does, by several processes if there are many small ones.
 
         Args:
-            paths: Files, one batch of them.
-            top_k: How many of the most probable classes; at most all.
+            paths: Any number of files.
+            top_k: How many of the most probable classes each prediction holds; at most all.
+            batch_size: Images per run of the model.
+            processes: The most processes to fork. On the CPU they classify, on CUDA they decode.
+
+        Returns:
+            A context manager that gives the predictions of some files after those of others, and ends with the block
+            what works on more.
 
         Raises:
+            ProcessLostError: One of the processes has ended, for instance because it was killed.
             ProviderError: As for `predict`.
         """
-        batch = decode_here(paths, self.metadata.spec.image_spec)
-        return self._rank(batch, self._runner.run("probabilities", batch.images, alone=True), top_k)
-
-    def name_ranking(self, names: Sequence[str], ranking: Ranking) -> list[Prediction]:
-        """The predictions that a ranking of images holds.
-
-        Args:
-            names: The path of each image, in the order in which they were ranked.
-            ranking: What `rank_files` returned, here or in another process.
-        """
-        ranked = zip(ranking.classes.tolist(), ranking.probabilities.tolist(), strict=True)
-        top = dict(zip(ranking.rows, ranked, strict=True))
-        return [
-            Prediction(name, None, None, error=ranking.errors[row])
-            if row in ranking.errors
-            else self._prediction(name, *top[row])
-            for row, name in enumerate(names)
-        ]
+        return self._classify(iter(paths), *self._check_sizes(top_k, batch_size), processes)
 
     def predict_proba(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Compute the probability of each class for images that have the model's own size.
@@ -287,31 +292,70 @@ class Classifier:
         check_argument("batch_size", batch_size, BatchSize)
         return min(int(top_k), len(self.class_names)), int(batch_size)
 
-    def _stream(
+    @contextmanager
+    def _classify(
+        self, images: Iterator[str | TakenImage], top_k: int, batch_size: int, processes: int
+    ) -> Iterator[Iterator[list[Prediction]]]:
+        files = ReadAhead(images, batch_size=batch_size, threads=self.threads, processes=processes)
+        if files.workers.kind == "processes" and self._provider == "cpu":
+            with files.map(partial(self._rank_alone, top_k=top_k)) as batches:
+                yield (self._name(map(str, names), ranked) for names, ranked in batches)
+            return
+        with files.map(self._decode) as batches:
+            stacked = (_Batch(given, decoded, self._shape) for given, decoded in batches)
+            found = self._runner.stream("probabilities", stacked)
+            yield (self._predictions(batch, probabilities, top_k) for batch, probabilities in found)
+
+    def _iterate(
         self, images: Iterator[str | TakenImage], top_k: int, batch_size: int
     ) -> Generator[Prediction, None, None]:
+        with self._classify(images, top_k, batch_size, processes=1) as batches:
+            for predictions in batches:
+                yield from predictions
+
+    def _decode(self, images: Iterable[str | TakenImage]) -> list[Decoded | ImageError]:
         spec = self.metadata.spec.image_spec
-        # Closed here, since an interruption's traceback would keep it until threads can't be waited for any more.
-        with closing(decode_images(images, spec, batch_size=batch_size, threads=self.threads)) as batches:
-            for batch, probabilities in self._runner.stream("probabilities", batches):
-                yield from self._to_predictions(batch, probabilities, top_k)
 
-    def _predict_batch(self, batch: ImageBatch, top_k: int) -> list[Prediction]:
-        return self._to_predictions(batch, self._run("probabilities", batch.images), top_k)
+        def read(image: str | TakenImage) -> Decoded:
+            return image.read(spec) if isinstance(image, TakenImage) else decode(read_bytes(image), spec)
 
-    def _to_predictions(self, batch: ImageBatch, probabilities: NDArray[np.float32], top_k: int) -> list[Prediction]:
-        return self.name_ranking(batch.names, self._rank(batch, probabilities, top_k))
+        return [result_or_error(read, image) for image in images]
 
-    def _rank(self, batch: ImageBatch, probabilities: NDArray[np.float32], top_k: int) -> Ranking:
-        classes = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
-        errors = dict(batch.errors)
-        for i in np.flatnonzero(~np.isfinite(probabilities).all(axis=1)):
-            errors[batch.readable[i]] = "the model's output is not finite"
-        return Ranking(batch.readable, classes, np.take_along_axis(probabilities, classes, axis=1), errors)
+    def _decode_here(self, images: Sequence[str | TakenImage]) -> _Batch:
+        return _Batch(images, self._decode(images), self._shape)
 
-    def _prediction(self, path: str, classes: list[int], probabilities: list[float]) -> Prediction:
-        top = tuple(zip((self.class_names[i] for i in classes), probabilities, strict=True))
-        return Prediction(path, *top[0], top)
+    def _rank_alone(self, paths: Iterable[str | TakenImage], top_k: int) -> list[_Ranked | str]:
+        """Decode and classify files in the calling thread alone, as one of several processes."""
+        batch = self._decode_here(list(paths))
+        return self._rank(batch, self._runner.run("probabilities", batch.images, alone=True), top_k)
+
+    def _predictions(self, batch: _Batch, probabilities: NDArray[np.float32], top_k: int) -> list[Prediction]:
+        return self._name(batch.names, self._rank(batch, probabilities, top_k))
+
+    def _rank(self, batch: _Batch, found: NDArray[np.float32], top_k: int) -> list[_Ranked | str]:
+        """The likeliest classes of each image, or what is wrong with it."""
+        classes = np.argsort(-found, axis=1, kind="stable")[:, :top_k]
+        highest = np.take_along_axis(found, classes, axis=1)
+        is_finite: list[bool] = np.isfinite(found).all(axis=1).tolist()  # type: ignore[assignment]
+        rows = zip(classes.tolist(), highest.tolist(), is_finite, strict=True)
+        ranked: list[_Ranked | str] = []
+        for image in batch.decoded:
+            if isinstance(image, ImageError):
+                ranked.append(str(image))
+                continue
+            numbers, probabilities, finite = next(rows)
+            ranked.append(_Ranked(numbers, probabilities, image.colors_ignored) if finite else _NOT_FINITE)
+        return ranked
+
+    def _name(self, names: Iterable[str], ranked: Iterable[_Ranked | str]) -> list[Prediction]:
+        return [
+            Prediction(name, None, None, error=found) if isinstance(found, str) else self._prediction(name, found)
+            for name, found in zip(names, ranked, strict=True)
+        ]
+
+    def _prediction(self, path: str, ranked: _Ranked) -> Prediction:
+        top = tuple(zip((self.class_names[i] for i in ranked.classes), ranked.probabilities, strict=True))
+        return Prediction(path, *top[0], top, colors_ignored=ranked.colors_ignored)
 
     def _run_finite(self, output: str, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         values = self._run(output, images)

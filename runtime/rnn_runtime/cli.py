@@ -14,20 +14,19 @@ from rnn_runtime.command import shared_options
 from rnn_runtime.command.command import Command, as_options
 from rnn_runtime.command.options import PathOrStorage, Rule, check_rules, option_group
 from rnn_runtime.command.streams import say
-from rnn_runtime.files.atomic import check_output
-from rnn_runtime.files.kinds import CHECKPOINT_SUFFIXES, MODEL_SUFFIXES
-from rnn_runtime.text import printable
+from rnn_runtime.files.atomic import CHECKPOINT_SUFFIXES, MODEL_SUFFIXES, check_output
+from rnn_runtime.text import count_of, printable
 
 if TYPE_CHECKING:
     from rnn_runtime.classifier import Classifier
     from rnn_runtime.engine import Provider
     from rnn_runtime.results.evaluation import FolderEvaluation
-    from rnn_runtime.results.run import RunSummary
+    from rnn_runtime.results.place import ImagePlacer
+    from rnn_runtime.results.run import RunOptions, RunSummary, Watch
     from rnn_runtime.results.write import Format
 
 _input, _output = map(option_group, ("Input", "Output"))
 
-_COLOR_LOOKS = 3  # of a run's images; each takes the time to decode it once more
 _RULES = (
     Rule(("shard",), lambda given: given["output"] is not None, "needs a folder for the results. Add --output"),
     Rule(
@@ -208,22 +207,24 @@ def _classify(
     shard: str | None,
     format: "Format | None",
     output: Path | None,
+    resume: bool,
     summary: Path | None,
     labels_from_folders: bool,
     copy_to: Path | None,
     link_to: Path | None,
-    **options: Any,
+    **columns: Any,
 ) -> None:
+    from rnn_runtime.images.ahead import usable_cores
     from rnn_runtime.images.find import find_images, read_names
-    from rnn_runtime.images.pool import usable_cores
     from rnn_runtime.results.evaluation import FolderEvaluation
     from rnn_runtime.results.place import ImagePlacer
-    from rnn_runtime.results.run import classify_files, write_summary
+    from rnn_runtime.results.run import RunOptions, classify_files, write_summary
     from rnn_runtime.results.write import choose_format
 
     for file in filter(None, (output if shard is None else None, summary)):
         check_output(file, [classifier.path, *paths])
     format = format or ("csv" if shard else choose_format(output, terminal=sys.stdout.isatty()))
+    options = RunOptions(format=format, processes=min(classifier.threads, usable_cores()), **columns)
     folder = copy_to or link_to
     placer = ImagePlacer(folder, classifier.class_names, link=link_to is not None) if folder else None
     if placer:
@@ -235,19 +236,22 @@ def _classify(
         return find_images([path for path in paths if path != "-"], recursive=recursive, literal=names)
 
     with contextlib.nullcontext() if quiet else _progress(output, format) as bar:
-        options |= {"format": format, "evaluation": evaluation, "placer": placer, "watch": bar.watch if bar else iter}
-        options["processes"] = min(classifier.threads, usable_cores())
+        watch = bar.watch if bar else int
         if shard is not None and output is not None:
-            result = _classify_shard(classifier, find, shard, output, **options)
-            if result is None:
-                return
+            result = _classify_shard(classifier, find, shard, output, options, evaluation, placer, watch)
         else:
-            images = find() if quiet else _warn_of_color(find(), classifier)
-            result = classify_files(classifier, bar.count(images) if bar else images, output, **options)
+            images = bar.count(find()) if bar else find()
+            result = classify_files(
+                classifier, images, output, options, evaluation=evaluation, placer=placer, resume=resume, watch=watch
+            )
+    if result is None:
+        return
     if summary is not None:
         write_summary(summary, result, evaluation)
     if evaluation:
-        _print_evaluation(evaluation, options["min_probability"], err=output is None and format != "table")
+        _print_evaluation(evaluation, options.min_probability, err=output is None and format != "table")
+    if result.first_in_color is not None and not quiet:
+        say(_describe_colors(result, classifier.path))
     failed = result.unreadable or (evaluation and evaluation.unknown)
     if failed or not quiet:
         say(str(result))
@@ -256,30 +260,28 @@ def _classify(
 
 
 def _classify_shard(
-    classifier: "Classifier", find: Callable[[], Iterator[str]], shard: str, folder: str | Path, **options: Any
+    classifier: "Classifier",
+    find: Callable[[], Iterator[str]],
+    shard: str,
+    folder: str | Path,
+    options: "RunOptions",
+    evaluation: "FolderEvaluation | None",
+    placer: "ImagePlacer | None",
+    watch: "Watch",
 ) -> "RunSummary | None":
     """What came out; None if the shard's results are there already."""
     from rnn_runtime.results.shards import Shard, classify_shard
 
-    del options["resume"]
-    path, summary = classify_shard(classifier, find, Shard.parse(shard), folder, **options)
+    path, summary = classify_shard(
+        classifier, find, Shard.parse(shard), folder, options, evaluation=evaluation, placer=placer, watch=watch
+    )
     say(f"{path}: {'there already' if summary is None else 'written'}")
     return summary
 
 
-def _warn_of_color(images: Iterator[str], classifier: "Classifier") -> Iterator[str]:
-    """Pass images on. If the model takes gray ones and one of the first is in color, say so once."""
-    from rnn_runtime.images.decode import is_in_color
-
-    spec = classifier.metadata.spec.image_spec
-    looks = _COLOR_LOOKS if spec.channels == 1 else 0
-    for image in images:
-        if looks:
-            looks -= 1
-            if is_in_color(image, spec):
-                looks = 0
-                say(printable(f"{image} is in color, and {classifier.path} takes gray images: its colors are ignored"))
-        yield image
+def _describe_colors(result: "RunSummary", model: str) -> str:
+    images = f"{count_of(result.in_color, 'image')} stored in color, such as {result.first_in_color}"
+    return printable(f"{images}: {model} takes gray images, so their colors are ignored")
 
 
 def _progress(output: Path | None, format: "Format") -> "contextlib.AbstractContextManager[Any]":
@@ -288,9 +290,9 @@ def _progress(output: Path | None, format: "Format") -> "contextlib.AbstractCont
     if (scrolling and format != "table") or not sys.stderr.isatty():
         return contextlib.nullcontext()
     from rnn_runtime.command.streams import ImageBar
-    from rnn_runtime.results.table import MEASURED_ROWS
+    from rnn_runtime.results.write import BOXED_ROWS
 
-    return ImageBar(MEASURED_ROWS if scrolling else None)
+    return ImageBar(BOXED_ROWS if scrolling else None)
 
 
 def _print_evaluation(evaluation: "FolderEvaluation", min_probability: float | None, *, err: bool) -> None:

@@ -22,6 +22,7 @@ import atexit
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
@@ -107,6 +108,8 @@ class StopRequest:
             signal.signal(*self._previous.popitem())
 
 
+# `timeout` sends a signal to the process and to its group, and so may whatever passes a Ctrl-C on: both are one.
+_ONE_SIGNAL_SECONDS = 0.2
 POLL_SECONDS = 0.1  # the longest wait in which nobody looks for a signal
 _Value = TypeVar("_Value")
 _noted: int | None = None
@@ -121,7 +124,8 @@ def signals_noted(*, second_ends: bool = True) -> Iterator[None]:
     process; in other threads, nothing changes.
 
     Args:
-        second_ends: Whether a second signal ends the process at once. If not, it does nothing.
+        second_ends: Whether a second signal ends the process at once, unless it is one of two at the same moment. If
+            not, it does nothing.
 
     Raises:
         KeyboardInterrupt: at the end of the block, for a signal that no loop has seen.
@@ -130,12 +134,15 @@ def signals_noted(*, second_ends: bool = True) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread() or _blocks:
         yield
         return
+    noted_at = 0.0
 
     def note(number: int, _frame: FrameType | None) -> None:
         global _noted
-        if _noted is not None and second_ends:
+        nonlocal noted_at
+        if _noted is None:
+            _noted, noted_at = number, time.monotonic()
+        elif second_ends and time.monotonic() - noted_at > _ONE_SIGNAL_SECONDS:
             _end_at_once(number, None)
-        _noted = _noted or number
 
     _blocks = 1
     try:

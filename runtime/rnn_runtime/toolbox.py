@@ -181,7 +181,7 @@ def compare(model: Path, threads: int | None, batch_size: int | None, format: "F
     "merge",
     cls=Command,
     check=lambda ctx: check_rules(ctx, shared_options.A_FILE_FOR_RESULTS),
-    imports=("rnn_runtime.results.merge",),
+    imports=("rnn_runtime.results.shards",),
     other_names={"--format": "no option: the format is that of the parts", "-f": "no option: it is that of the parts"},
 )
 @click.argument("parts", type=PathOrStorage(file_okay=False))
@@ -204,14 +204,14 @@ def merge(parts: str | Path, output: Path | None, quiet: bool) -> None:
     rnn-infer --shard 2/2 -o parts images/
     rnn-onnx merge parts -o results.csv
     """
-    from rnn_runtime.results.merge import merge_parts
+    from rnn_runtime.results.shards import merge_parts
 
     summary = merge_parts(parts, output)
     if not quiet:
         say(str(summary))
 
 
-@main.command("ray", cls=Command, requires=("ray",), imports=("onnxruntime", "rnn_runtime.ray.run"))
+@main.command("ray", cls=Command, requires=("ray",), imports=("onnxruntime", "rnn_runtime.ray"))
 @click.argument("paths", nargs=-1, required=True, type=click.Path(readable=False))
 @shared_options.recursive
 @shared_options.null
@@ -227,15 +227,14 @@ def merge(parts: str | Path, output: Path | None, quiet: bool) -> None:
     "--provider",
     type=click.Choice(["auto", "cuda", "cpu"]),
     default="auto",
-    help="Execution provider. cuda takes one GPU per actor; auto is cuda if the cluster has GPUs.",
+    help="Execution provider. cuda takes one GPU per task; auto is cuda if the cluster has GPUs.",
 )
-@_model("--actors", type=Threads, default_text="one per GPU or machine", help="Number of Ray actors.")
 @_model(
     "-j",
     "--threads",
     type=Threads,
-    default_text="all of the machine",
-    help="Number of CPU threads per actor.",
+    default_text="1; with a GPU, its share of the cores",
+    help="Number of CPU threads per task.",
 )
 @shared_options.batch_size
 @_output(
@@ -258,7 +257,16 @@ def merge(parts: str | Path, output: Path | None, quiet: bool) -> None:
 @_output("-q", "--quiet", is_flag=True, help="Print errors only.")
 @_version
 def ray(
-    paths: tuple[str, ...], model: Path, output: str | Path, recursive: bool, null: bool, quiet: bool, **options: Any
+    paths: tuple[str, ...],
+    model: Path,
+    output: str | Path,
+    recursive: bool,
+    null: bool,
+    quiet: bool,
+    provider: "Provider",
+    threads: int | None,
+    shards: int | None,
+    **columns: Any,
 ) -> None:
     """Classify images on a Ray cluster, in shards.
 
@@ -270,11 +278,13 @@ def ray(
     rnn-onnx merge parts -o results.csv
     """
     from rnn_runtime.images.find import find_images, read_names
-    from rnn_runtime.ray.run import classify_on_ray
+    from rnn_runtime.ray import classify_on_ray
+    from rnn_runtime.results.run import RunOptions
 
     names = list(read_names(sys.stdin, null=null)) if "-" in paths else []
     images = find_images([path for path in paths if path != "-"], recursive=recursive, literal=names)
-    summary = classify_on_ray(model, images, output, **options)
+    options = RunOptions(**columns)
+    summary = classify_on_ray(model, images, output, options, provider=provider, threads=threads, shards=shards)
     if summary.unreadable or not quiet:
         say(str(summary))
     if summary.unreadable:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rnn_runtime import Classifier, classify_files, find_images
+from rnn_runtime import Classifier, RunOptions, classify_files, find_images
 from rnn_runtime.errors import InputError
 from rnn_runtime.model.spec import ImageSpec, ModelSpec
 from tests.support.checkpoints import random_checkpoint
@@ -49,4 +49,4 @@ def test_nor_does_the_library(folder: Path) -> None:
     classifier, images = Classifier(folder / "model.onnx", "cpu"), folder / "images"
 
     with pytest.raises(InputError, match="named like an image"):
-        classify_files(classifier, find_images([str(images)]), images / "1.PNG", format="csv")
+        classify_files(classifier, find_images([str(images)]), images / "1.PNG", RunOptions(format="csv"))

@@ -60,15 +60,21 @@ def test_classifying_changes_nothing(digits_model: Path, digits_images: Path, pr
     assert changes(digits_images, code) == "[]\n[]\n[]\n"
 
 
-def test_results_and_checks_change_nothing(digits_model: Path, digits_images: Path, tmp_path: Path) -> None:
+def test_checks_change_nothing(digits_model: Path, tmp_path: Path) -> None:
     code = (
         "from rnn_runtime import Classifier\n"
         "from rnn_runtime.checks.self_check import self_check\n"
-        "from rnn_runtime.images.find import find_images\n"
-        "from rnn_runtime.results.run import classify_files\n"
-        f"classifier = Classifier({str(digits_model)!r}, provider='cpu')\n"
-        "self_check(classifier)\n"
-        f"classify_files(classifier, find_images([{str(digits_images)!r}], recursive=True), 'out.csv')"
+        f"self_check(Classifier({str(digits_model)!r}, provider='cpu'))"
     )
 
     assert changes(tmp_path, code) == "[]\n[]\n[]\n"
+
+
+def test_a_run_restores_what_it_changes(digits_model: Path, digits_images: Path, tmp_path: Path) -> None:
+    code = (
+        "from rnn_runtime import Classifier, classify_files, find_images\n"
+        f"classifier = Classifier({str(digits_model)!r}, provider='cpu')\n"
+        f"classify_files(classifier, find_images([{str(digits_images)!r}], recursive=True), 'out.csv')"
+    )
+
+    assert changes(tmp_path, code).startswith("[]\n[]\n[(<Signals.SIG")

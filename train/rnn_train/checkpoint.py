@@ -19,8 +19,7 @@ import torch
 from torch import Tensor
 
 from rnn_runtime.errors import CheckpointError, SettingsError
-from rnn_runtime.files.atomic import atomic_write
-from rnn_runtime.files.kinds import MODEL_SUFFIXES
+from rnn_runtime.files.atomic import MODEL_SUFFIXES, atomic_write
 from rnn_runtime.model.spec import ModelSpec
 from rnn_runtime.model.values import check_argument
 from rnn_runtime.text import shorten

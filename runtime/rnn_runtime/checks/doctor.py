@@ -15,7 +15,7 @@ from rnn_runtime.engine import CUDA_DEFAULTS, CudaOptions, Provider, open_sessio
 from rnn_runtime.engine.cuda import DRIVER, Driver, find_driver, load_library, preload_cuda
 from rnn_runtime.engine.session import cuda_major, import_onnxruntime, installed_packages
 from rnn_runtime.errors import MissingPackageError, ModelError
-from rnn_runtime.images.pool import usable_cores
+from rnn_runtime.images.ahead import usable_cores
 from rnn_runtime.model.metadata import ModelMetadata
 
 _NOTHING = "nothing to repair"

@@ -7,7 +7,7 @@ import click
 from msgspec import Meta
 
 from rnn_runtime.command.options import Rule, option_group
-from rnn_runtime.files.kinds import CHECKPOINT_SUFFIXES, MODEL_SUFFIXES
+from rnn_runtime.files.atomic import CHECKPOINT_SUFFIXES, MODEL_SUFFIXES
 from rnn_runtime.model.values import BatchSize, Count, DeviceId, Probability, Threads
 
 _input, _model, _output, _cuda = map(option_group, ("Input", "Model and provider", "Output", "CUDA"))

@@ -9,15 +9,15 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, cast
 
 import click
 
-from rnn_runtime.interruption import StopRequest
+from rnn_runtime.interruption import POLL_SECONDS, StopRequest, stop_if_signaled
 
-Item = TypeVar("Item")
 _END = object()
 
 
@@ -152,14 +152,20 @@ class ImageBar:
     def count(self, paths: Iterable[str]) -> Iterator[str]:
         """Pass paths on, while a thread reads ahead to count them for the bar.
 
-        Classifying starts at once. Memory holds the paths that are found but not yet classified.
+        Classifying starts at once. Memory holds the paths that are found but not yet classified. The thread starts
+        behind the first paths, when processes are forked already, or none will be.
         """
+        from rnn_runtime.images.ahead import PEEKED
+
+        remaining = iter(paths)
+        first = list(islice(remaining, PEEKED))
+        yield from first
         ahead: queue.SimpleQueue[object] = queue.SimpleQueue()
 
         def find() -> None:
-            total = 0
+            total = len(first)
             try:
-                for total, path in enumerate(paths, 1):  # noqa: B007  # the last one is the total
+                for total, path in enumerate(remaining, len(first) + 1):  # noqa: B007  # the last one is the total
                     ahead.put(path)
                 self._progress.update(self._task, total=total)
                 ahead.put(_END)
@@ -167,17 +173,22 @@ class ImageBar:
                 ahead.put(error)
 
         threading.Thread(target=find, daemon=True).start()
-        while (found := ahead.get()) is not _END:
+        while True:
+            try:
+                found = ahead.get(timeout=POLL_SECONDS)
+            except queue.Empty:
+                stop_if_signaled()
+                continue
+            if found is _END:
+                return
             if isinstance(found, BaseException):
                 raise found
             yield str(found)
 
-    def watch(self, results: Iterable[Item]) -> Iterator[Item]:
-        """Pass results on, and count them."""
-        self._progress.start()
-        for i, result in enumerate(results):
-            if i == self._most:
-                self._progress.stop()
-            self._progress.advance(self._task)
-            yield result
-        self._progress.stop()
+    def watch(self, results: int) -> None:
+        """Count some more results. The bar disappears before there are more than its terminal has room for."""
+        self._progress.advance(self._task, results)
+        if self._most is None or self._progress.tasks[self._task].completed <= self._most:
+            self._progress.start()
+        else:
+            self._progress.stop()

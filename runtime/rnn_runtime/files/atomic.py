@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import IO, Any
 
 from rnn_runtime.errors import InputError
-from rnn_runtime.files.kinds import IMAGE_SUFFIXES
+
+# What the suffix of a file's name says about its content.
+CHECKPOINT_SUFFIXES, MODEL_SUFFIXES = (".pt", ".pth"), (".onnx",)
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm"})
 
 
 @contextmanager
-def atomic_write(path: str | Path, mode: str = "w", *, sync: bool = True, **options: Any) -> Iterator[IO[Any]]:
+def atomic_write(
+    path: str | Path, mode: str = "w", *, sync: bool = True, follow_link: bool = True, **options: Any
+) -> Iterator[IO[Any]]:
     """Write a file that appears under its name only once it is complete.
 
     Args:
@@ -19,12 +24,13 @@ def atomic_write(path: str | Path, mode: str = "w", *, sync: bool = True, **opti
             if the block raises.
         mode: `w` for text or `wb` for bytes.
         sync: Wait until the file is on the disk, so that it survives a power failure.
+        follow_link: Where the name is a link, replace its target, and not the link.
         options: Passed to `open`.
 
     Raises:
         OSError: the folder is missing or can't be written.
     """
-    target = Path(os.path.realpath(path))  # a link stays, and its target is replaced
+    target = Path(os.path.realpath(path) if follow_link else path)
     # Named before it is created, so that it can be removed after an interruption at any moment.
     temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
     try:

@@ -7,15 +7,14 @@ import mmap
 import os
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
-from rnn_runtime.errors import StorageError
-from rnn_runtime.files.arrow import import_arrow
+from rnn_runtime.errors import MissingPackageError, StorageError
 
 SCHEMES = ("s3://", "gs://")
 _CONNECT_SECONDS, _REQUEST_SECONDS = 10, 30
@@ -23,6 +22,22 @@ _CONNECT_SECONDS, _REQUEST_SECONDS = 10, 30
 # hundred requests have failed.
 _ATTEMPTS = 8
 _COPY_BYTES = 8 << 20
+
+
+def import_arrow(module: str) -> Any:
+    """Import a module of pyarrow, such as `fs`, which reads object storage, or `parquet`.
+
+    Raises:
+        MissingPackageError: pyarrow isn't installed, or can't be imported.
+    """
+    try:
+        return import_module(f"pyarrow.{module}")
+    except ModuleNotFoundError:
+        raise MissingPackageError("pyarrow is not installed. Install it with: pip install pyarrow") from None
+    except ImportError as error:  # such as one that needs a newer NumPy
+        raise MissingPackageError(
+            f"pyarrow can't be imported: {error}. Repair it with: pip install --upgrade pyarrow numpy"
+        ) from None
 
 
 def is_remote(path: str) -> bool:
@@ -92,17 +107,13 @@ def upload(source: Path, path: str) -> None:
     """
     system, name = _locate(path)
 
-    def write() -> None:
-        with source.open("rb") as file, _map(file) as content, _Failures(path, "written to"):
-            try:
-                with system.open_output_stream(name) as target:
-                    target.write(content)
-            except FileNotFoundError as error:
-                raise OSError(error) from None
-
-    # Whatever ends the `with` block completes the file there, also Ctrl-C between two calls. It doesn't reach a thread.
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(write).result()
+    # Whatever ends the inner block completes the file there. Signals don't: callers only note them meanwhile.
+    with source.open("rb") as file, _map(file) as content, _Failures(path, "written to"):
+        try:
+            with system.open_output_stream(name) as target:
+                target.write(content)
+        except FileNotFoundError as error:
+            raise OSError(error) from None
 
 
 @contextmanager

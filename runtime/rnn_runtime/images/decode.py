@@ -8,11 +8,10 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from kornia_rs.io import decode_image_png_u8
@@ -45,7 +44,6 @@ _SMALL_PNG = 1 << 15  # bytes
 _MOST_PACKED = 1032  # deflate's largest ratio (zlib's technical details); a PNG that claims more isn't complete
 _ORIENTING = (b"eXIf", b"iTXt", b"Raw profile type")  # chunks of a PNG that may hold an orientation
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_VISIBLE_COLOR = 32  # between the channels of a pixel, of 255
 _DAMAGED = "a damaged image, or an unsupported kind"
 _NOT_AN_IMAGE = "not an image in a supported format, or damaged"
 _UNSUPPORTED_TIFF = "an unsupported kind of TIFF, or a damaged one"
@@ -69,6 +67,23 @@ def read_image(path: str | Path, spec: ImageSpec) -> NDArray[np.uint8]:
 
 
 def decode_image(data: bytes, spec: ImageSpec) -> NDArray[np.uint8]:
+    """Decode one encoded image to the model's input size: the pixels of `decode`, with its arguments and errors."""
+    return decode(data, spec).pixels
+
+
+class Decoded(NamedTuple):
+    """An image at the model's input size.
+
+    Attributes:
+        pixels: uint8, shape `(spec.height, spec.width, spec.channels)`, 0 to 255.
+        colors_ignored: Whether the model takes gray images, and the file is one in color.
+    """
+
+    pixels: NDArray[np.uint8]
+    colors_ignored: bool = False
+
+
+def decode(data: bytes, spec: ImageSpec) -> Decoded:
     """Decode one encoded image to the model's input size.
 
     A much larger JPEG is decoded at a half, quarter or eighth of its size, which is faster.
@@ -78,8 +93,8 @@ def decode_image(data: bytes, spec: ImageSpec) -> NDArray[np.uint8]:
         spec: Size and channels that the model was trained with.
 
     Returns:
-        uint8, shape `(spec.height, spec.width, spec.channels)`, 0 to 255. Gray images of 16 bits are read by
-        `spec.depth_range`, others keep their upper 8 bits. Transparency is dropped, EXIF rotation is applied, three
+        The pixels, and whether colors are lost. Gray images of 16 bits are read by `spec.depth_range`, others keep
+        their upper 8 bits. Transparency is dropped, EXIF rotation is applied, three
         channels are in RGB order.
 
     Raises:
@@ -88,12 +103,12 @@ def decode_image(data: bytes, spec: ImageSpec) -> NDArray[np.uint8]:
     try:
         pixels = _decode_small_png(data)
         if pixels is None:
-            image = _read_tolerantly(partial(_decode, spec=spec), data)
+            image, in_color = _read_tolerantly(partial(_decode, spec=spec), data)
         elif pixels.shape == spec.shape:
-            return pixels
+            return Decoded(pixels)
         else:
-            image = to_image(pixels)
-        return _fit(image, spec)
+            image, in_color = to_image(pixels), pixels.shape[2] > 1
+        return Decoded(_fit(image, spec), in_color and spec.channels == 1)
     except MemoryError as error:
         raise ImageError(_NO_MEMORY) from error
 
@@ -153,18 +168,6 @@ def deep_values(data: bytes) -> NDArray[np.int32] | None:
         return _read_tolerantly(_deep_values, data)
     except MemoryError as error:
         raise ImageError(_NO_MEMORY) from error
-
-
-def is_in_color(path: str | Path, spec: ImageSpec) -> bool:
-    """Whether an image file has visible colors, at a model's input size. A file that can't be decoded has none.
-
-    Scans of gray paper and gray images that were saved as RGB have colors that differ from gray by a little.
-    """
-    try:
-        pixels = read_image(path, replace(spec, channels=3))
-    except ImageError:
-        return False
-    return int(np.ptp(pixels, axis=2).max()) > _VISIBLE_COLOR
 
 
 def resize_image(pixels: NDArray[np.uint8], spec: ImageSpec) -> NDArray[np.uint8]:
@@ -312,16 +315,17 @@ def _read_tolerantly(read: Callable[[bytes], Value], data: bytes) -> Value:
         raise
 
 
-def _decode(data: bytes, spec: ImageSpec) -> Image.Image:
-    """Decode to mode `L` or `RGB`, upright."""
+def _decode(data: bytes, spec: ImageSpec) -> tuple[Image.Image, bool]:
+    """Decode to mode `L` or `RGB`, upright, and say whether the file is in color."""
     image, encoding = _open(data)
+    in_color = not is_gray(image)
     # A JPEG may come out at twice the model's size or more, so that each final pixel is an average of at least four.
     least_side = 2 * max(spec.height, spec.width)
     with PillowErrors():
         image.draft(_mode_of(spec), (least_side, least_side))
         image.load()
         ImageOps.exif_transpose(image, in_place=True)  # in place: a copy of the largest image takes 256 MB
-    return _to_mode(image, encoding, spec)
+    return _to_mode(image, encoding, spec), in_color
 
 
 def _shape(data: bytes) -> tuple[int, int, int]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TextIO, cast
 
 from rnn_runtime.errors import Argument, InputError
-from rnn_runtime.files.kinds import IMAGE_SUFFIXES
+from rnn_runtime.files.atomic import IMAGE_SUFFIXES
 from rnn_runtime.files.remote import is_remote, is_remote_folder, list_remote_folder
 
 

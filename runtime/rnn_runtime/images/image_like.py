@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rnn_runtime.errors import Argument, ImageError, InputError
-from rnn_runtime.images.decode import FORMATS, PillowErrors, convert_image, decode_image, to_image
+from rnn_runtime.images.decode import FORMATS, Decoded, PillowErrors, convert_image, decode, to_image
 from rnn_runtime.images.limits import MAX_FILE_BYTES, TOO_MANY_BYTES
 from rnn_runtime.images.pillow_quirks import undecoded_file
 from rnn_runtime.model.spec import ImageSpec
@@ -46,21 +46,18 @@ class TakenImage:
     name: str
     content: bytes | NDArray[np.uint8] | ImageError
 
-    def read(self, spec: ImageSpec) -> NDArray[np.uint8]:
+    def read(self, spec: ImageSpec) -> Decoded:
         """Decode it, in any thread.
 
         Args:
             spec: Size and channels that the model takes.
-
-        Returns:
-            uint8, shape `(spec.height, spec.width, spec.channels)`.
 
         Raises:
             ImageError: It can't be read or decoded.
         """
         if isinstance(self.content, ImageError):
             raise self.content
-        return decode_image(self.content, spec) if isinstance(self.content, bytes) else self.content
+        return decode(self.content, spec) if isinstance(self.content, bytes) else Decoded(self.content)
 
 
 def is_single_image(value: object) -> bool:

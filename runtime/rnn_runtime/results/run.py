@@ -1,43 +1,90 @@
 """A whole run: image files in, results written as they come, and a summary."""
 
+import contextlib
+import hashlib
+import io
 import itertools
 import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Set
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any
 
 import rnn_runtime
 from rnn_runtime.classifier import BATCH_SIZE, Classifier, Prediction
 from rnn_runtime.engine.session import import_onnxruntime
-from rnn_runtime.errors import OutputError, ProcessLostError, SettingsError, StorageError
-from rnn_runtime.files.arrow import import_arrow
+from rnn_runtime.errors import Argument, InputError, OutputError, ProcessLostError, SettingsError, StorageError
 from rnn_runtime.files.atomic import atomic_write, check_output
-from rnn_runtime.files.part_file import growing_file, part_of
-from rnn_runtime.interruption import RunInterruptedError, describe_interrupt
-from rnn_runtime.model.values import Count, check_argument
-from rnn_runtime.results.earlier import EarlierResults
+from rnn_runtime.files.growing import GrowingFile, growing_file, part_of
+from rnn_runtime.files.remote import import_arrow
+from rnn_runtime.interruption import RunInterruptedError, describe_interrupt, signals_noted, stop_if_signaled
+from rnn_runtime.model.values import BatchSize, Count, Probability, check_argument
 from rnn_runtime.results.evaluation import FolderEvaluation
 from rnn_runtime.results.place import ImagePlacer
-from rnn_runtime.results.predict import predict_files
 from rnn_runtime.results.write import (
-    FORMATS,
     RESUMABLE,
+    TEXT,
     Columns,
     Format,
+    Value,
+    Write,
     choose_format,
-    write_parquet,
-    write_results,
+    open_writer,
+    read_predictions,
 )
 
-# A file's name may be bytes that are no UTF-8; they come out as they went in.
-_TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
+DIGITS = 12  # of a model's SHA-256 in records and names
 
-Watch = Callable[[Iterator[Prediction]], Iterator[Prediction]]
+Watch = Callable[[int], object]
+Kept = tuple[str | Argument, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How files are classified, and what a row of the results shows.
+
+    Attributes:
+        format: `csv`, `tsv`, `jsonl`, `parquet` or `table`; None for the one that the name of the output says, and for
+            CSV on standard output and in shards.
+        top_k: How many classes a result shows; at most all.
+        min_probability: Leave the label empty where the probability is lower. The likeliest class has a column
+            `guess` then.
+        checkpoint_column: Repeat the SHA-256 of the model's checkpoint in every row.
+        batch_size: Images per run of the model.
+        processes: The most processes that read and classify many small files, such as one per core. They are forked
+            from this one: choose more than 1 only where no other thread of the program holds a lock that they might
+            need. On CUDA, they decode.
+
+    Raises:
+        SettingsError: a value is out of range or of a wrong type.
+    """
+
+    format: Format | None = None
+    top_k: int = 1
+    min_probability: float | None = None
+    checkpoint_column: bool = False
+    batch_size: int = BATCH_SIZE
+    processes: int = 1
+
+    def __post_init__(self) -> None:
+        check_argument("format", self.format, Format | None)
+        check_argument("top_k", self.top_k, Count)
+        check_argument("min_probability", self.min_probability, Probability | None)
+        check_argument("checkpoint_column", self.checkpoint_column, bool)
+        check_argument("batch_size", self.batch_size, BatchSize)
+        check_argument("processes", self.processes, Count)
+
+    def columns(self, classifier: Classifier, *, true_label: bool) -> Columns:
+        """What a row shows of a model's results."""
+        checkpoint = classifier.metadata.checkpoint_sha256 if self.checkpoint_column else None
+        return Columns(min(self.top_k, len(classifier.class_names)), true_label, self.min_probability, checkpoint)
+
+
+DEFAULTS = RunOptions()
 
 
 @dataclass(slots=True)
@@ -51,6 +98,8 @@ class RunSummary:
         earlier: Those of them whose result was there already.
         below_min_probability: Those of them too uncertain for a label; None without `min_probability`.
         placed: Images put into the folder of their class; None where that wasn't asked for.
+        in_color: Images of this run that are in color where the model takes gray ones, so that colors are ignored.
+        first_in_color: The first of them.
         seconds: From the first image to the last result.
     """
 
@@ -60,12 +109,9 @@ class RunSummary:
     earlier: int = 0
     below_min_probability: int | None = None
     placed: int | None = None
+    in_color: int = 0
+    first_in_color: str | None = None
     seconds: float = 0.0
-
-    def add(self, prediction: Prediction) -> None:
-        """Count a result."""
-        self.images += 1
-        self.unreadable += prediction.error is not None
 
     @property
     def images_per_second(self) -> float:
@@ -98,57 +144,68 @@ def describe_run(classifier: Classifier) -> dict[str, Any]:
     }
 
 
+class ImageList:
+    """The hash of a list of paths, which grows with them.
+
+    Attributes:
+        count: How many there are.
+    """
+
+    def __init__(self, paths: Iterable[str] = ()) -> None:
+        self.count, self._digest = 0, hashlib.sha256()
+        for path in paths:
+            self.add(path)
+
+    def add(self, path: str) -> None:
+        """Add the next path."""
+        self.count += 1
+        # A null character ends each, since no path holds one.
+        self._digest.update(path.encode(errors="surrogateescape") + b"\0")
+
+    @property
+    def sha256(self) -> str:
+        """The hash of the paths so far."""
+        return self._digest.hexdigest()
+
+
 def classify_files(
     classifier: Classifier,
     paths: Iterable[str],
     output: str | Path | None = None,
+    options: RunOptions = DEFAULTS,
     *,
-    format: Format | None = None,
-    top_k: int = 1,
-    min_probability: float | None = None,
-    checkpoint_column: bool = False,
-    batch_size: int = BATCH_SIZE,
     evaluation: FolderEvaluation | None = None,
-    resume: bool = False,
     placer: ImagePlacer | None = None,
-    watch: Watch = iter,
-    processes: int = 1,
-    remedy: str | None = None,
+    resume: bool = False,
+    watch: Watch = int,
 ) -> RunSummary:
     """Classify image files, and write the results as they come.
+
+    While it runs in the main thread, Ctrl-C and SIGTERM end it after the batch under way; a second signal ends the
+    process at once.
 
     Args:
         classifier: The model.
         paths: Image files, as `find_images` gives them.
         output: The file to write; None for standard output. CSV, TSV and JSON Lines grow in `output` + `.part`, which
             gets its name when it is whole, and stays if the run is stopped or killed.
-        format: `csv`, `tsv`, `jsonl`, `parquet` or `table`; None for the one that the ending of `output` names, and
-            for CSV on standard output.
-        top_k: How many classes a result shows; at most all.
-        min_probability: Leave the label empty where the probability is lower. The likeliest class has a column
-            `guess` then.
-        checkpoint_column: Repeat the SHA-256 of the model's checkpoint in every row.
-        batch_size: Images per run of the model.
+        options: How files are classified, and what a row shows.
         evaluation: Counts every result; a column with the true label is added.
-        resume: Continue what an earlier run left in `output` + `.part`, or else in `output`. Images that have a
-            result there, be it an error, are passed over. Takes some 100 MB per million of them.
         placer: Puts each image that has a label into the folder of its class. Images that are there already aren't
             classified.
-        watch: Passes on the results that it is given, to show how far they are; with `resume`, first the earlier ones.
-        processes: The most processes that classify many small files, such as one per core. They are forked from this
-            one: choose more than 1 only where no thread of the program holds a lock that they might need. With 1, this
-            process does all, and so it does on CUDA.
-        remedy: What an error tells to do; None for how to continue with `resume`.
+        resume: Continue what an earlier run over the same list left in `output` + `.part`. Without one, an `output`
+            that is complete is left as it is.
+        watch: Called after each batch with its number of results, to show how far the run is; with `resume`, first
+            with the number of earlier ones.
 
     Returns:
         Counts, time, and what ran.
 
     Raises:
-        SettingsError: `resume` without `output`, or with a format that can't be continued; an unknown format; Parquet
-            on standard output; `min_probability` is out of range.
+        SettingsError: `resume` without `output`, or with a format that can't be continued; Parquet on standard output.
         MissingPackageError: Parquet without pyarrow.
         InputError: `output` is the model, a folder or a device, or its folder is missing. Or what is to be continued
-            has other columns, is another model's, or isn't results.
+            was made by another model, of other images or with other options.
         OutputError: the file can't be written; the text says what is kept.
         StorageError: object storage can't be read; the text says what is kept.
         ProcessLostError: one of the processes has ended; the text says what is kept.
@@ -157,43 +214,33 @@ def classify_files(
     check_argument("output", output, Path | None)
     if output is not None:
         check_output(Path(output), [classifier.path])
-    format = format or choose_format(output, terminal=False)
-    _check_settings(output, format, min_probability, resume)
-    columns = Columns(
-        min(top_k, len(classifier.class_names)),
-        evaluation is not None,
-        min_probability,
-        classifier.metadata.checkpoint_sha256 if checkpoint_column else None,
-    )
-    check_argument("processes", processes, Count)
-    run = _Run(classifier, columns, format, batch_size, evaluation, watch, placer, processes)
-    with _telling_what_is_kept(output, format, remedy):
-        if output is None:
-            run.classify(paths, sys.stdout)
-        elif format in RESUMABLE:
-            _append_results(run, paths, output, resume)
-        elif format == "parquet":
-            with atomic_write(output, "wb") as file:
-                run.classify(paths, file)
-        else:
-            with atomic_write(output, **_TEXT) as file:
-                run.classify(paths, file)
-    return run.summary
-
-
-def _check_settings(output: str | Path | None, format: Format, min_probability: float | None, resume: bool) -> None:
-    if format not in FORMATS:
-        raise SettingsError(f"`format` must be one of {', '.join(FORMATS)}, not {format!r}")
+    format = options.format or choose_format(output, terminal=False)
     if resume and (output is None or format not in RESUMABLE):
         raise SettingsError(
-            f"`resume` continues results in a file of {', '.join(RESUMABLE)}. Set `output` and one of these formats"
+            Argument("resume"),
+            f" continues results in a file of {', '.join(RESUMABLE)}. Set ",
+            Argument("output"),
+            " and one of these formats",
         )
-    if min_probability is not None and not 0 <= min_probability <= 1:
-        raise SettingsError(f"`min_probability` must be from 0 to 1, not {min_probability}")
     if format == "parquet":
         if output is None:
-            raise SettingsError('`format="parquet"` needs a file. Set `output`')
+            raise SettingsError(Argument("format", "parquet"), " needs a file. Set ", Argument("output"))
         import_arrow("parquet")
+    run = Run(classifier, options, format, evaluation, placer, watch)
+    paths = run.inputs(paths)
+    with telling(lambda: kept_in(output, format), output):
+        if output is None:
+            run.write(paths, sys.stdout)
+        elif format not in RESUMABLE:
+            binary = format == "parquet"
+            with atomic_write(output, "wb" if binary else "w", **({} if binary else TEXT)) as file:
+                run.write(paths, file)
+        elif resume and os.path.exists(output) and not os.path.exists(part_of(output)):
+            run.check_complete(paths, output)
+        else:
+            with growing_file(output, run.made_with, resume=resume) as growing:
+                run.grow(paths, growing)
+    return run.summary
 
 
 def write_summary(path: str | Path, summary: RunSummary, evaluation: FolderEvaluation | None = None) -> None:
@@ -213,119 +260,187 @@ def write_summary(path: str | Path, summary: RunSummary, evaluation: FolderEvalu
 
 
 @dataclass(slots=True)
-class _Run:
-    """A run under way: each result is counted, evaluated and written."""
+class Run:
+    """A run under way: each result is placed, counted, evaluated and written.
+
+    Attributes:
+        summary: What came out so far.
+        listed: The images that have a result so far.
+    """
 
     classifier: Classifier
-    columns: Columns
+    options: RunOptions
     format: Format
-    batch_size: int
-    evaluation: FolderEvaluation | None
-    watch: Watch
-    placer: ImagePlacer | None
-    processes: int
+    evaluation: FolderEvaluation | None = None
+    placer: ImagePlacer | None = None
+    watch: Watch = int
+    columns: Columns = field(init=False)
     summary: RunSummary = field(init=False)
+    listed: ImageList = field(init=False, default_factory=ImageList)
 
     def __post_init__(self) -> None:
+        self.columns = self.options.columns(self.classifier, true_label=self.evaluation is not None)
         self.summary = RunSummary(describe_run(self.classifier))
         if self.columns.min_probability is not None:
             self.summary.below_min_probability = 0
         if self.placer:
             self.summary.placed = 0
 
-    def read_earlier(self, file: BinaryIO, name: str) -> Set[str]:
-        """Count the results of an earlier run, and give the paths that have one."""
-        arguments = (file, self.format, self.columns, self.classifier.class_names, name)
-        earlier = EarlierResults(*arguments)
-        paths = {prediction.path for prediction, _ in self._count(self.watch(iter(earlier)))}
-        earlier.check_model(self.classifier)
-        self.summary.earlier = self.summary.images
-        if self.placer:
-            file.seek(0)  # read again, now that they are known to be this model's
-            for prediction in EarlierResults(*arguments):
-                if os.path.exists(prediction.path):  # it may be gone by now
-                    self._place(prediction)
-        return paths
+    @property
+    def made_with(self) -> dict[str, Any]:
+        """The model and all settings that results depend on."""
+        return {
+            "model": self.classifier.sha256[:DIGITS],
+            "format": self.format,
+            **asdict(self.columns),
+            "copies": str(self.placer.folder) if self.placer else None,
+        }
 
-    def classify(
-        self, paths: Iterable[str], file: IO[Any], earlier: Set[str] = frozenset(), *, header: bool = True
-    ) -> None:
-        """Classify all images but those that have a result, and write theirs."""
-        missing = (path for path in paths if path not in earlier) if earlier else paths
-        if self.placer:
-            missing = itertools.filterfalse(self.placer.contains, missing)
-        start = time.perf_counter()
-        predictions = predict_files(
-            self.classifier,
-            missing,
-            top_k=self.columns.top_k,
-            batch_size=self.batch_size,
-            processes=self.processes,
-        )
-        # Closed here, not when it happens to be collected: that may be in one of the threads that it waits for.
-        with closing(predictions):
-            # Placed before its row is written: a run that is killed in between and resumed finds the image there.
-            results = self._count(self._place_each(self.watch(predictions)))
-            if self.format == "parquet":
-                write_parquet(results, file, self.columns)
-            else:
-                write_results(results, file, self.format, self.columns, header=header)
+    def inputs(self, paths: Iterable[str]) -> Iterable[str]:
+        """The paths without images that were put into the folder of a class."""
+        return itertools.filterfalse(self.placer.contains, paths) if self.placer else paths
+
+    def write(self, paths: Iterable[str], file: IO[Any]) -> None:
+        """Classify all images, and write their results into a file."""
+        with open_writer(file, self.format, self.columns) as write:
+            self._classify(paths, write)
         file.flush()
+
+    def grow(self, paths: Iterable[str], growing: GrowingFile) -> None:
+        """Classify all images, or those that an earlier run didn't come to, and write their results.
+
+        Raises:
+            InputError: the earlier run was given other images.
+        """
+        remaining = iter(paths)
+        if growing.earlier:
+            self._skip(remaining, growing)
+        file = io.TextIOWrapper(growing.file, **TEXT)
+        try:
+            with open_writer(file, self.format, self.columns, header=not growing.earlier) as write:
+
+                def write_and_note(rows: Sequence[list[Value]]) -> None:
+                    write(rows)
+                    file.flush()
+                    growing.note({"list": self.listed.sha256} | self._counts)
+
+                self._classify(remaining, write_and_note)
+            file.flush()
+        finally:
+            with contextlib.suppress(OSError):  # a full disk is reported already
+                file.detach()
+
+    def check_complete(self, paths: Iterable[str], output: str | Path) -> None:
+        """Count the results in a file that is complete, instead of classifying anything.
+
+        Raises:
+            InputError: it holds the results of other images, or something else.
+        """
+        with Path(output).open("rb") as file:
+            for prediction in read_predictions(file, self.format, self.columns, str(output)):
+                self._count(prediction)
+        given = ImageList(paths)
+        if given.sha256 != self.listed.sha256:
+            raise InputError(
+                f"{output}: complete, with the results of {self.listed.count:,} images, and {given.count:,} others are "
+                "given now. Choose another ",
+                Argument("output"),
+                " for these, or begin again without ",
+                Argument("resume", True),
+            )
+        self.summary.earlier = self.summary.images
+        self.watch(self.summary.earlier)
+
+    @property
+    def _counts(self) -> dict[str, int | None]:
+        counted = self.summary
+        return {
+            "rows": counted.images,
+            "unreadable": counted.unreadable,
+            "below_min_probability": counted.below_min_probability,
+            "placed": counted.placed,
+        }
+
+    def _skip(self, paths: Iterator[str], growing: GrowingFile) -> None:
+        """Pass over the images that have a result."""
+        earlier = growing.earlier
+        for path in itertools.islice(paths, earlier["rows"]):
+            self.listed.add(path)
+        if self.listed.sha256 != earlier["list"]:
+            raise InputError(
+                f"{growing.part}: holds the results of {earlier['rows']:,} images, and these aren't the first of those "
+                "given now. Restore the images that were added, removed or renamed since, or delete the file"
+            )
+        if self.evaluation:
+            growing.file.seek(0)
+            for prediction in read_predictions(growing.file, self.format, self.columns, growing.part):
+                self.evaluation.add(prediction, labeled=not self.columns.is_below(prediction))
+        self.summary.images = self.summary.earlier = earlier["rows"]
+        self.summary.unreadable = earlier["unreadable"]
+        self.summary.below_min_probability = earlier["below_min_probability"]
+        self.summary.placed = earlier["placed"]
+        self.watch(self.summary.earlier)
+
+    def _classify(self, paths: Iterable[str], write: Write) -> None:
+        start = time.perf_counter()
+        classified = self.classifier.classify_batches(
+            paths, top_k=self.columns.top_k, batch_size=self.options.batch_size, processes=self.options.processes
+        )
+        with classified as batches:
+            for predictions in batches:
+                # Placed before their rows are written: a run that is killed in between and resumed finds them there.
+                self._place(predictions)
+                rows = [self.columns.row(prediction, self._count(prediction)) for prediction in predictions]
+                self.watch(len(predictions))
+                write(rows)
+                stop_if_signaled()
         self.summary.seconds = time.perf_counter() - start
 
-    def _count(self, predictions: Iterable[Prediction]) -> Iterator[tuple[Prediction, str | None]]:
+    def _place(self, predictions: Iterable[Prediction]) -> None:
+        if self.placer is None:
+            return
         for prediction in predictions:
-            self.summary.add(prediction)
-            below = self.columns.is_below(prediction)
-            if self.summary.below_min_probability is not None:
-                self.summary.below_min_probability += below
-            yield prediction, self.evaluation.add(prediction, labeled=not below) if self.evaluation else None
+            if prediction.label is not None and not self.columns.is_below(prediction):
+                self.placer.place(prediction.path, prediction.label)
+                self.summary.placed = (self.summary.placed or 0) + 1
 
-    def _place_each(self, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
-        for prediction in predictions:
-            self._place(prediction)
-            yield prediction
+    def _count(self, prediction: Prediction) -> str | None:
+        """Count a result, and give the true label; None without evaluation."""
+        below = self.columns.is_below(prediction)
+        self.listed.add(prediction.path)
+        self.summary.images += 1
+        self.summary.unreadable += prediction.error is not None
+        if prediction.colors_ignored:
+            self.summary.in_color += 1
+            self.summary.first_in_color = self.summary.first_in_color or prediction.path
+        if self.summary.below_min_probability is not None:
+            self.summary.below_min_probability += below
+        return self.evaluation.add(prediction, labeled=not below) if self.evaluation else None
 
-    def _place(self, prediction: Prediction) -> None:
-        if self.placer and prediction.label is not None and not self.columns.is_below(prediction):
-            self.placer.place(prediction.path, prediction.label)
-            self.summary.placed = (self.summary.placed or 0) + 1
 
-
-def _append_results(run: _Run, paths: Iterable[str], output: str | Path, resume: bool) -> None:
-    name = part_of(output) if os.path.exists(part_of(output)) else str(output)
-    made_with = {"checkpoint": run.classifier.metadata.checkpoint_sha256[:12]}
-    with growing_file(output, resume=resume, made_with=made_with) as binary:
-        earlier = run.read_earlier(binary, name) if resume else frozenset()
-        empty = binary.seek(0, os.SEEK_END) == 0  # else it has a header, if nothing more
-        try:
-            # a descriptor of its own: wherever an interruption comes, closing this leaves `binary` open
-            with os.fdopen(os.dup(binary.fileno()), "a", **_TEXT) as file:
-                run.classify(paths, file, earlier, header=empty)
-        except BaseException:
-            if not run.summary.images:
-                binary.truncate(0)  # a header alone is nothing to continue
-            raise
+def kept_in(output: str | Path | None, format: Format) -> Kept:
+    """What is left of the results in a file, and how to continue."""
+    if output is None or format not in RESUMABLE or not os.path.exists(part_of(output)):
+        return ()
+    return (f"; {part_of(output)} holds the results so far. Continue with ", Argument("resume", True))
 
 
 @contextmanager
-def _telling_what_is_kept(output: str | Path | None, format: Format, remedy: str | None) -> Iterator[None]:
-    def end() -> str:
-        return f"; {remedy}" if remedy else _kept(output, format)
+def telling(kept: Callable[[], Kept], output: str | Path | None) -> Iterator[None]:
+    """Note signals, and end whatever ends a run with what is kept of it.
 
+    Args:
+        kept: The end of the error's text.
+        output: The file that is written.
+    """
     try:
-        yield
+        with signals_noted():
+            yield
     except KeyboardInterrupt as interrupt:
-        raise RunInterruptedError(f"{describe_interrupt(interrupt)}{end()}", interrupt=interrupt) from None
+        raise RunInterruptedError(describe_interrupt(interrupt), *kept(), interrupt=interrupt) from None
     except (OutputError, ProcessLostError, StorageError) as error:
-        raise type(error)(f"{error}{end()}") from None
+        raise type(error)(*error.args, *kept()) from None
     except OSError as error:
         if output is None:
             raise
-        raise OutputError(f"{output}: can't be written: {error.strerror or error}{end()}") from None
-
-
-def _kept(output: str | Path | None, format: Format) -> str:
-    if output is None or format not in RESUMABLE or not os.path.exists(part_of(output)):
-        return ""
-    return f"; {part_of(output)} holds the results so far. Continue with `resume=True`"
+        raise OutputError(f"{output}: can't be written: {error.strerror or error}", *kept()) from None

@@ -1,24 +1,34 @@
-"""One list of images, classified by many processes or machines: each takes a shard, and writes its part."""
+"""One list of images, classified by many processes or machines: each takes a shard, and the parts become one file."""
 
 import hashlib
-import itertools
+import io
 import json
+import os
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 from rnn_runtime.classifier import Classifier
-from rnn_runtime.errors import InputError, SettingsError
+from rnn_runtime.errors import Argument, InputError, SettingsError
+from rnn_runtime.files.atomic import atomic_write, check_output
+from rnn_runtime.files.growing import growing_file
+from rnn_runtime.files.remote import SCHEMES, download, import_arrow, is_remote, list_remote_folder, upload
+from rnn_runtime.model.values import check_argument
 from rnn_runtime.results.evaluation import FolderEvaluation
-from rnn_runtime.results.part_folder import PartFolder
 from rnn_runtime.results.place import ImagePlacer
-from rnn_runtime.results.run import RunSummary, classify_files
-from rnn_runtime.results.write import Format, printed_path
+from rnn_runtime.results.run import DEFAULTS, DIGITS, ImageList, Run, RunOptions, RunSummary, Watch, telling
+from rnn_runtime.results.write import DELIMITERS, RESUMABLE, Format, choose_format
+from rnn_runtime.text import count_of
 
-_DIGITS = 12  # of a SHA-256 in a file name
 _MOST_SHARDS = 99_999
+_MOST_NAMED = 10  # missing shards in an error
+_WHAT_A_PART_SAYS = {"model": "models", "images": "lists of images", "settings": "settings", "format": "formats"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +49,12 @@ class Shard:
     def __post_init__(self) -> None:
         if not 1 <= self.number <= self.count <= _MOST_SHARDS:
             raise SettingsError(
-                f"`shard` must be K/N with K from 1 to N and N at most {_MOST_SHARDS:,}, not {self.number}/{self.count}"
+                Argument("shard"),
+                f" must be K/N with K from 1 to N and N at most {_MOST_SHARDS:,}, not {self}",
             )
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
 
     @classmethod
     def parse(cls, text: str) -> "Shard":
@@ -51,7 +65,7 @@ class Shard:
         """
         found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text, re.ASCII)
         if not found:
-            raise SettingsError(f"`shard` must be K/N, such as 3/8 for the third of eight, not {text!r}")
+            raise SettingsError(Argument("shard"), f" must be K/N, such as 3/8 for the third of eight, not {text!r}")
         return cls(int(found[1]), int(found[2]))
 
     def bounds(self, total: int) -> tuple[int, int]:
@@ -61,12 +75,12 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The file of a shard's results. Its name says what they are of, so that only parts that fit are merged.
+    """The results of a shard, and what they are of. Only parts that fit are merged.
 
     Attributes:
         shard: Which shard of the list.
         model: The first digits of the model file's SHA-256.
-        images: Those of the SHA-256 of the list.
+        images: Those of the SHA-256 of the whole list.
         settings: Those of the SHA-256 of the settings that change results.
         format: `csv`, `tsv`, `jsonl` or `parquet`.
     """
@@ -77,87 +91,155 @@ class Part:
     settings: str
     format: Format
 
+    @classmethod
+    def of(cls, run: Run, shard: Shard, images: ImageList) -> "Part":
+        """The part that a run makes of a list of images."""
+        settings = hashlib.sha256(json.dumps(asdict(run.columns)).encode()).hexdigest()
+        return cls(shard, run.classifier.sha256[:DIGITS], images.sha256[:DIGITS], settings[:DIGITS], run.format)
+
+    @property
+    def stem(self) -> str:
+        """The beginning of its file's name."""
+        return (
+            f"part-{self.shard.number:05}-of-{self.shard.count:05}-model-{self.model}-images-{self.images}"
+            f"-settings-{self.settings}"
+        )
+
+    def finished(self, summary: RunSummary, content: str | Path) -> "FinishedPart":
+        """The part with its content, which is hashed."""
+        with Path(content).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return FinishedPart(self, summary.images, summary.unreadable, digest[:DIGITS])
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedPart:
+    """A part whose file is complete. The name says all, so it needs no other file beside it.
+
+    Attributes:
+        part: What it is of.
+        rows: Number of results.
+        unreadable: Those of them with an error.
+        content: The first digits of the file's SHA-256.
+    """
+
+    part: Part
+    rows: int
+    unreadable: int
+    content: str
+
     @property
     def name(self) -> str:
         """The file's name."""
         return (
-            f"part-{self.shard.number:05}-of-{self.shard.count:05}-model-{self.model}-images-{self.images}"
-            f"-settings-{self.settings}.{self.format}"
+            f"{self.part.stem}-rows-{self.rows}-unreadable-{self.unreadable}-content-{self.content}.{self.part.format}"
         )
 
     @classmethod
-    def parse(cls, name: str) -> "Part | None":
+    def parse(cls, name: str) -> "FinishedPart | None":
         """The part that a file's name says it is; None for any other file."""
         found = _NAME.fullmatch(name)
         if not found:
             return None
-        number, count, model, images, settings, format = found.groups()
+        number, count, model, images, settings, rows, unreadable, content, format = found.groups()
         try:
-            return cls(Shard(int(number), int(count)), model, images, settings, format)  # type: ignore[arg-type]
+            part = Part(Shard(int(number), int(count)), model, images, settings, format)  # type: ignore[arg-type]
         except SettingsError:
             return None
+        return cls(part, int(rows), int(unreadable), content)
 
 
 _NAME = re.compile(
     r"part-([0-9]{5})-of-([0-9]{5})-model-([0-9a-f]{12})-images-([0-9a-f]{12})-settings-([0-9a-f]{12})"
-    r"\.(csv|tsv|jsonl|parquet)",
+    r"-rows-([0-9]{1,12})-unreadable-([0-9]{1,12})-content-([0-9a-f]{12})\.(csv|tsv|jsonl|parquet)",
     re.ASCII,
 )
 
 
-class ImageList:
-    """The hash of a list of paths, which grows as they pass.
+class PartFolder:
+    """Where parts are written, and read to be merged.
 
-    Paths are hashed as Parquet holds them, so that the list can be recognized in results of any format.
+    In object storage, a part is written on this machine first, into the folder for temporary files, and read from
+    there.
 
-    Attributes:
-        count: How many there were.
+    Args:
+        path: A folder, or as text, the name of one in object storage: `s3://bucket/folder` or `gs://bucket/folder`.
+
+    Raises:
+        InputError: `path` is a `Path` of object storage. It has lost one of the two slashes.
     """
 
-    def __init__(self) -> None:
-        self.count, self._digest = 0, hashlib.sha256()
+    def __init__(self, path: str | Path) -> None:
+        self._remote = isinstance(path, str) and is_remote(path)
+        if isinstance(path, Path) and path.parts and f"{path.parts[0]}//" in SCHEMES:
+            raise InputError(f"{path}: a folder in object storage is given as text, not as a Path")
+        self._path = str(path).rstrip("/") if self._remote else str(path)
 
-    def watch(self, paths: Iterable[str]) -> Iterator[str]:
-        """Pass paths on, and add each."""
-        for path in paths:
-            self.count += 1
-            self._digest.update(printed_path(path).encode() + b"\0")
-            yield path
+    def __str__(self) -> str:
+        return self._path
 
-    @property
-    def name(self) -> str:
-        """The first digits of the SHA-256 so far."""
-        return self._digest.hexdigest()[:_DIGITS]
+    def locate(self, name: str) -> str:
+        """The path of a part."""
+        return f"{self._path}/{name}" if self._remote else os.path.join(self._path, name)
 
-    @classmethod
-    def of(cls, paths: Iterable[str]) -> "ImageList":
-        """The list of all paths."""
-        images = cls()
-        for _ in images.watch(paths):
-            pass
-        return images
+    def finished(self, *, missing_ok: bool = False) -> list[FinishedPart]:
+        """The parts in the folder, in their order. Other files don't matter.
 
+        Args:
+            missing_ok: If the folder is missing, there are none.
 
-def make_part(
-    classifier: Classifier,
-    shard: Shard,
-    images: ImageList,
-    format: Format,
-    *,
-    top_k: int,
-    min_probability: float | None,
-    checkpoint_column: bool,
-    true_label: bool = False,
-) -> Part:
-    """The part of a shard of a list that is complete. Arguments are those of `classify_shard`."""
-    columns = {
-        "top_k": min(top_k, len(classifier.class_names)),
-        "min_probability": min_probability,
-        "checkpoint_column": checkpoint_column,
-        "true_label": true_label,
-    }
-    settings = hashlib.sha256(json.dumps(columns).encode()).hexdigest()[:_DIGITS]
-    return Part(shard, classifier.sha256[:_DIGITS], images.name, settings, format)
+        Raises:
+            InputError: it can't be listed.
+            StorageError: the storage doesn't answer, or refuses.
+        """
+        try:
+            if self._remote:
+                names = [name for name, is_folder in list_remote_folder(self._path) if not is_folder]
+            else:
+                names = os.listdir(self._path)
+        except OSError as error:
+            if missing_ok and isinstance(error, FileNotFoundError):
+                return []
+            reason = os.strerror(error.errno) if error.errno else "no such folder"
+            raise InputError(f"{self}: can't list this folder: {reason}") from None
+        return [part for part in map(FinishedPart.parse, sorted(names)) if part]
+
+    @contextmanager
+    def writing(self) -> Iterator[Path]:
+        """A folder to write a part into. It is in this folder at the end of the block.
+
+        Raises:
+            StorageError: the storage doesn't answer, or refuses.
+            OSError: the folder can't be created.
+        """
+        if not self._remote:
+            os.makedirs(self._path, exist_ok=True)
+            yield Path(self._path)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+            for name in os.listdir(folder):
+                upload(Path(folder) / name, self.locate(name))
+
+    @contextmanager
+    def reading(self, names: Sequence[str]) -> Iterator[list[Path]]:
+        """Paths to read parts from, until the end of the block.
+
+        Raises:
+            InputError: a part is gone.
+            StorageError: the storage doesn't answer, or refuses.
+            OSError: the disk is full.
+        """
+        if not self._remote:
+            yield [Path(self._path) / name for name in names]
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            for name in names:
+                try:
+                    download(self.locate(name), Path(folder) / name)
+                except FileNotFoundError:
+                    raise InputError(f"{self.locate(name)}: is no longer there. Run its shard again") from None
+            yield [Path(folder) / name for name in names]
 
 
 def classify_shard(
@@ -165,14 +247,11 @@ def classify_shard(
     find: Callable[[], Iterable[str]],
     shard: Shard,
     folder: str | Path,
+    options: RunOptions = DEFAULTS,
     *,
-    format: Format = "csv",
-    top_k: int = 1,
-    min_probability: float | None = None,
-    checkpoint_column: bool = False,
     evaluation: FolderEvaluation | None = None,
     placer: ImagePlacer | None = None,
-    **options: Any,
+    watch: Watch = int,
 ) -> tuple[str, RunSummary | None]:
     """Classify one shard of a list of images, and write its part of the results into a folder.
 
@@ -186,73 +265,195 @@ def classify_shard(
         shard: Which part of the list.
         folder: Gets the part. It is created if it is missing. As text, it may be in object storage:
             `s3://bucket/folder`.
-        format: `csv`, `tsv`, `jsonl` or `parquet`.
-        top_k: As for `classify_files`.
-        min_probability: As for `classify_files`.
-        checkpoint_column: As for `classify_files`.
+        options: How files are classified, and what a row shows; any format but `table`.
         evaluation: As for `classify_files`. It counts the images of this shard.
         placer: As for `classify_files`.
-        options: More for `classify_files`: `batch_size`, `watch`.
+        watch: As for `classify_files`.
 
     Returns:
         The part's path, and what came out; None for a part that was there already.
 
     Raises:
         InputError: the list changed while the shard was classified; then there is no part. Or as for `classify_files`.
-        SettingsError: as for `classify_files`, or `format` is `table`.
+        SettingsError: as for `classify_files`, or the format is `table`.
         OutputError: the folder or file can't be written.
         StorageError: object storage can't be read or written.
         RunInterruptedError: Ctrl-C or SIGTERM.
     """
-    if format == "table":
-        raise SettingsError("`format` of a shard must be csv, tsv, jsonl or parquet, not table")
+    run = Run(classifier, options, part_format(options), evaluation, placer, watch)
+    images = ImageList(run.inputs(find()))
+    part, parts = Part.of(run, shard, images), PartFolder(folder)
+    for finished in parts.finished(missing_ok=True):
+        if finished.part == part:
+            return parts.locate(finished.name), None
+    paths = _slice(run.inputs(find()), shard.bounds(images.count), images)
+    with telling(lambda: (f"; start shard {shard} again",), parts.locate(part.stem)), parts.writing() as local:
+        name = write_part(run, part, paths, local).name
+    return parts.locate(name), run.summary
 
-    def find_inputs() -> Iterable[str]:
-        return itertools.filterfalse(placer.contains, find()) if placer else find()
 
-    images = ImageList.of(find_inputs())
-    part = make_part(
-        classifier,
-        shard,
-        images,
-        format,
-        top_k=top_k,
-        min_probability=min_probability,
-        checkpoint_column=checkpoint_column,
-        true_label=evaluation is not None,
-    )
-    parts = PartFolder(folder)
-    path = parts.locate(part.name)
-    if part.name in parts.names(missing_ok=True):
-        return path, None
-    with parts.writing(part.name) as file:
-        summary = classify_files(
-            classifier,
-            _slice(find_inputs(), shard.bounds(images.count), images),
-            file,
-            format=format,
-            top_k=top_k,
-            min_probability=min_probability,
-            checkpoint_column=checkpoint_column,
-            evaluation=evaluation,
-            placer=placer,
-            resume=format != "parquet",
-            remedy=f"start shard {shard.number}/{shard.count} again",
-            **options,
-        )
-    return path, summary
+def part_format(options: RunOptions) -> Format:
+    """The format of parts.
+
+    Raises:
+        SettingsError: it can't be that of parts.
+    """
+    if options.format == "table":
+        raise SettingsError(Argument("format"), " of a shard must be csv, tsv, jsonl or parquet, not table")
+    if options.format == "parquet":
+        import_arrow("parquet")
+    return options.format or "csv"
+
+
+def write_part(run: Run, part: Part, paths: Iterable[str], folder: Path) -> FinishedPart:
+    """Classify the images of a shard, and write its part into a folder on a disk, or continue one that is there."""
+    path = folder / f"{part.stem}.{part.format}"
+    if part.format in RESUMABLE:
+        with growing_file(path, run.made_with, resume=True) as growing:
+            run.grow(paths, growing)
+            finished = part.finished(run.summary, growing.part)
+            growing.target = str(folder / finished.name)
+    else:
+        with atomic_write(path, "wb") as file:
+            run.write(paths, file)
+        finished = part.finished(run.summary, path)
+        os.replace(path, folder / finished.name)
+    return finished
 
 
 def _slice(paths: Iterable[str], bounds: tuple[int, int], expected: ImageList) -> Iterator[str]:
     """The paths from one bound to the other, if all of them are the expected list."""
     start, stop = bounds
     found = ImageList()
-    listed = found.watch(paths)
-    yield from itertools.islice(listed, start, stop)
-    for _ in listed:  # the rest is part of the hash
-        pass
-    if (found.count, found.name) != (expected.count, expected.name):
+    for path in paths:
+        found.add(path)
+        if start < found.count <= stop:
+            yield path
+    if found.sha256 != expected.sha256:
         raise InputError(
             f"the images changed while their shard was classified: {expected.count:,} at the beginning, "
             f"{found.count:,} at the end. Run all shards again, once no more images are added or removed"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class MergeSummary:
+    """What was merged.
+
+    Attributes:
+        parts: Number of parts.
+        images: Images that have a result.
+        unreadable: Those of them with an error.
+    """
+
+    parts: int
+    images: int
+    unreadable: int
+
+    def __str__(self) -> str:
+        failed = f", {self.unreadable:,} unreadable" if self.unreadable else ""
+        return f"{count_of(self.images, 'image')}{failed}, from {count_of(self.parts, 'part')}"
+
+
+def merge_parts(folder: str | Path, output: str | Path | None = None) -> MergeSummary:
+    """Make one file of the parts that `classify_shard` wrote into a folder, in the order of the list of images.
+
+    The parts of all shards must be there, of one model, one list and the same settings. Before anything is written,
+    the content of each is compared with the SHA-256 in its name. So the result has each image exactly once.
+
+    Args:
+        folder: Holds one part per shard. Other files in it don't matter. As text, it may be in object storage; the
+            parts are copied to this machine's folder for temporary files first.
+        output: The file to write, of the same format as the parts; None for standard output.
+
+    Raises:
+        InputError: there are no parts, some are missing or damaged, or they are of different models, lists or settings.
+        SettingsError: `output` names another format than that of the parts, or Parquet is to go to standard output.
+        MissingPackageError: the parts are Parquet or in object storage, and pyarrow isn't installed.
+        StorageError: object storage can't be read.
+        OSError: the file can't be written.
+    """
+    check_argument("output", output, Path | None)
+    source = PartFolder(folder)
+    parts = _find_parts(source)
+    format = parts[0].part.format
+    if output is not None:
+        check_output(Path(output), [source.locate(part.name) for part in parts])
+        if choose_format(output, terminal=False) != format:
+            raise SettingsError(f"{output}: the parts in {folder} are {format}. Choose a name that ends in .{format}")
+    elif format == "parquet":
+        raise SettingsError("Parquet needs a file. Set ", Argument("output"))
+    if format == "parquet":
+        import_arrow("parquet")
+    with source.reading([part.name for part in parts]) as paths:
+        for part, path in zip(parts, paths, strict=True):
+            _check_content(source, part, path)
+        if output is None:
+            sys.stdout.flush()
+            _join(paths, sys.stdout.buffer, format)
+        else:
+            with atomic_write(output, "wb") as file:
+                _join(paths, file, format)
+    return MergeSummary(len(parts), sum(part.rows for part in parts), sum(part.unreadable for part in parts))
+
+
+def _find_parts(folder: PartFolder) -> list[FinishedPart]:
+    """The parts of all shards, in their order. A shard that was run twice counts once."""
+    parts = {finished.part: finished for finished in folder.finished()}
+    if not parts:
+        raise InputError(
+            f"{folder}: no part of a shard is finished in this folder. Write some with ", Argument("shard")
+        )
+    for attribute, called in _WHAT_A_PART_SAYS.items():
+        found = sorted({getattr(part, attribute) for part in parts})
+        if len(found) > 1:
+            raise InputError(
+                f"{folder}: holds parts of {len(found)} {called}: {', '.join(found)}. Delete those that aren't to be "
+                "merged"
+            )
+    counts = sorted({part.shard.count for part in parts})
+    if len(counts) > 1:
+        raise InputError(
+            f"{folder}: holds parts of {' and of '.join(map(str, counts))} shards. Delete those that aren't to be "
+            "merged"
+        )
+    missing = sorted(set(range(1, counts[0] + 1)) - {part.shard.number for part in parts})
+    if missing:
+        named = ", ".join(map(str, missing[:_MOST_NAMED])) + (" ..." if len(missing) > _MOST_NAMED else "")
+        raise InputError(
+            f"{folder}: {len(missing):,} of {counts[0]:,} shards missing: {named}. Run them again, such as rnn-infer "
+            f"--shard {missing[0]}/{counts[0]}"
+        )
+    return list(parts.values())
+
+
+def _check_content(source: PartFolder, part: FinishedPart, path: Path) -> None:
+    with path.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest()[:DIGITS] != part.content:
+            raise InputError(
+                f"{source.locate(part.name)}: damaged: its content isn't that of its name. Delete it, and run its "
+                "shard again"
+            )
+
+
+def _join(paths: Sequence[Path], target: IO[bytes], format: Format) -> None:
+    if format == "parquet":
+        _join_parquet(paths, target)
+        return
+    for number, path in enumerate(paths):
+        with path.open("rb") as part:
+            if format in DELIMITERS and number:
+                part.readline()  # the header
+            shutil.copyfileobj(part, target, io.DEFAULT_BUFFER_SIZE << 6)
+    target.flush()
+
+
+def _join_parquet(paths: Sequence[Path], target: IO[bytes]) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetWriter(target, pyarrow.parquet.read_schema(paths[0])) as writer:
+        for path in paths:
+            with pyarrow.parquet.ParquetFile(path) as part:
+                for batch in part.iter_batches(batch_size=1 << 16):
+                    writer.write_batch(batch)

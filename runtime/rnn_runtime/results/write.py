@@ -1,21 +1,26 @@
-"""Results as rows of CSV, TSV, JSON Lines, Parquet or a table."""
+"""Results as rows of CSV, TSV, JSON Lines, Parquet or a table, written as they come, and read back."""
 
 import csv
-import itertools
+import io
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, BinaryIO, Literal, Self
 
 from rnn_runtime.classifier import Prediction
-from rnn_runtime.errors import SettingsError
+from rnn_runtime.errors import Argument, InputError, SettingsError
+from rnn_runtime.text import printable, table_text
 
 Format = Literal["table", "csv", "tsv", "jsonl", "parquet"]
-FORMATS: tuple[Format, ...] = ("table", "csv", "tsv", "jsonl", "parquet")
 RESUMABLE: tuple[Format, ...] = ("csv", "tsv", "jsonl")
 DELIMITERS: dict[Format, str] = {"csv": ",", "tsv": "\t"}
-_ENDINGS: dict[str, Format] = {
+# A file's name may be bytes that are no UTF-8; they come out as they went in.
+TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
+BOXED_ROWS = 1000  # of a table; they decide how wide its columns are, and a longer one is plain lines
+_SUFFIXES: dict[str, Format] = {
     ".csv": "csv",
     ".tsv": "tsv",
     ".jsonl": "jsonl",
@@ -23,8 +28,11 @@ _ENDINGS: dict[str, Format] = {
     ".parquet": "parquet",
 }
 _ROWS_PER_GROUP = 1 << 16  # of a Parquet file; they are in memory until they are written
+_SHORTEST_PATH = 16  # characters that a table shows of a path, however little room there is
+_LONGEST_LINE = 1 << 20  # characters; a path has at most 4096 bytes
 
 Value = str | float | None
+Write = Callable[[Sequence[list[Value]]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +66,7 @@ class Columns:
             "error",
         ]
 
-    def row(self, prediction: Prediction, true_label: str | None) -> list[Value]:
+    def row(self, prediction: Prediction, true_label: str | None = None) -> list[Value]:
         """The values of one result, in the order of `names`."""
         ranked: list[Value] = [value for pair in prediction.top[: self.top_k] for value in pair]
         ranked += [None] * (2 * self.top_k - len(ranked))
@@ -72,6 +80,18 @@ class Columns:
             prediction.error,
         ]
 
+    def prediction(self, row: dict[str, Any]) -> Prediction:
+        """The result that a row shows."""
+        if not row["label"] and not row.get("guess"):
+            return Prediction(row["path"], None, None, error=str(row["error"]))
+        first = "label" if self.min_probability is None else "guess"
+        names = [
+            (first, "probability"),
+            *((f"label_{rank}", f"probability_{rank}") for rank in range(2, self.top_k + 1)),
+        ]
+        top = tuple((str(row[label]), float(row[probability])) for label, probability in names)
+        return Prediction(row["path"], *top[0], top)
+
     def is_below(self, prediction: Prediction) -> bool:
         """Whether a prediction is too uncertain for a label."""
         return (
@@ -82,79 +102,77 @@ class Columns:
 
 
 def choose_format(output: str | Path | None, *, terminal: bool) -> Format:
-    """The format of a file, by its ending, or of standard output: a table on a terminal, else CSV.
+    """The format of a file, by the suffix of its name, or of standard output: a table on a terminal, else CSV.
 
     Raises:
-        SettingsError: the ending names no format.
+        SettingsError: the suffix names no format.
     """
     if output is None:
         return "table" if terminal else "csv"
-    ending = Path(output).suffix.lower()
-    if ending not in _ENDINGS:
+    suffix = Path(output).suffix.lower()
+    if suffix not in _SUFFIXES:
         raise SettingsError(
-            f"{output}: {ending or 'a name without an ending'} doesn't say which format the results get. Choose "
-            f"{', '.join(list(_ENDINGS)[:-1])} or {list(_ENDINGS)[-1]}, or set `format`"
+            f"{output}: {suffix or 'a name without a suffix'} doesn't say which format the results get. Choose "
+            f"{', '.join(list(_SUFFIXES)[:-1])} or {list(_SUFFIXES)[-1]}, or set ",
+            Argument("format"),
         )
-    return _ENDINGS[ending]
+    return _SUFFIXES[suffix]
 
 
-def write_results(
-    results: Iterable[tuple[Prediction, str | None]],
-    file: IO[str],
-    format: Format,
-    columns: Columns,
-    *,
-    header: bool = True,
-) -> None:
-    """Write results as text, as they come; of a table, the first 1,000 rows come together.
+@contextmanager
+def open_writer(file: IO[Any], format: Format, columns: Columns, *, header: bool = True) -> Iterator[Write]:
+    """What writes results into a file, as they come; of a table, the first 1,000 rows come together.
 
     Args:
-        results: Predictions, each with the true label, or None.
-        file: A text file open for writing.
-        format: `table`, `csv` or `tsv` with a header line, or `jsonl` with one object per line.
+        file: A text file open for writing; a binary one for Parquet. It stays open.
+        format: `table`, `csv` or `tsv` with a header line, `jsonl` with one object per line, or `parquet`.
         columns: What a row shows.
         header: False where rows of CSV or TSV join others, and go without names.
+
+    Yields:
+        A function that writes some more rows, each with its values in the order of `columns.names`.
     """
-    rows = itertools.starmap(columns.row, results)
-    if format == "jsonl":
-        names = columns.names
-        for row in rows:
-            file.write(json.dumps(dict(zip(names, row, strict=True))) + "\n")
-    elif format in DELIMITERS:
+    if format == "parquet":
+        with _ParquetWriter(file, columns) as parquet:
+            yield parquet.write
+    elif format == "jsonl":
+        yield partial(_write_json_lines, file, columns.names)
+    elif format == "table":
+        table = _TableWriter(file, columns)
+        yield table.write
+        table.finish()
+    else:
         writer = csv.writer(_UnixLines(file), delimiter=DELIMITERS[format])
         if header:
             writer.writerow(columns.names)
-        writer.writerows(map(_rounded, rows))
-    else:
-        from rnn_runtime.results.table import write_table
-
-        write_table(rows, columns, file)
+        yield partial(_write_csv, writer)
 
 
-def write_parquet(results: Iterable[tuple[Prediction, str | None]], file: IO[bytes], columns: Columns) -> None:
-    """Write results as a Parquet file, in groups of rows as they come.
-
-    Probabilities are float32, all other columns are strings; what is missing is null. Bytes of a path that aren't
-    UTF-8 are written as `\\xff`.
+def read_predictions(file: BinaryIO, format: Format, columns: Columns, name: str) -> Iterator[Prediction]:
+    """Read back what was written as CSV, TSV or JSON Lines, with the probabilities to six digits.
 
     Args:
-        results: Predictions, each with the true label, or None.
-        file: A binary file open for writing.
-        columns: What a row shows.
+        file: Read from where it stands; it stays open.
+        format: `csv`, `tsv` or `jsonl`.
+        columns: What its rows show.
+        name: What to call the file in an error.
 
     Raises:
-        OSError: the file can't be written.
+        InputError: it has other columns, or holds something else.
     """
-    import pyarrow
-    import pyarrow.parquet
-
-    types = [pyarrow.float32() if name.startswith("probability") else pyarrow.string() for name in columns.names]
-    schema = pyarrow.schema(list(zip(columns.names, types, strict=True)))
-    rows = itertools.starmap(columns.row, results)
-    with pyarrow.parquet.ParquetWriter(file, schema) as writer:
-        while group := list(itertools.islice(rows, _ROWS_PER_GROUP)):
-            arrays = [list(map(_utf8, values)) for values in zip(*group, strict=True)]
-            writer.write_table(pyarrow.table(arrays, schema=schema))
+    text = io.TextIOWrapper(file, **TEXT)
+    lines = iter(partial(text.readline, _LONGEST_LINE), "")
+    try:
+        delimiter = DELIMITERS.get(format)
+        rows = csv.DictReader(lines, delimiter=delimiter, strict=True) if delimiter else map(json.loads, lines)
+        for row in rows:
+            if list(row) != columns.names:
+                raise ValueError(f"its columns are {', '.join(map(str, row))}, not {', '.join(columns.names)}")
+            yield columns.prediction(row)
+    except (ValueError, TypeError, KeyError, csv.Error, RecursionError) as error:
+        raise InputError(f"{name}: not results of such a run: {error}. Choose another ", Argument("output")) from None
+    finally:
+        text.detach()
 
 
 def printed_path(path: str) -> str:
@@ -162,8 +180,13 @@ def printed_path(path: str) -> str:
     return path.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
-def _utf8(value: Value) -> Value:
-    return printed_path(value) if isinstance(value, str) else value
+def _write_csv(writer: Any, rows: Sequence[list[Value]]) -> None:
+    # Probabilities have six digits: float32 has no more.
+    writer.writerows([f"{value:.6f}" if isinstance(value, float) else value for value in row] for row in rows)
+
+
+def _write_json_lines(file: IO[str], names: Sequence[str], rows: Sequence[list[Value]]) -> None:
+    file.writelines(json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in rows)
 
 
 class _UnixLines:
@@ -180,6 +203,142 @@ class _UnixLines:
         self._file.write(row.removesuffix("\r\n") + "\n")
 
 
-def _rounded(row: list[Value]) -> list[Value]:
-    """Probabilities to six digits: float32 has no more."""
-    return [f"{value:.6f}" if isinstance(value, float) else value for value in row]
+class _ParquetWriter:
+    """Probabilities are float32, all other columns are strings; what is missing is null."""
+
+    def __init__(self, file: IO[bytes], columns: Columns) -> None:
+        import pyarrow
+        import pyarrow.parquet
+
+        types = [pyarrow.float32() if name.startswith("probability") else pyarrow.string() for name in columns.names]
+        self._schema = pyarrow.schema(list(zip(columns.names, types, strict=True)))
+        self._writer = pyarrow.parquet.ParquetWriter(file, self._schema)
+        self._rows: list[list[Value]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._write_group()
+        self._writer.close()
+
+    def write(self, rows: Sequence[list[Value]]) -> None:
+        self._rows += rows
+        if len(self._rows) >= _ROWS_PER_GROUP:
+            self._write_group()
+
+    def _write_group(self) -> None:
+        import pyarrow
+
+        if self._rows:
+            columns = [
+                [printed_path(value) if isinstance(value, str) else value for value in column]
+                for column in zip(*self._rows, strict=True)
+            ]
+            self._writer.write_table(pyarrow.table(columns, schema=self._schema))
+        self._rows = []
+
+
+class _TableWriter:
+    """A table as wide as the terminal, or 80 characters: a long path is shortened in its middle.
+
+    Up to 1,000 rows are in a box. More are plain lines, whose columns have the widths of the first ones.
+    """
+
+    def __init__(self, file: IO[str], columns: Columns) -> None:
+        self._file, self._columns = file, columns
+        self._first: list[list[Value]] = []
+        self._layout: _Layout | None = None
+
+    def write(self, rows: Sequence[list[Value]]) -> None:
+        if self._layout is None:
+            self._first += rows
+            if len(self._first) <= BOXED_ROWS:
+                return
+            self._layout = _Layout(self._file, self._columns, self._first, with_error=True)
+            self._file.write(self._layout.line(self._layout.header))
+            rows, self._first = self._first, []
+        self._file.writelines(map(self._layout.line, map(self._layout.cells, rows)))
+
+    def finish(self) -> None:
+        if self._layout is None:
+            with_error = any(row[-1] for row in self._first)
+            self._file.write(_Layout(self._file, self._columns, self._first, with_error=with_error).boxed(self._first))
+
+
+class _Layout:
+    """The widths of a table's columns.
+
+    Args:
+        file: Whose terminal it is to fit.
+        columns: What a row shows.
+        rows: The first rows.
+        with_error: Whether the errors have a column.
+    """
+
+    def __init__(self, file: IO[str], columns: Columns, rows: Sequence[list[Value]], *, with_error: bool) -> None:
+        from rich.cells import cell_len
+        from rich.console import Console
+
+        self._file, self._columns, self._with_error = file, columns, with_error
+        width = Console(file=file).width
+        for self._digits in (4, 2):  # with fewer where they wouldn't fit
+            self.header = list(self._shown(dict.fromkeys(columns.names)))
+            shown = [list(self._shown(dict(zip(columns.names, row, strict=True))).values()) for row in rows]
+            self._widths = [max(map(cell_len, column)) for column in zip(self.header, *shown, strict=True)]
+            others = sum(self._widths[1:]) - (self._widths[-1] if with_error else 0)
+            error = min(self._widths[-1], _SHORTEST_PATH) if with_error else 0
+            room = width - others - error - 3 * len(self.header) - 1
+            if room >= min(self._widths[0], _SHORTEST_PATH):
+                break
+        self._widths[0] = min(self._widths[0], max(room, _SHORTEST_PATH))
+
+    def cells(self, row: list[Value]) -> list[str]:
+        """A row's cells, its path as long as there is room."""
+        path, *others = self._shown(dict(zip(self._columns.names, row, strict=True))).values()
+        return [shorten(path, self._widths[0]), *others]
+
+    def line(self, cells: list[str]) -> str:
+        """A row without a box. What is longer than in the first rows makes its line longer: it is never cut."""
+        from rich.cells import cell_len
+
+        padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(cells, self._widths, strict=True))
+        return "  ".join(padded).rstrip() + "\n"
+
+    def boxed(self, rows: Sequence[list[Value]]) -> str:
+        """All rows in a box."""
+        from rich.table import Table
+
+        table = Table()
+        for name in self.header:
+            # a long error continues in the next line; a number or label is never cut
+            table.add_column(name, overflow="fold", no_wrap=name != "error")
+        for row in rows:
+            table.add_row(*self.cells(row))
+        return table_text(table, self._file)
+
+    def _shown(self, row: dict[str, Value]) -> dict[str, str]:
+        """The cells of a row: with several classes, each has its probability beside it, or they wouldn't fit."""
+        cells = {
+            name: printable(f"{value:.{self._digits}f}" if isinstance(value, float) else value or "")
+            for name, value in row.items()
+            if name != "checkpoint" and (name != "error" or self._with_error)
+        }
+        if self._columns.top_k > 1:
+            first = "label" if self._columns.min_probability is None else "guess"
+            for rank in range(1, self._columns.top_k + 1):
+                label, probability = (f"label_{rank}", f"probability_{rank}") if rank > 1 else (first, "probability")
+                cells[label] = f"{cells[label]} {cells.pop(probability)}".strip()
+        return cells
+
+
+def shorten(text: str, width: int) -> str:
+    """A text of at most `width` columns of a terminal: a longer one loses its middle."""
+    from rich.cells import cell_len, set_cell_size
+
+    if cell_len(text) <= width:
+        return text
+    end = (width - 1) * 2 // 3  # the name of a file says more than where its path begins
+    # Letters of some scripts take two columns: where half of one would fit, there is a space instead.
+    return f"{set_cell_size(text, width - 1 - end).rstrip()}…{set_cell_size(text[::-1], end)[::-1].lstrip()}"

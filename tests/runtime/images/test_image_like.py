@@ -23,7 +23,7 @@ SPECS = [ImageSpec(8, 6, 1), ImageSpec(8, 6, 3)]
 
 def pixels_of(image: ImageLike, spec: ImageSpec) -> NDArray[np.uint8]:
     (taken,) = take_images(image, spec)
-    return taken.read(spec) if isinstance(taken, TakenImage) else read_image(taken, spec)
+    return taken.read(spec).pixels if isinstance(taken, TakenImage) else read_image(taken, spec)
 
 
 def saved(image: Image.Image, format: str, **options: Any) -> bytes:
@@ -161,7 +161,7 @@ def test_arrays_are_taken_over_as_they_are_at_that_moment() -> None:
         (taken,) = take_images(array, spec)
         array[:] = 0
         assert isinstance(taken, TakenImage)
-        assert taken.read(spec).min() == 200
+        assert taken.read(spec).pixels.min() == 200
 
 
 def test_an_image_of_the_caller_stays_as_it_is() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from rnn_runtime import Classifier
 from rnn_runtime.errors import SettingsError
-from rnn_runtime.results.run import classify_files
+from rnn_runtime.results.run import RunOptions, classify_files
 from tests.support.commands import Run, RunProcess, modules_from
 
 
@@ -190,22 +190,9 @@ def test_an_evaluation_shows_coverage_and_accuracy_of_labels(
     assert (summary["labeled"], summary["labeled_correct"]) == (len(labeled), right)
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl"])
-def test_results_with_a_minimum_probability_can_be_continued(run: Run, folder: Path, name: str) -> None:
-    arguments = ("--output", name, "--min-probability", "0.9999", "images")
-    run("rnn-infer", *arguments)
-    whole = (folder / name).read_bytes()
-    (folder / f"{name}.part").write_bytes(b"".join(whole.splitlines(keepends=True)[:3]))
-
-    result = run("rnn-infer", *arguments, "--resume")
-
-    assert "from before" in result.stderr
-    assert (folder / name).read_bytes() == whole
-
-
-def test_a_minimum_probability_is_from_0_to_1(folder: Path) -> None:
-    with pytest.raises(SettingsError, match="`min_probability` must be from 0 to 1, not 50"):
-        classify_files(Classifier(folder / "model.onnx", provider="cpu"), [], folder / "a.csv", min_probability=50)
+def test_a_minimum_probability_is_from_0_to_1() -> None:
+    with pytest.raises(SettingsError, match="`min_probability` must be a number from 0 to 1, not 50"):
+        RunOptions(min_probability=50)
 
 
 def test_an_output_is_a_path(folder: Path) -> None:

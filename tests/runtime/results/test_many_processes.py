@@ -4,13 +4,13 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from rnn_runtime import Classifier, Prediction, classify_files, find_images
+from rnn_runtime import Classifier, RunOptions, classify_files, find_images
 from rnn_runtime.errors import ProcessLostError
 from rnn_runtime.interruption import SIGNALS, RunInterruptedError
 from rnn_runtime.model.spec import ImageSpec, ModelSpec
@@ -41,36 +41,33 @@ def find(folder: Path) -> Iterator[str]:
 
 
 class Watch:
-    """Looks at this process's children whenever results pass, and acts at one of them."""
+    """Looks at this process's children whenever results come, and acts once so many have come."""
 
     def __init__(self, act: Callable[[list[int]], None] = lambda _: None, at: int = MANY // 2) -> None:
         self.children: set[int] = set()
-        self._act, self._at = act, at
+        self._act, self._left = act, at
+        self._before = set(descendants(os.getpid()))
 
-    def __call__(self, results: Iterator[Prediction]) -> Iterator[Prediction]:
-        before = set(descendants(os.getpid()))
-        for i, prediction in enumerate(results):
-            if i % 100 == 0 or i == self._at:
-                self.children |= set(descendants(os.getpid())) - before
-            if i == self._at:
-                self._act(sorted(self.children))
-            yield prediction
+    def __call__(self, results: int) -> None:
+        self.children |= set(descendants(os.getpid())) - self._before
+        if 0 < self._left <= results:
+            self._act(sorted(self.children))
+        self._left -= results
 
 
 @pytest.mark.parametrize("batch_size", [7, 256, 100_000])
 def test_results_are_those_of_one_process(folder: Path, batch_size: int) -> None:
     classifier, watch = Classifier(folder / "model.onnx", "cpu"), Watch()
     single, several = (FolderEvaluation(classifier.class_names) for _ in range(2))
-    one = classify_files(classifier, find(folder), folder / "one.csv", top_k=3, evaluation=single)
+    options = RunOptions(top_k=3, batch_size=batch_size, processes=2)
+    one = classify_files(classifier, find(folder), folder / "one.csv", RunOptions(top_k=3), evaluation=single)
 
     two = classify_files(
         classifier,
         find(folder),
         folder / "two.csv",
-        top_k=3,
+        options,
         evaluation=several,
-        batch_size=batch_size,
-        processes=2,
         watch=watch,
     )
 
@@ -78,7 +75,7 @@ def test_results_are_those_of_one_process(folder: Path, batch_size: int) -> None
     assert (folder / "two.csv").read_bytes() == (folder / "one.csv").read_bytes()
     assert (two.images, two.unreadable) == (one.images, one.unreadable) == (MANY, 74)
     assert several.unknown == single.unknown
-    assert not set(descendants(os.getpid())) & watch.children
+    wait_until_gone(watch.children)
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
@@ -91,31 +88,31 @@ def test_models_with_threads_of_their_own_run_in_processes(folder: Path, cell: s
     classifier, watch = Classifier(folder / "other.onnx", "cpu", threads=2), Watch()
     classify_files(classifier, find(folder), folder / "one.csv")
 
-    classify_files(classifier, find(folder), folder / "two.csv", processes=2, watch=watch)
+    classify_files(classifier, find(folder), folder / "two.csv", RunOptions(processes=2), watch=watch)
 
     assert len(watch.children) == 2
     assert (folder / "two.csv").read_bytes() == (folder / "one.csv").read_bytes()
 
 
 def test_few_files_start_no_process(folder: Path) -> None:
-    watch = Watch(at=0)
+    watch, options = Watch(), RunOptions(processes=2)
     paths = list(find(folder))[:1_500]
 
-    classify_files(Classifier(folder / "model.onnx", "cpu"), paths, folder / "a.csv", processes=2, watch=watch)
+    classify_files(Classifier(folder / "model.onnx", "cpu"), paths, folder / "a.csv", options, watch=watch)
 
     assert not watch.children
 
 
 def test_large_files_start_no_process(folder: Path) -> None:
-    Image.effect_noise((1200, 1200), 60).save(folder / "large.jpg")
-    watch = Watch(stop, at=300)
+    Image.effect_noise((400, 400), 60).save(folder / "large.jpg")
+    watch = Watch(stop, at=1)
 
     with pytest.raises(RunInterruptedError):
         classify_files(
             Classifier(folder / "model.onnx", "cpu"),
             [str(folder / "large.jpg")] * MANY,
             folder / "a.csv",
-            processes=2,
+            RunOptions(processes=2),
             watch=watch,
         )
 
@@ -140,14 +137,14 @@ def test_a_process_that_is_killed_ends_the_run_which_can_be_continued(folder: Pa
     classify_files(classifier, find(folder), folder / "expected.csv")
 
     with pytest.raises(ProcessLostError) as caught:
-        classify_files(classifier, find(folder), output, processes=2, batch_size=16, watch=watch)
+        classify_files(classifier, find(folder), output, RunOptions(processes=2, batch_size=16), watch=watch)
 
     assert str(caught.value) == (
-        "a process that classified images has ended: it was killed, or memory ran out; "
+        "a process that reads images has ended: it was killed, or memory ran out; "
         f"{output}.part holds the results so far. Continue with `resume=True`"
     )
-    assert not set(descendants(os.getpid())) & watch.children
-    classify_files(classifier, find(folder), output, processes=2, resume=True)
+    wait_until_gone(watch.children)
+    classify_files(classifier, find(folder), output, RunOptions(processes=2), resume=True)
     assert output.read_bytes() == (folder / "expected.csv").read_bytes()
 
 
@@ -180,7 +177,7 @@ def test_a_signal_ends_all_processes_and_the_run_can_be_continued(
     assert (folder / "out.csv").read_text() == (folder / "expected.csv").read_text().replace(f"{folder}/", "")
 
 
-def wait_until_gone(pids: list[int]) -> None:
+def wait_until_gone(pids: Iterable[int]) -> None:
     for _ in range(3_000):
         if not any(is_running(pid) for pid in pids):
             return

@@ -1,7 +1,6 @@
 """Images copied or linked into a folder per predicted class."""
 
 import os
-import re
 import shutil
 import signal
 from concurrent.futures import ThreadPoolExecutor
@@ -205,29 +204,6 @@ def test_a_run_that_is_interrupted_while_it_copies_leaves_whole_images_and_can_b
     assert set(between.values()) <= set(images)
     assert result.returncode == 0
     assert sorted(placed(folder / "sorted").values()) == images
-
-
-def test_results_of_another_model_place_nothing(run: Run, folder: Path) -> None:
-    run("rnn-infer", "-r", "--output", "a.csv", "images")
-    text = (folder / "a.csv").read_text()
-    (folder / "a.csv").write_text(re.sub(r"0\.\d{6}", "0.001", text))
-
-    result = run("rnn-infer", "-r", "--output", "a.csv", "--resume", "--link-to", "sorted", "images")
-
-    assert result.returncode == 2
-    assert "written by another model" in result.stderr
-    assert not (folder / "sorted").exists()
-
-
-def test_a_resumed_run_also_places_images_with_earlier_results(run: Run, folder: Path) -> None:
-    run("rnn-infer", "-r", "--output", "a.csv", "images")
-    (folder / "images" / "a" / "0.png").unlink()
-
-    result = run("rnn-infer", "-r", "--output", "a.csv", "--resume", "--link-to", "sorted", "images")
-
-    assert result.returncode == 0
-    assert "6 images (6 from before)" in result.stderr
-    assert len(placed(folder / "sorted")) == 5
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rnn_runtime.errors import Argument, DataError, ImageError, InputError, SettingsError
-from rnn_runtime.files.atomic import atomic_write
-from rnn_runtime.files.kinds import IMAGE_SUFFIXES
+from rnn_runtime.files.atomic import IMAGE_SUFFIXES, atomic_write
+from rnn_runtime.images.ahead import read_each, usable_cores
 from rnn_runtime.images.decode import decode_image, deep_values, image_shape, read_bytes, to_image
 from rnn_runtime.images.find import class_folders, find_images
-from rnn_runtime.images.pool import map_files, usable_cores
 from rnn_runtime.interruption import signals_noted, stop_if_signaled
 from rnn_runtime.model.spec import DepthRange, ImageSpec
 from rnn_train.data.source import Data, DataSource, LabeledImages
@@ -118,9 +117,8 @@ def load_images(
     images = np.empty((len(paths), *image_size, channels), np.uint8) if image_size and channels else None
     errors: dict[int, str] = {}
     first, kept = "", 0
-    results = itertools.chain.from_iterable(map_files(read, paths, batch_size=_FILES_PER_BATCH, threads=usable_cores()))
+    results = read_each(read, paths, batch_size=_FILES_PER_BATCH, threads=usable_cores())
     for row, (path, image) in enumerate(results):
-        stop_if_signaled()
         if isinstance(image, ImageError):
             errors[row] = str(image)
             continue
@@ -176,9 +174,8 @@ def find_depth_range(paths: Sequence[str]) -> DepthRange | None:
     for all images. Files that can't be read are left out.
     """
     found: list[tuple[int, int]] = []
-    for batch in map_files(_extremes, paths, batch_size=_FILES_PER_BATCH, threads=usable_cores()):
-        stop_if_signaled()
-        found += [extremes for _, extremes in batch if isinstance(extremes, tuple)]
+    for _, extremes in read_each(_extremes, paths, batch_size=_FILES_PER_BATCH, threads=usable_cores()):
+        found += [extremes] if isinstance(extremes, tuple) else []
     if not found:
         return None
     least, most = min(low for low, _ in found), max(high for _, high in found)

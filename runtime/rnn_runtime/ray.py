@@ -1,0 +1,301 @@
+"""Many images on a Ray cluster: a task for each shard, whose part the caller writes.
+
+It needs the extra `ray`. `rnn-onnx ray` is the command.
+"""
+
+import logging
+import os
+import socket
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+from rnn_runtime.classifier import Classifier
+from rnn_runtime.engine import Provider
+from rnn_runtime.errors import (
+    Argument,
+    InputError,
+    MissingPackageError,
+    ModelError,
+    ProcessLostError,
+    ProviderError,
+    RnnOnnxError,
+    SettingsError,
+)
+from rnn_runtime.files.atomic import atomic_write
+from rnn_runtime.files.remote import is_remote
+from rnn_runtime.interruption import POLL_SECONDS, kept_handlers, stop_if_signaled
+from rnn_runtime.model.values import Count, check_argument
+from rnn_runtime.results.run import DEFAULTS, ImageList, Run, RunOptions, telling
+from rnn_runtime.results.shards import Part, PartFolder, Shard, part_format, write_part
+from rnn_runtime.text import count_of
+
+IMAGES_PER_SHARD = 10_000  # some seconds, so that little is lost with a worker
+# For a cluster that is started here. It listens on 127.0.0.1 only, since whoever reaches its ports can run code.
+_LOCAL = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+
+_SECONDS = 10  # in which a cluster must take a connection
+_RETRIES = 3  # of a shard whose worker or machine is lost
+_REMEDY = "; start again; finished parts are kept"
+
+
+@dataclass(slots=True)
+class RaySummary:
+    """What came out of a run.
+
+    Attributes:
+        parts: Number of parts in the folder.
+        earlier: Those of them that were there already.
+        images: Images of the parts that this run wrote.
+        unreadable: Those of them with an error.
+    """
+
+    parts: int
+    earlier: int = 0
+    images: int = 0
+    unreadable: int = 0
+
+    def __str__(self) -> str:
+        earlier = f" ({self.earlier:,} from before)" if self.earlier else ""
+        failed = f", {self.unreadable:,} unreadable" if self.unreadable else ""
+        return f"{count_of(self.images, 'image')}{failed}, {count_of(self.parts, 'part')}{earlier}"
+
+
+def classify_on_ray(
+    model: str | Path,
+    paths: Iterable[str],
+    folder: str | Path,
+    options: RunOptions = DEFAULTS,
+    *,
+    provider: Provider = "auto",
+    threads: int | None = None,
+    shards: int | None = None,
+) -> RaySummary:
+    """Classify images on a Ray cluster, and write parts as `classify_shard` does, for `merge_parts`.
+
+    It runs on the cluster that the variable RAY_ADDRESS names, or else on one that it starts on this machine, for as
+    long as it takes. All machines must see the model and the images under the same names, and have this package; the
+    parts are written by the caller's machine. Parts that are there already are left alone.
+
+    Args:
+        model: The model. Each worker opens it, and checks that it is the caller's by its SHA-256.
+        paths: Image files, as `find_images` gives them.
+        folder: Gets the parts. It is created if it is missing. As text, it may be in object storage:
+            `s3://bucket/folder`.
+        options: How files are classified, and what a row shows; any format but `table`. `processes` isn't used.
+        provider: `cpu`; `cuda`, with one GPU per task; or `auto`, which is `cuda` if the cluster has GPUs.
+        threads: CPU threads per task; None for one on the CPU, and for a GPU its share of the cores.
+        shards: How many parts; None for one per 10,000 images.
+
+    Raises:
+        MissingPackageError: Ray isn't installed.
+        InputError: there are no images, or `paths` is a single text.
+        SettingsError: a value is out of range, or the cluster has fewer CPUs.
+        ModelError, ProviderError, StorageError: as for `Classifier` and `classify_files`, from any worker.
+        ProcessLostError: the cluster doesn't answer, or workers died again and again on one shard.
+        OutputError: a part can't be written.
+    """
+    check_argument("provider", provider, Provider)
+    check_argument("shards", shards, Count | None)
+    ray = import_ray()
+    classifier = Classifier(model, "cpu", threads=1)  # so that a wrong model is found before anything is started
+    if isinstance(paths, str):
+        raise InputError(Argument("paths"), " is a single text. Put it into a list")
+    names = list(paths)
+    if not names:
+        raise InputError("no images are given. Name some")
+    run = Run(classifier, options, part_format(options))
+    count, images = shards or -(-len(names) // IMAGES_PER_SHARD), ImageList(names)
+    parts = [Part.of(run, Shard(number, count), images) for number in range(1, count + 1)]
+    target = PartFolder(folder)
+    there = {finished.part for finished in target.finished(missing_ok=True)}
+    missing = [part for part in parts if part not in there]
+    summary = RaySummary(len(parts), len(parts) - len(missing))
+    if missing:
+        relative = not all(is_remote(name) or os.path.isabs(name) for name in names)
+        with telling(lambda: (_REMEDY,), folder), connect(ray):
+            layout = lay_out(ray, provider, threads)
+            work = _Work(os.path.abspath(model), layout, os.getcwd() if relative else None, options)
+            for written in _run(ray, work, {part: names[slice(*part.shard.bounds(len(names)))] for part in missing}):
+                with target.writing() as local, atomic_write(local / written.name, "wb") as file:
+                    file.write(written.content)
+                summary.images += written.images
+                summary.unreadable += written.unreadable
+    return summary
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a task has.
+
+    Attributes:
+        provider: What runs the model.
+        threads: CPU threads.
+        gpus: 1 on CUDA, else 0.
+    """
+
+    provider: Literal["cpu", "cuda"]
+    threads: int
+    gpus: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What a worker needs to know.
+
+    Attributes:
+        model: The model's path.
+        layout: What it has.
+        folder: What relative names of images are relative to; None if there are none.
+        options: As for `classify_files`.
+    """
+
+    model: str
+    layout: Layout
+    folder: str | None
+    options: RunOptions
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """A part: its name, its content, and what is in it."""
+
+    name: str
+    content: bytes
+    images: int
+    unreadable: int
+
+
+def _classify_part(work: _Work, part: Part, images: Sequence[str]) -> _Written | RnnOnnxError:
+    """Classify the images of a shard, in a worker. Ray would show an error as a traceback, so ours are results."""
+    try:
+        if work.folder is not None:
+            _enter(work.folder)
+        classifier = _open(work.model, work.layout.provider, work.layout.threads)
+        if not classifier.sha256.startswith(part.model):
+            raise ModelError(f"{work.model}: another model than the one on the machine that started the run")
+        run = Run(classifier, work.options, part.format)
+        with tempfile.TemporaryDirectory() as folder:
+            finished = write_part(run, part, images, Path(folder))
+            content = Path(folder, finished.name).read_bytes()
+        return _Written(finished.name, content, finished.rows, finished.unreadable)
+    except RnnOnnxError as error:
+        return error
+
+
+_open = cache(Classifier)
+
+
+def _enter(folder: str) -> None:
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        raise InputError(
+            f"{folder}: {socket.gethostname()} can't read the images there: {error.strerror}. Name them by absolute "
+            "paths that all machines have"
+        ) from None
+
+
+def _run(ray: Any, work: _Work, images: Mapping[Part, Sequence[str]]) -> Iterator[_Written]:
+    """The parts as they are finished. Ray begins a task again whose worker or machine is lost."""
+    task = ray.remote(num_cpus=work.layout.threads, num_gpus=work.layout.gpus, max_retries=_RETRIES)(_classify_part)
+    under_way = {task.remote(work, part, names): part for part, names in images.items()}
+    while under_way:
+        stop_if_signaled()
+        for done in ray.wait(list(under_way), timeout=POLL_SECONDS)[0]:
+            yield _result(ray, done, under_way.pop(done))
+
+
+def _result(ray: Any, done: Any, part: Part) -> _Written:
+    try:
+        result: _Written | RnnOnnxError = ray.get(done)
+    except ray.exceptions.RayTaskError:  # a mistake of ours, not a loss
+        raise
+    except ray.exceptions.RayError as error:
+        reason = " ".join(str(error).split("\n", 1)[0].rstrip(".").split())
+        raise ProcessLostError(f"shard {part.shard} failed {1 + _RETRIES} times: {reason}") from None
+    if isinstance(result, RnnOnnxError):
+        raise result
+    return result
+
+
+def import_ray() -> Any:
+    """Import Ray.
+
+    Raises:
+        MissingPackageError: it isn't installed, or can't be imported.
+    """
+    try:
+        return import_module("ray")
+    except ImportError as error:
+        raise MissingPackageError(f"Ray can't be imported ({error}). Install it with: pip install ray") from None
+
+
+@contextmanager
+def connect(ray: Any) -> Iterator[None]:
+    """Connect to the cluster until the end of the block. A connection that is there already is used, and kept.
+
+    Raises:
+        ProcessLostError: the cluster that RAY_ADDRESS names doesn't answer, or one can't be started.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        _check_reachable(address)
+    for name, value in {} if address else _LOCAL.items():
+        os.environ.setdefault(name, value)
+    try:
+        with kept_handlers():  # Ray's own would end the process at SIGTERM
+            ray.init(
+                address or "local",
+                include_dashboard=None if address else False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        where = f"the Ray cluster at {address} doesn't answer" if address else "Ray can't be started"
+        raise ProcessLostError(f"{where}: {str(error).splitlines()[0]}") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Check that something listens at an address. Ray itself would go on trying for a quarter of an hour."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not host or not port.isdecimal():  # such as `auto`
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ProcessLostError(f"the Ray cluster at {address} doesn't answer: {error}. Check RAY_ADDRESS") from None
+
+
+def lay_out(ray: Any, provider: str, threads: int | None) -> Layout:
+    """Give each task a core, or a GPU with its share of the cores.
+
+    Raises:
+        ProviderError: `provider` is `cuda`, and the cluster has no GPU.
+        SettingsError: no machine of the cluster has as many CPUs as asked for.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    gpus = sum(int(node.get("GPU", 0)) for node in nodes)
+    if provider == "cuda" and not gpus:
+        raise ProviderError("the Ray cluster has no GPU. Choose ", Argument("provider", "cpu"))
+    most = int(max(node["CPU"] for node in nodes))
+    if threads and threads > most:
+        raise SettingsError(
+            Argument("threads", threads), f": no machine of the Ray cluster has more than {most} CPUs. Choose fewer"
+        )
+    if gpus and provider != "cpu":
+        share = max(1, min(int(node["CPU"]) // int(node["GPU"]) for node in nodes if node.get("GPU")))
+        return Layout("cuda", threads or share, 1)
+    return Layout("cpu", threads or 1, 0)
