@@ -20,10 +20,10 @@ def find_images(paths: Iterable[str], *, recursive: bool = False, literal: Itera
     Args:
         paths: Files (with any suffix, and even if they don't exist: reading them reports it), folders (their files with
             an image's suffix, except hidden ones) and glob patterns (`**` goes through subfolders; a folder that
-            matches counts as a folder).
-        literal: More files and folders, whose names are never patterns. Those in object storage are files.
-            `s3://bucket/name` and `gs://bucket/name` are files or folders in object storage, without patterns.
+            matches counts as a folder). `s3://bucket/name` and `gs://bucket/name` are files or folders in object
+            storage, without patterns.
         recursive: Search subfolders too. Symbolic links to folders inside a folder are skipped.
+        literal: More files and folders, whose names are never patterns. Those in object storage are files.
 
     Returns:
         Paths in sorted order, each once, found lazily: memory holds the names of one folder at a time, and of those
