@@ -118,7 +118,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainResult
     assert digits.test is not None
     for name, images in (("train", digits.train), ("val", digits.train), ("test", digits.test)):
         write_image_folder(
-            folder / "it's data" / name, images.images[:300], images.labels[:300], [f"no. {i}" for i in range(10)]
+            folder / "it's data" / name, images.images[:100], images.labels[:100], [f"no. {i}" for i in range(10)]
         )
     source = DataSource(data=str(folder / "it's data"))
     settings = TrainSettings(hidden_size=16, epochs=3, learning_rate=0.01)
@@ -136,9 +136,9 @@ def test_a_finished_run_has_a_report_with_its_results(trained: tuple[Path, Train
     assert names == ["results", "curves", "calibration", "classes", "confusion", "mistakes", "data", "settings", "use"]
     assert len(section(page, "curves").find("svg")) == 2
     assert rows(section(page, "data"))[1:] == [
-        ["training", "300", "training"],
-        ["validation", "300", "choosing the epoch that is kept, and the temperature"],
-        ["test", "300", "the figures above, once, at the end"],
+        ["training", "100", "training"],
+        ["validation", "100", "choosing the epoch that is kept, and the temperature"],
+        ["test", "100", "the figures above, once, at the end"],
     ]
     assert "hidden size16" in section(page, "settings").text.replace("size ", "size")
     assert f"temperature of {result.checkpoint.temperature:.3f}" in section(page, "calibration").text
@@ -231,34 +231,35 @@ def test_examples_show_images_and_mark_wrong_ones(
 
 
 @pytest.mark.filterwarnings("error")  # warnings would stand among the command's lines
-@pytest.mark.parametrize("name", [HOSTILE[0], *(pytest.param(name, marks=pytest.mark.slow) for name in HOSTILE[1:])])
-def test_names_of_classes_and_files_are_text_and_nothing_else(tmp_path: Path, name: str) -> None:
-    names, paths = (name, "other"), (f"photos/{name}/a.png", f"photos/{name}/b.png")
-    usual = read_page(write(tmp_path, ("some", "other"), split((0, 1), (1, 0), SPEC)))
+def test_names_of_classes_and_files_are_text_and_nothing_else(tmp_path: Path) -> None:
+    labels = range(len(HOSTILE))
+    paths = [f"photos/{name}/a.png" for name in HOSTILE]
+    usual = write(tmp_path, tuple(f"class {i}" for i in labels), split(labels, labels[::-1], SPEC))
 
-    page = read_page(write(tmp_path, names, split((0, 1), (1, 0), SPEC, paths=paths)))
+    page = read_page(write(tmp_path, HOSTILE, split(labels, labels[::-1], SPEC, paths=paths)))
 
-    shown = name.encode("unicode_escape").decode() if not name.isprintable() else name
-    assert [element.tag for element in usual.find("title") + usual.find("section")] == [
-        element.tag for element in page.find("title") + page.find("section")
+    shown = [name if name.isprintable() else name.encode("unicode_escape").decode() for name in HOSTILE]
+    assert [element.tag for element in page.find("title") + page.find("section")] == [
+        element.tag for element in read_page(usual).find("title") + read_page(usual).find("section")
     ]
     assert not page.find("script")
-    assert len(page.find("img")) == 2
+    assert len(page.find("img")) == len(read_page(usual).find("img")) == 6  # the fourth name is predicted rightly
     assert page.find("title")[0].text == "model.pt: training report"
-    assert rows(section(page, "classes"))[1][0] == shown
-    assert len(section(page, "mistakes").find("div", title=f"photos/{shown}/a.png")) == 1
+    assert [row[0] for row in rows(section(page, "classes"))[1:]] == shown
+    found = {element.attributes.get("title") for element in section(page, "mistakes").find("div")}
+    assert {f"photos/{name}/a.png" for name in shown} - found == {f"photos/{shown[3]}/a.png"}
 
 
 def test_mistakes_are_shown_from_the_most_confident_with_picture_and_file(tmp_path: Path) -> None:
-    labels, predicted = [0] * 40, [0, 1] * 20
-    found = split(labels, predicted, ImageSpec(6, 5, 3), paths=[f"photos/cat/{i}.png" for i in range(40)])
+    labels, predicted = [0] * 16, [0, 1] * 8
+    found = split(labels, predicted, ImageSpec(6, 5, 3), paths=[f"photos/cat/{i}.png" for i in range(16)])
 
     mistakes = section(read_page(write(tmp_path, ("cat", "dog"), found, image_spec=ImageSpec(6, 5, 3))), "mistakes")
 
     captions = [element.text for element in mistakes.find("figcaption")]
-    assert len(captions) == 20
+    assert len(captions) == 8
     assert all(text.startswith("predicted dog is cat ") for text in captions)
-    assert [re.findall(r"(\d+)\.png", text)[0] for text in captions] == [str(i) for i in range(1, 40, 2)]
+    assert [re.findall(r"(\d+)\.png", text)[0] for text in captions] == [str(i) for i in range(1, 16, 2)]
     shares = [float(re.findall(r"([\d.]+) %", text)[0]) for text in captions]
     assert shares == sorted(shares, reverse=True)
     picture = base64.b64decode(mistakes.find("img")[3].attributes["src"].partition(",")[2])
@@ -267,7 +268,7 @@ def test_mistakes_are_shown_from_the_most_confident_with_picture_and_file(tmp_pa
 
 
 def test_large_pictures_are_made_small(tmp_path: Path) -> None:
-    spec = ImageSpec(2000, 1000, 3)
+    spec = ImageSpec(400, 200, 3)
 
     text = write(tmp_path, ("cat", "dog"), split((0, 1), (1, 1), spec), image_spec=spec)
 
@@ -305,10 +306,13 @@ def test_many_classes_have_a_picture_of_their_confusion_and_a_list_of_the_most_f
     assert len(rows(section(page, "classes"))) == 151
 
 
-@pytest.mark.parametrize(("calibrate", "diagrams"), [(True, ["before", "after"]), (False, ["not calibrated"])])
-def test_calibration_is_drawn_before_and_after(tmp_path: Path, calibrate: bool, diagrams: list[str]) -> None:
-    labels = [i % 2 for i in range(200)]
-    found = replace(split(labels, [0, 1, 0, 0] * 50, SPEC), name="validation")
+@pytest.mark.parametrize(
+    ("calibrate", "count", "diagrams"), [(True, 56, ["before", "after"]), (False, 8, ["not calibrated"])]
+)
+def test_calibration_is_drawn_before_and_after(
+    tmp_path: Path, calibrate: bool, count: int, diagrams: list[str]
+) -> None:
+    found = replace(split([0, 1, 0, 1] * (count // 4), [0, 1, 0, 0] * (count // 4), SPEC), name="validation")
 
     text = write(tmp_path, ("cat", "dog"), found, calibrate=calibrate)
 
@@ -320,16 +324,7 @@ def test_calibration_is_drawn_before_and_after(tmp_path: Path, calibrate: bool, 
     assert ("for the same images" in text) == calibrate
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "a b's.pt",
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in ("-m.pt", "$(touch x).pt", "caf\udce9\n.pt", "\\101'.pt")
-        ),
-    ],
-)
+@pytest.mark.parametrize("name", ["-a b's $(touch x).pt", "\\101' caf\udce9\n.pt"])
 def test_names_are_quoted_for_the_shell(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     page = read_page(write(Path(), ("cat", "dog"), split((0, 1), (1, 1), SPEC), name=name))
