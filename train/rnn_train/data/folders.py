@@ -173,9 +173,8 @@ def find_depth_range(paths: Sequence[str]) -> DepthRange | None:
     The 0.1 % darkest and brightest pixels of each image don't count: one pixel of a sensor that is broken would decide
     for all images. Files that can't be read are left out.
     """
-    found: list[tuple[int, int]] = []
-    for _, extremes in read_each(_extremes, paths, batch_size=_FILES_PER_BATCH, threads=usable_cores()):
-        found += [extremes] if isinstance(extremes, tuple) else []
+    results = read_each(_extremes, paths, batch_size=_FILES_PER_BATCH, threads=usable_cores())
+    found = [extremes for _, extremes in results if isinstance(extremes, tuple)]
     if not found:
         return None
     least, most = min(low for low, _ in found), max(high for _, high in found)
