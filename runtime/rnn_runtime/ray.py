@@ -27,8 +27,7 @@ from rnn_runtime.errors import (
     RnnOnnxError,
     SettingsError,
 )
-from rnn_runtime.files.atomic import atomic_write
-from rnn_runtime.files.remote import is_remote
+from rnn_runtime.files.atomic import REMOTE, atomic_write
 from rnn_runtime.interruption import POLL_SECONDS, kept_handlers, stop_if_signaled
 from rnn_runtime.model.values import Count, check_argument
 from rnn_runtime.results.run import DEFAULTS, ImageList, Run, RunOptions, telling
@@ -117,7 +116,7 @@ def classify_on_ray(
     missing = [part for part in parts if part not in there]
     summary = RaySummary(len(parts), len(parts) - len(missing))
     if missing:
-        relative = not all(is_remote(name) or os.path.isabs(name) for name in names)
+        relative = not all(name.startswith(REMOTE) or os.path.isabs(name) for name in names)
         with telling(lambda: (_REMEDY,), folder), connect(ray):
             layout = lay_out(ray, provider, threads)
             work = _Work(os.path.abspath(model), layout, os.getcwd() if relative else None, options)
@@ -188,7 +187,9 @@ def _classify_part(work: _Work, part: Part, images: Sequence[str]) -> _Written |
         return error
 
 
-_open = cache(Classifier)
+@cache
+def _open(model: str, provider: Provider, threads: int) -> Classifier:
+    return Classifier(model, provider, threads=threads)
 
 
 def _enter(folder: str) -> None:

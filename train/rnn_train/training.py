@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rnn_runtime.errors import Argument, DataError, OutputError, ProcessLostError, SettingsError
-from rnn_runtime.files.atomic import check_output
-from rnn_runtime.files.growing import open_locked
+from rnn_runtime.files.atomic import check_output, open_locked
 from rnn_runtime.interruption import RunInterruptedError, describe_interrupt, signals_noted, stop_if_signaled
 from rnn_runtime.model.values import Count, check_argument
 from rnn_train.augment import augment

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 import click
 from click.core import ParameterSource
 
-from rnn_runtime.files.remote import is_remote
+from rnn_runtime.files.atomic import REMOTE
 from rnn_runtime.model.values import converted
 
 
@@ -70,7 +70,7 @@ class PathOrStorage(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """A name in object storage isn't looked up on the disk."""
-        return value if isinstance(value, str) and is_remote(value) else super().convert(value, param, ctx)
+        return value if isinstance(value, str) and value.startswith(REMOTE) else super().convert(value, param, ctx)
 
 
 def format_value(value: object) -> str:

@@ -1,16 +1,34 @@
-"""Files that are complete or absent: written under a temporary name, and renamed at the end."""
+"""Files that are complete or absent: written under a temporary name, and renamed at the end.
 
+A file that takes long grows under a name that is known, so that a run that is stopped or killed can be continued:
+
+- It grows as `NAME.part`, and gets its name when it is whole.
+- Beside it, `NAME.part.json` records what it is made with and how far it is: bytes, and what the writer adds.
+- The record is replaced every few seconds and when the run ends, always after the bytes that it counts.
+- To continue, the record must be of the same making. The file is cut to the recorded bytes, and goes on from there.
+- A lock on the `.part` keeps others away. It ends with its process, however that ends.
+"""
+
+import contextlib
+import errno
+import json
 import os
-from collections.abc import Iterable, Iterator
+import stat
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
-from rnn_runtime.errors import InputError
+from rnn_runtime.errors import Argument, InputError
 
 # What the suffix of a file's name says about its content.
 CHECKPOINT_SUFFIXES, MODEL_SUFFIXES = (".pt", ".pth"), (".onnx",)
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm"})
+REMOTE = ("s3://", "gs://")  # what the name of a file in object storage begins with
+
+_SECONDS = 2  # between two records
+_HELD = (errno.EWOULDBLOCK, errno.EACCES)  # EACCES on network file systems
 
 
 @contextmanager
@@ -64,3 +82,173 @@ def check_output(output: Path, inputs: Iterable[str | Path]) -> None:
         raise InputError(f"{output}: not a regular file. Choose another name")
     if any(os.path.exists(path) and os.path.exists(output) and os.path.samefile(path, output) for path in inputs):
         raise InputError(f"{output}: an input of this run, which must not be overwritten. Choose another name")
+
+
+def part_of(path: str | Path) -> str:
+    """The path under which a file grows: its name with `.part` added. For a link, that of its target."""
+    return f"{os.path.realpath(path)}.part"
+
+
+class GrowingFile:
+    """A file under its temporary name, and the record of how far it is.
+
+    Attributes:
+        part: The temporary name.
+        file: Open for reading and for appending.
+        earlier: What the writer recorded in the run that is continued; empty at the beginning.
+        target: The name that the file gets. May be changed as long as it grows.
+    """
+
+    def __init__(self, file: BinaryIO, part: str, target: str, made_with: Mapping[str, Any]) -> None:
+        self.file, self.target = file, target
+        self.earlier: dict[str, Any] = {}
+        self.part, self._record, self._made_with = part, Path(f"{part}.json"), made_with
+        self._noted: dict[str, Any] = {"bytes": 0}
+        self._saved = time.monotonic()
+
+    def note(self, progress: Mapping[str, Any]) -> None:
+        """Note how far the content is that was written so far. The record follows at intervals."""
+        self.file.flush()
+        self._noted = {**progress, "bytes": os.fstat(self.file.fileno()).st_size}
+        if time.monotonic() - self._saved > _SECONDS:
+            self._save()
+
+    def _begin(self) -> None:
+        # Before the first byte of content, so that none is without a record.
+        with atomic_write(self._record, follow_link=False) as text:
+            json.dump({"made_with": self._made_with, "progress": self._noted}, text)
+
+    def _continue(self) -> None:
+        """Go on behind the recorded bytes.
+
+        Raises:
+            InputError: there is no record that fits.
+        """
+        try:
+            record = json.loads(self._record.read_bytes())
+            made_with, progress = dict(record["made_with"]), dict(record["progress"])
+            size = int(progress.pop("bytes"))
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            raise InputError(
+                f"{self.part}: can't be continued, since its record {self._record.name} is missing or damaged. Delete "
+                "it, and begin again"
+            ) from None
+        for key, value in self._made_with.items():
+            if made_with.get(key) != value:
+                raise InputError(
+                    f"{self.part}: made with {key} {made_with.get(key)}, not {value}. Continue it with the same {key}, "
+                    "or delete the file"
+                )
+        if os.fstat(self.file.fileno()).st_size < size:
+            raise InputError(f"{self.part}: shorter than its record says. Delete it, and begin again")
+        self.file.truncate(size)
+        self.earlier, self._noted = progress, {**progress, "bytes": size}
+
+    def _save(self) -> None:
+        os.fsync(self.file.fileno())
+        self._begin()
+        self._saved = time.monotonic()
+
+    def _finish(self) -> None:
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        os.replace(self.part, self.target)
+        self._record.unlink(missing_ok=True)
+
+    def _keep(self) -> None:
+        """At the end of a run that was stopped: keep what was noted, or leave nothing behind if that is nothing."""
+        if self._noted["bytes"]:
+            with contextlib.suppress(OSError):  # a full disk is reported already, and the record before still holds
+                self._save()
+        else:
+            self._record.unlink(missing_ok=True)
+            os.unlink(self.part)
+
+
+@contextmanager
+def growing_file(path: str | Path, made_with: Mapping[str, Any], *, resume: bool = False) -> Iterator[GrowingFile]:
+    """Open `path` + `.part` for appending, and rename it to `path` at the end of the `with` block.
+
+    If the block raises, or the process is killed, the `.part` file stays, unless nothing was noted of it.
+
+    Args:
+        path: The final name. An existing file is replaced.
+        made_with: What the content is made with, such as `{"model": "8293cfb3694d"}`; plain values.
+        resume: Continue the `.part` file of an earlier run, if there is one.
+
+    Raises:
+        InputError: an earlier run left a `.part` file and `resume` is False, or it was made with something else, or
+            its record is missing; another process is writing it; it isn't a regular file.
+        OSError: the folder is missing or can't be written.
+    """
+    part = part_of(path)
+    with _open_part(part) as file:
+        growing = GrowingFile(file, part, os.path.realpath(path), made_with)
+        if not os.fstat(file.fileno()).st_size:
+            growing._begin()
+        elif resume:
+            growing._continue()
+        else:
+            raise InputError(
+                f"{part}: left by an unfinished run. Continue it with ",
+                Argument("resume", True),
+                ", or delete the file",
+            )
+        try:
+            yield growing
+        except BaseException:
+            growing._keep()
+            raise
+        growing._finish()
+
+
+def _open_part(part: str) -> BinaryIO:
+    try:
+        file = open_locked(part)
+    except BlockingIOError:
+        raise InputError(
+            f"{part}: another process is writing it. Wait for it to end, or choose another ", Argument("output")
+        ) from None
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR):
+            raise InputError(f"{part}: not a regular file, and results are to be written there. Delete it") from None
+        raise
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise InputError(f"{part}: not a regular file, and results are to be written there. Delete it")
+    return file
+
+
+def open_locked(path: str | Path) -> BinaryIO:
+    """Open a file for reading and appending, and hold its lock until it is closed. A missing file is created.
+
+    A link isn't followed. On file systems without locks, such as some network shares, the file is opened without one.
+
+    Raises:
+        BlockingIOError: the file is already locked, by another process or by this one.
+        OSError: the file can't be opened, or is a link.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    while True:
+        file = os.fdopen(os.open(path, flags, 0o666), "a+b")
+        try:
+            _lock(file)
+            # The last holder may have renamed or removed the file meanwhile. Then the path names another file, or none.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                    return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+
+
+def _lock(file: BinaryIO) -> None:
+    with contextlib.suppress(ImportError):  # not on Windows
+        import fcntl
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _HELD:
+                raise BlockingIOError(error.errno, error.strerror, file.name) from None

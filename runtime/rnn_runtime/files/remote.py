@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from rnn_runtime.errors import MissingPackageError, StorageError
+from rnn_runtime.files.atomic import REMOTE
 
-SCHEMES = ("s3://", "gs://")
 _CONNECT_SECONDS, _REQUEST_SECONDS = 10, 30
 # With growing pauses in between, some 6 seconds in all. The standard strategy of AWS would give up on all files once a
 # hundred requests have failed.
@@ -38,11 +38,6 @@ def import_arrow(module: str) -> Any:
         raise MissingPackageError(
             f"pyarrow can't be imported: {error}. Repair it with: pip install --upgrade pyarrow numpy"
         ) from None
-
-
-def is_remote(path: str) -> bool:
-    """Whether a path names a file in object storage."""
-    return path.startswith(SCHEMES)
 
 
 def is_remote_folder(path: str) -> bool:
@@ -143,7 +138,7 @@ class _Failures:
 
 def _locate(path: str) -> tuple[Any, str]:
     """The file system of a path, and the name there."""
-    scheme = next(scheme for scheme in SCHEMES if path.startswith(scheme))
+    scheme = next(scheme for scheme in REMOTE if path.startswith(scheme))
     return _open(scheme), path.removeprefix(scheme).rstrip("/")
 
 

@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, Literal, TypeVar
 
 from rnn_runtime.errors import ImageError, ProcessLostError
-from rnn_runtime.files.remote import is_remote
+from rnn_runtime.files.atomic import REMOTE
 from rnn_runtime.images.decode import result_or_error
 from rnn_runtime.images.image_like import TakenImage
 from rnn_runtime.interruption import SIGNALS, result_of, stop_if_signaled
@@ -140,7 +140,7 @@ def read_each(
 
 
 def _choose_workers(first: Sequence[object], complete: bool, threads: int, processes: int) -> Workers:
-    if any(isinstance(item, str) and is_remote(item) for item in first):
+    if any(isinstance(item, str) and item.startswith(REMOTE) for item in first):
         return Workers("threads", max(threads, _REMOTE_THREADS), _REMOTE_FILES_PER_TASK)
     sizes = [_size(item) for item in first[:: len(first) // _SAMPLED + 1]]
     small = not sizes or statistics.median(sizes) <= _SMALL
@@ -186,7 +186,9 @@ def _started(function: Callable[[Iterable[Item]], list[Value]], workers: Workers
         _threads(function, _REMOTE_THREADS, _REMOTE_FILES_PER_TASK) as in_thread,
     ):
         # A connection to object storage can't be shared with a forked process.
-        yield lambda batch: in_thread(batch) if any(map(is_remote, map(str, batch))) else in_process(batch)
+        yield (
+            lambda batch: in_thread(batch) if any(str(name).startswith(REMOTE) for name in batch) else in_process(batch)
+        )
 
 
 @contextmanager

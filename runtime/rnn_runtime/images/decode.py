@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
 from rnn_runtime.errors import ImageError, RnnOnnxError
-from rnn_runtime.files.remote import is_remote, read_remote
+from rnn_runtime.files.atomic import REMOTE
+from rnn_runtime.files.remote import read_remote
 from rnn_runtime.images.depth import check_depth, read_values, to_8_bits
 from rnn_runtime.images.limits import MAX_FILE_BYTES, TOO_MANY_BYTES, TOO_MANY_PIXELS, check_size, check_work
 from rnn_runtime.images.pillow_quirks import (
@@ -209,7 +210,7 @@ def read_bytes(path: str | Path) -> bytes:
         ImageError: The file is missing, a folder or not readable, or has more than `MAX_FILE_BYTES`.
         StorageError: It is in object storage, which doesn't answer or refuses.
     """
-    if isinstance(path, str) and is_remote(path):
+    if isinstance(path, str) and path.startswith(REMOTE):
         return _read_remote(path)
     try:
         # On small files, the system's calls take 40 % of the time of `open` and `read`. O_NONBLOCK: a pipe must not

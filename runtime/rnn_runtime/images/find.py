@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TextIO, cast
 
 from rnn_runtime.errors import Argument, InputError
-from rnn_runtime.files.atomic import IMAGE_SUFFIXES
-from rnn_runtime.files.remote import is_remote, is_remote_folder, list_remote_folder
+from rnn_runtime.files.atomic import IMAGE_SUFFIXES, REMOTE
+from rnn_runtime.files.remote import is_remote_folder, list_remote_folder
 
 
 def find_images(paths: Iterable[str], *, recursive: bool = False, literal: Iterable[str] = ()) -> Iterator[str]:
@@ -39,7 +39,7 @@ def find_images(paths: Iterable[str], *, recursive: bool = False, literal: Itera
     files, sources = set(), []
     patterns = frozenset(paths)
     for path in dict.fromkeys(itertools.chain(sorted(patterns), literal)):
-        if is_remote(path):
+        if path.startswith(REMOTE):
             if path in patterns and is_remote_folder(path):
                 sources.append(_search_folder(path, recursive))
             else:
@@ -151,7 +151,7 @@ def _list(folder: str, recursive: bool) -> Iterator[str]:
     Folders have a slash at their end, so that they sort like the paths of their files.
     """
     names = []
-    for name, is_folder in list_remote_folder(folder) if is_remote(folder) else _entries(folder):
+    for name, is_folder in list_remote_folder(folder) if folder.startswith(REMOTE) else _entries(folder):
         if name.startswith("."):
             continue
         if is_folder:

@@ -1,25 +1,24 @@
 """Image files put into a folder per predicted class."""
 
 import filecmp
-import itertools
+import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rnn_runtime.errors import InputError, OutputError
-from rnn_runtime.files.remote import is_remote
+from rnn_runtime.files.atomic import REMOTE
 from rnn_runtime.images.find import class_folders
 
-_MOST_NAMES = 1 << 16  # whose numbers are remembered; without, they are looked for again
+_DIGITS = 16  # of the SHA-256 in the name of a second image
 
 
 class ImagePlacer:
     """Copies or links image files into `folder/class/`, and never replaces a file.
 
-    An image whose name is taken by another one gets a number: `x-2.png`. One that is there already, from an earlier
-    run, is left alone.
+    An image whose name is taken by another one gets a part of its SHA-256: `x-61b30d08661f3c9e.png`. One that is there
+    already, from an earlier run, is left alone.
 
     Args:
         folder: The folder that gets a folder per class, named as `FolderEvaluation` reads them (`class_folders`).
@@ -37,7 +36,6 @@ class ImagePlacer:
         self._root = os.path.join(os.path.realpath(folder), "")
         self._asked: str | None = None
         self._inside = False
-        self._names: dict[Path, _Numbers] = {}  # of names that several images have
 
     def contains(self, path: str) -> bool:
         """Whether an image is in the folder already, and so is a result and no input."""
@@ -64,30 +62,22 @@ class ImagePlacer:
         Raises:
             OutputError: it can't be copied or linked.
         """
-        if is_remote(path):
+        if path.startswith(REMOTE):
             raise OutputError(f"{path}: in object storage, and only files of this machine can be copied or linked")
         target = self.folder / self._class_folders[label] / os.path.basename(path)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            if not self._put(path, target):
-                self._place_numbered(path, target)
+            if not self._put(path, target) and not self._is_same(path, target):
+                self._put(path, target.with_name(f"{target.stem}-{self._digest(path)}{target.suffix}"))
         except OSError as error:
             raise OutputError(f"{target}: can't be written: {error.strerror or error}") from None
 
-    def _place_numbered(self, path: str, target: Path) -> None:
-        """Find the image among those of its name from before this run, or give it the next number."""
-        if len(self._names) == _MOST_NAMES:
-            self._names.clear()
-        numbers = self._names.setdefault(target, _Numbers())
-        for number in numbers.candidates():
-            numbered = _numbered(target, number)
-            if self._is_same(path, numbered):
-                numbers.found = number
-                return
-            if not os.path.lexists(numbered) and number != numbers.found + 1:
-                break
-        number = next(number for number in itertools.count(numbers.next) if self._put(path, _numbered(target, number)))
-        numbers.first, numbers.next = numbers.first or number, number + 1
+    def _digest(self, path: str) -> str:
+        """What a second image of a name is called by, so that a run that is repeated finds it there."""
+        if self._link:
+            return hashlib.sha256(os.fsencode(os.path.abspath(path))).hexdigest()[:_DIGITS]
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:_DIGITS]
 
     def _put(self, path: str, target: Path) -> bool:
         """Whether the name was free, and the image has it now."""
@@ -106,30 +96,6 @@ class ImagePlacer:
         if self._link:
             return target.is_symlink() and os.readlink(target) == os.path.abspath(path)
         return target.is_file() and not target.is_symlink() and filecmp.cmp(path, target, shallow=False)
-
-
-@dataclass(slots=True)
-class _Numbers:
-    """The numbers of images that share a name.
-
-    A run that is repeated meets its images in the same order, so the number after the one found last is tried first.
-    """
-
-    found: int = 0  # the last one that was there before this run
-    first: int = 0  # the first one that this run gave
-    next: int = 2  # the next one to give
-
-    def candidates(self) -> Iterator[int]:
-        """The numbers that an image may have from before this run; the likeliest one first."""
-        likeliest = self.found + 1
-        if not self.first or likeliest < self.first:
-            yield likeliest
-        others = range(1, self.first) if self.first else itertools.count(1)
-        yield from (number for number in others if number != likeliest)
-
-
-def _numbered(target: Path, number: int) -> Path:
-    return target if number == 1 else target.with_name(f"{target.stem}-{number}{target.suffix}")
 
 
 def _copy(path: str, target: Path) -> None:

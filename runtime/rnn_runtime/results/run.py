@@ -18,8 +18,7 @@ import rnn_runtime
 from rnn_runtime.classifier import BATCH_SIZE, Classifier, Prediction
 from rnn_runtime.engine.session import import_onnxruntime
 from rnn_runtime.errors import Argument, InputError, OutputError, ProcessLostError, SettingsError, StorageError
-from rnn_runtime.files.atomic import atomic_write, check_output
-from rnn_runtime.files.growing import GrowingFile, growing_file, part_of
+from rnn_runtime.files.atomic import GrowingFile, atomic_write, check_output, growing_file, part_of
 from rnn_runtime.files.remote import import_arrow
 from rnn_runtime.interruption import RunInterruptedError, describe_interrupt, signals_noted, stop_if_signaled
 from rnn_runtime.model.values import BatchSize, Count, Probability, check_argument

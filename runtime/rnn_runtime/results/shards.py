@@ -16,9 +16,8 @@ from typing import IO
 
 from rnn_runtime.classifier import Classifier
 from rnn_runtime.errors import Argument, InputError, SettingsError
-from rnn_runtime.files.atomic import atomic_write, check_output
-from rnn_runtime.files.growing import growing_file
-from rnn_runtime.files.remote import SCHEMES, download, import_arrow, is_remote, list_remote_folder, upload
+from rnn_runtime.files.atomic import REMOTE, atomic_write, check_output, growing_file
+from rnn_runtime.files.remote import download, import_arrow, list_remote_folder, upload
 from rnn_runtime.model.values import check_argument
 from rnn_runtime.results.evaluation import FolderEvaluation
 from rnn_runtime.results.place import ImagePlacer
@@ -170,8 +169,8 @@ class PartFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self._remote = isinstance(path, str) and is_remote(path)
-        if isinstance(path, Path) and path.parts and f"{path.parts[0]}//" in SCHEMES:
+        self._remote = isinstance(path, str) and path.startswith(REMOTE)
+        if isinstance(path, Path) and path.parts and f"{path.parts[0]}//" in REMOTE:
             raise InputError(f"{path}: a folder in object storage is given as text, not as a Path")
         self._path = str(path).rstrip("/") if self._remote else str(path)
 

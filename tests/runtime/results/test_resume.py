@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from rnn_runtime import Classifier, FolderEvaluation, RunInterruptedError
 from rnn_runtime.errors import InputError, SettingsError
-from rnn_runtime.files.growing import growing_file
+from rnn_runtime.files.atomic import growing_file
 from rnn_runtime.images.find import find_images
 from rnn_runtime.interruption import SIGNALS
 from rnn_runtime.results.run import RunOptions, classify_files
