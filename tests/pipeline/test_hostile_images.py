@@ -26,7 +26,7 @@ from starlette.testclient import TestClient
 from rnn_runtime import Classifier
 from rnn_runtime.cli import main as infer
 from rnn_runtime.errors import ImageError, InputError
-from rnn_runtime.images import decode
+from rnn_runtime.images import ahead, decode
 from rnn_runtime.images.decode import convert_image, decode_image, image_shape, read_image
 from rnn_runtime.images.find import find_images
 from rnn_runtime.images.limits import MAX_FILE_BYTES
@@ -293,7 +293,7 @@ def test_a_bug_of_ours_is_no_damaged_image(
 ) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    paths = [str(tmp_path / folder / f"{i}.gif") for folder in "ab" for i in range(30)]  # read here, and in threads
+    paths = [str(tmp_path / folder / f"{i}.gif") for folder in "ab" for i in range(30)]
     for path in paths:
         Path(path).write_bytes(encode(_LARGE, ".gif"))
 
@@ -301,6 +301,7 @@ def test_a_bug_of_ours_is_no_damaged_image(
         raise kind("a bug")
 
     monkeypatch.setattr(decode, "_fit", raising)
+    monkeypatch.setattr(ahead, "PEEKED", len(paths))  # enough for the command to start processes
 
     with Image.open(paths[0]) as opened:
         for images in (paths[0], paths, _LARGE, opened, opened.convert("L"), Path(paths[0]).read_bytes()):
@@ -315,7 +316,7 @@ def test_a_bug_of_ours_is_no_damaged_image(
         train: ["--data", str(tmp_path), "--image-size", "8", "--skip-unreadable", "--no-plots"],
     }.items():
         result = CliRunner().invoke(command, arguments)
-        assert result.exit_code == 1
+        assert result.exit_code == 1, result.output
         assert isinstance(result.exception, kind)
 
 

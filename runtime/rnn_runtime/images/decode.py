@@ -68,7 +68,18 @@ def read_image(path: str | Path, spec: ImageSpec) -> NDArray[np.uint8]:
 
 
 def decode_image(data: bytes, spec: ImageSpec) -> NDArray[np.uint8]:
-    """Decode one encoded image to the model's input size: the pixels of `decode`, with its arguments and errors."""
+    """Decode one encoded image to the model's input size; `decode` also says whether its colors are ignored.
+
+    Args:
+        data: The bytes of a PNG, JPEG, BMP, TIFF, WebP, GIF (first frame), PGM or PPM file.
+        spec: Size and channels that the model was trained with.
+
+    Returns:
+        uint8, shape `(spec.height, spec.width, spec.channels)`, 0 to 255.
+
+    Raises:
+        ImageError: The bytes are not a complete image, or one beyond the limits in `rnn_runtime.images.limits`.
+    """
     return decode(data, spec).pixels
 
 
@@ -94,9 +105,8 @@ def decode(data: bytes, spec: ImageSpec) -> Decoded:
         spec: Size and channels that the model was trained with.
 
     Returns:
-        The pixels, and whether colors are lost. Gray images of 16 bits are read by `spec.depth_range`, others keep
-        their upper 8 bits. Transparency is dropped, EXIF rotation is applied, three
-        channels are in RGB order.
+        The pixels, and whether colors are ignored. Gray images of 16 bits are read by `spec.depth_range`, others keep
+        their upper 8 bits. Transparency is dropped, EXIF rotation is applied, three channels are in RGB order.
 
     Raises:
         ImageError: The bytes are not a complete image, or one beyond the limits in `rnn_runtime.images.limits`.
@@ -122,10 +132,10 @@ def convert_image(image: Image.Image, spec: ImageSpec) -> NDArray[np.uint8]:
         spec: Size and channels that the model was trained with.
 
     Returns:
-        As `decode_image`.
+        uint8, shape `(spec.height, spec.width, spec.channels)`, 0 to 255.
 
     Raises:
-        ImageError: the image has no pixels, can't be decoded or converted, or is beyond the limits for files.
+        ImageError: The image has no pixels, can't be decoded or converted, or is beyond the limits for files.
     """
     if 0 in image.size:
         raise ImageError("the image has no pixels")
@@ -319,10 +329,10 @@ def _read_tolerantly(read: Callable[[bytes], Value], data: bytes) -> Value:
 def _decode(data: bytes, spec: ImageSpec) -> tuple[Image.Image, bool]:
     """Decode to mode `L` or `RGB`, upright, and say whether the file is in color."""
     image, encoding = _open(data)
-    in_color = not is_gray(image)
     # A JPEG may come out at twice the model's size or more, so that each final pixel is an average of at least four.
     least_side = 2 * max(spec.height, spec.width)
     with PillowErrors():
+        in_color = not is_gray(image)
         image.draft(_mode_of(spec), (least_side, least_side))
         image.load()
         ImageOps.exif_transpose(image, in_place=True)  # in place: a copy of the largest image takes 256 MB

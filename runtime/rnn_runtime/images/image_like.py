@@ -149,16 +149,16 @@ def _describe_shape(pixels: NDArray[np.generic]) -> str:
 
 def _convert_pil_image(image: Image.Image, place: Argument, spec: ImageSpec) -> bytes | NDArray[np.uint8]:
     """Pixels; or, of an image whose file Pillow has opened and not decoded yet, the bytes of that file."""
+    file = undecoded_file(image)
+    if file is None or image.format not in _FILE_FORMATS:
+        return convert_image(image, spec)
+    with PillowErrors():  # of the file that Pillow keeps
+        position = file.tell()
+        file.seek(0)
+    data = _read_file(file, place)
     with PillowErrors():
-        file = undecoded_file(image)
-        if file is not None and image.format in _FILE_FORMATS:
-            position = file.tell()
-            file.seek(0)
-            try:
-                return _read_file(file, place)
-            finally:
-                file.seek(position)
-    return convert_image(image, spec)
+        file.seek(position)
+    return data
 
 
 def _read_file(file: BinaryFile, place: Argument) -> bytes:
