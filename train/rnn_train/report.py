@@ -6,7 +6,6 @@ import io
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,29 +114,14 @@ def _load_template() -> "Template":
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, finalize=finalize, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"percent": _percent, "plain": _plain, "shell": _shell_quote, "literal": repr}
+    environment.filters |= {
+        "percent": _percent,
+        "plain": _plain,
+        "shell": _shell_quote,
+        "literal": repr,
+        "below": os.path.relpath,
+    }
     return environment.from_string(resources.files("rnn_train").joinpath("report.html").read_text("utf-8"))
-
-
-@dataclass(frozen=True, slots=True)
-class _Mistake:
-    """A wrong prediction.
-
-    Attributes:
-        picture: A data URI of a PNG file.
-        true: Its class.
-        predicted: The class that was predicted.
-        probability: Of that class.
-        path: Its file; None for an image from no file.
-        name: The file's name below the folder of all images.
-    """
-
-    picture: str
-    true: str
-    predicted: str
-    probability: float
-    path: str | None
-    name: str | None
 
 
 def _describe_split(split: SplitResults, data: Data) -> dict[str, Any]:
@@ -153,7 +137,8 @@ def _describe_split(split: SplitResults, data: Data) -> dict[str, Any]:
         "matrix_picture": _matrix_picture(evaluation) if count > _LARGEST_MATRIX else None,
         "confusions": evaluation.confusions[:_CONFUSIONS],
         "is_small": max(split.images.images.shape[1:3]) < _THUMBNAIL,  # pictures are shown larger than they are
-        "mistakes": list(_most_confident_mistakes(split, data.class_names)),
+        "mistakes": list(_most_confident_mistakes(split)),
+        "predicted": split.predicted,
         "calibration": list(_calibration_figures(split)),
     }
 
@@ -167,21 +152,14 @@ def _matrix_picture(evaluation: Evaluation) -> str:
     return _data_uri(picture)
 
 
-def _most_confident_mistakes(split: SplitResults, class_names: tuple[str, ...]) -> Iterator[_Mistake]:
-    paths, folder = split.images.paths, _image_folder(split)
-    predicted, confidence = split.predicted, split.probabilities.max(axis=1)
-    wrong = np.flatnonzero(predicted != split.images.labels)
-    for i in wrong[np.argsort(-confidence[wrong], kind="stable")[:_MISTAKES]]:
+def _most_confident_mistakes(split: SplitResults) -> Iterator[tuple[int, str]]:
+    """The wrong predictions with the highest probabilities: the image's index, and a data URI of its picture."""
+    wrong = np.flatnonzero(split.predicted != split.images.labels)
+    order = np.argsort(-split.probabilities.max(axis=1)[wrong], kind="stable")
+    for i in wrong[order[:_MISTAKES]].tolist():
         image = to_image(split.images.images[i])
         image.thumbnail((_THUMBNAIL, _THUMBNAIL))  # leaves small ones as they are
-        yield _Mistake(
-            picture=_data_uri(image),
-            true=class_names[split.images.labels[i]],
-            predicted=class_names[predicted[i]],
-            probability=float(confidence[i]),
-            path=paths[i] if paths else None,
-            name=os.path.relpath(paths[i], folder) if folder else None,
-        )
+        yield i, _data_uri(image)
 
 
 def _data_uri(image: Image.Image) -> str:
