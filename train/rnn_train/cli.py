@@ -273,9 +273,9 @@ def main(
     rnn-train --resume model.pt
     rnn-train --data photos/ --resume auto   the same line starts and continues
     """
-    from rnn_train import train
     from rnn_train.callbacks import CallbackList, ConsoleCallback, TrainingCallback
     from rnn_train.tensorboard import TensorBoardCallback
+    from rnn_train.training import train
 
     if resume is None or str(resume) == "auto":
         source, settings = _source(options), _settings(preset, options)

@@ -7,7 +7,6 @@ end silently.
 """
 
 import contextlib
-import hashlib
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,7 +32,7 @@ from rnn_runtime.errors import (
 )
 from rnn_runtime.interruption import SIGNALS, note_signal, noted_signal, wait_for
 from rnn_train.data import Data, DataSource, load_data
-from rnn_train.training_state import OneProcess
+from rnn_train.training_state import OneProcess, images_sha256
 
 # A process that ends is noticed at once, because its connections close. These are for machines that vanish.
 WAIT = timedelta(minutes=2)
@@ -70,24 +69,22 @@ class Processes(OneProcess):
 
     def check_same(self, values: Mapping[str, Any]) -> None:
         """Check that all processes were started with the same values."""
-        first, *others = self._gather(dict(values))
-        for rank, found in enumerate(others, start=1):
-            for name, value in found.items():
-                if value != first[name]:
-                    mine, its = Argument(name, first[name]), Argument(name, value)
-                    raise SettingsError(
-                        f"process {rank} was started with ", its, ", and process 0 with ", mine, ". Start all alike"
-                    )
+        first, rank, other = self._compare(dict(values))
+        for name in first:
+            if other[name] != first[name]:
+                its, mine = Argument(name, other[name]), Argument(name, first[name])
+                raise SettingsError(
+                    f"process {rank} was started with ", its, ", and process 0 with ", mine, ". Start all alike"
+                )
 
     def check_position(self, position: str) -> None:
         """Check that all processes go on from the same checkpoint, or from none."""
-        first, *others = self._gather(position)
-        for rank, found in enumerate(others, start=1):
-            if found != first:
-                raise SettingsError(
-                    f"process {rank} begins after {found}, and process 0 after {first}. Give all the checkpoint to ",
-                    Argument("resume"),
-                )
+        first, rank, other = self._compare(position)
+        if other != first:
+            raise SettingsError(
+                f"process {rank} is at {other}, and process 0 at {first}. Copy the checkpoint to all machines, or let "
+                "them share its folder"
+            )
 
     def use_device(self, device: torch.device) -> torch.device:
         """The device of this process. Between GPUs, gradients go by NCCL."""
@@ -115,15 +112,10 @@ class Processes(OneProcess):
         data = load_data(source)
         if source.data is None and not waits_for_download:
             self._gather(None, patient=True)
-        digest = hashlib.sha256(repr(data.class_names).encode())
-        for split in (data.train, data.validation, data.test):
-            if split is not None:
-                digest.update(split.images.tobytes())
-                digest.update(split.labels.tobytes())
-        first, *others = self._gather(digest.hexdigest(), patient=True)
-        for rank, found in enumerate(others, start=1):
-            if found != first:
-                raise DataError(f"{source.name}: process {rank} reads other images or classes than process 0")
+        images = images_sha256(data.train, data.validation, data.test)
+        first, rank, other = self._compare((images, data.class_names), patient=True)
+        if other != first:
+            raise DataError(f"{source.name}: process {rank} reads other images or classes than process 0")
         return data
 
     def from_first(self, make: Callable[[], _Value]) -> _Value:
@@ -174,6 +166,12 @@ class Processes(OneProcess):
         with self._connections():
             dist.all_gather_object(values, value, group=self._patient if patient else self._control)
         return values
+
+    def _compare(self, value: _Value, *, patient: bool = False) -> tuple[_Value, int, _Value]:
+        """The value of process 0, and the number and value of the first process that has another, or of itself."""
+        values = self._gather(value, patient=patient)
+        rank = next((rank for rank, other in enumerate(values) if other != values[0]), 0)
+        return values[0], rank, values[rank]
 
     @contextmanager
     def _connections(self) -> Iterator[None]:

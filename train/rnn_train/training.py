@@ -27,7 +27,7 @@ from rnn_train.data import DataSource
 from rnn_train.evaluation import evaluate, predict_shared, predict_splits
 from rnn_train.report import write_metrics, write_reports
 from rnn_train.settings import TrainSettings
-from rnn_train.training_state import LARGEST_VALUE, Device, OneProcess, TrainingState
+from rnn_train.training_state import LARGEST_VALUE, Device, EpochState, OneProcess, TrainingState
 
 _PLACES = ("data", "data_root")  # where the data is; it is recognized by its content
 _CHANGEABLE = ("epochs", "patience", *_PLACES)  # what a continued run may have other values of
@@ -187,7 +187,7 @@ def _train(run: TrainingState, saving: "_Saving", callback: TrainingCallback) ->
                 saving.save()
             if stops:
                 stop_if_signaled()
-        _end_epoch(run, callback)
+        _end_epoch(run, epoch, callback)
         saving.save()
         saving.save_metrics()
         if processes.is_stopped:
@@ -202,9 +202,9 @@ def _weigher(class_weights: Tensor | None, labels: NDArray[np.int64]) -> Callabl
     return lambda rows: float(weights[rows].sum())
 
 
-def _end_epoch(run: TrainingState, callback: TrainingCallback) -> None:
+def _end_epoch(run: TrainingState, epoch: EpochState, callback: TrainingCallback) -> None:
     """Validate, if there are images for it, and add the epoch's row of metrics."""
-    epoch, seen = run.begin_epoch(), len(run.data.train)
+    seen = len(run.data.train)
     run.epoch += 1
     row = {
         "epoch": run.epoch,
@@ -227,8 +227,7 @@ def _validate(run: TrainingState) -> dict[str, float]:
     logits = predict_shared(run.model, split.images, run.device, run.processes)
     loss = nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(split.labels)).item()
     accuracy = float((logits.argmax(axis=1) == split.labels).mean())
-    if accuracy > run.best_accuracy:
-        run.best_accuracy = accuracy
+    if all(accuracy > row["validation_accuracy"] for row in run.history):
         run.best_weights = copy.deepcopy(run.model.state_dict())
     return {"validation_loss": loss, "validation_accuracy": accuracy}
 

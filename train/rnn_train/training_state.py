@@ -19,7 +19,7 @@ from rnn_runtime.model.spec import ModelSpec
 from rnn_runtime.model.values import check_argument
 from rnn_train.calibration import LEAST_IMAGES
 from rnn_train.checkpoint import Checkpoint, check_weights, is_like
-from rnn_train.data import Data, DataSource, load_data
+from rnn_train.data import Data, DataSource, LabeledImages, load_data
 from rnn_train.model import ImageRNN, predict_logits
 from rnn_train.settings import TrainSettings
 
@@ -140,8 +140,7 @@ class TrainingState:
         under_way: The unfinished epoch, if any.
         last_loss: Loss of this process's last step.
         history: One row of metrics per finished epoch.
-        best_accuracy: Highest validation accuracy so far; below 0 before the first epoch.
-        best_weights: The weights that reached it.
+        best_weights: Those of the epoch with the highest validation accuracy so far.
     """
 
     data: Data
@@ -159,7 +158,6 @@ class TrainingState:
     under_way: EpochState | None = None
     last_loss: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
-    best_accuracy: float = -1.0
     best_weights: dict[str, Tensor] | None = None
 
     @classmethod
@@ -314,7 +312,6 @@ class TrainingState:
                 "under_way": asdict(self.under_way) if self.under_way else None,
                 "weights": _on_cpu(self.model.state_dict()),
                 "optimizer": self.optimizer.state_dict()["state"],
-                "best_accuracy": self.best_accuracy,
                 "data_sha256": self.data_sha256,
                 "threads": torch.get_num_threads(),
                 "generator": torch.get_rng_state(),
@@ -344,8 +341,7 @@ class TrainingState:
             check_weights(state["weights"], self.spec)
             self.model.load_state_dict(state["weights"])
             self._restore_optimizer(state["optimizer"])
-            self.best_accuracy = float(state["best_accuracy"])
-            if self.data.validation and self.best_accuracy >= 0:
+            if self.data.validation and self.history:
                 self.best_weights = {name: tensor.to(self.device) for name, tensor in saved.weights.items()}
             torch.set_rng_state(state["generator"])
             if self.device.type == "cuda" and state["cuda_generators"]:
@@ -409,9 +405,13 @@ def _check_settings(settings: TrainSettings, data: Data, count: int) -> None:
 
 def _data_sha256(data: Data, source: DataSource) -> str:
     """What a resumed run must find as it was: accuracies on other validation images can't be compared."""
-    digest = hashlib.sha256()
     # Images that were held out follow from the training images.
-    splits = (data.train,) if source.val_split else (data.train, data.validation)
+    return images_sha256(data.train, None if source.val_split else data.validation)
+
+
+def images_sha256(*splits: LabeledImages | None) -> str:
+    """The SHA-256 of images and labels, in hexadecimal."""
+    digest = hashlib.sha256()
     for split in splits:
         if split is not None:
             digest.update(split.images.tobytes())
