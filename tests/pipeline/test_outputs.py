@@ -28,9 +28,9 @@ def folder(tmp_path: Path, digits_model: Path, digits_images: Path) -> Path:
 @pytest.mark.parametrize(
     "line",
     [
-        ("rnn-infer", "--output", "images/1.PNG", "--format", "csv", "images"),
-        ("rnn-infer", "--output", "results.csv", "--summary", "images/1.PNG", "images"),
-        ("rnn-infer", "--output", "images/new.jpeg", "--format", "jsonl", "images"),
+        ("rnn-infer", "-p", "cpu", "--output", "images/1.PNG", "--format", "csv", "images"),
+        ("rnn-infer", "-p", "cpu", "--output", "results.csv", "--summary", "images/1.PNG", "images"),
+        ("rnn-infer", "-p", "cpu", "--output", "images/new.jpeg", "--format", "jsonl", "images"),
         ("rnn-train", "--data", "data", "--epochs", "1", "--no-plots", "--output", "images/1.PNG"),
         ("rnn-export", "model.pt", "images/1.PNG"),
     ],

@@ -11,9 +11,8 @@ import pytest
 from rnn_runtime.checks.doctor import examine
 from tests.support.commands import Run, RunProcess, modules_from
 
-cpu_build = pytest.mark.skipif(
-    "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="onnxruntime is built for CUDA"
-)
+BUILT_FOR_CUDA = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+cpu_build = pytest.mark.skipif(BUILT_FOR_CUDA, reason="onnxruntime is built for CUDA")
 
 
 def facts_of(text: str) -> dict[str, str]:
@@ -53,7 +52,8 @@ def test_machine_without_a_driver_has_nothing_to_repair(run: Run, digits_model: 
     result = run("rnn-onnx", "doctor", digits_model)
 
     assert facts_of(result.stdout)["NVIDIA driver"] == "not found (libcuda.so.1)"
-    assert result.stdout.splitlines()[-1] == "Next: nothing to repair"
+    for_cuda = " for the CPU. For CUDA: Install the driver and check it with: nvidia-smi" if BUILT_FOR_CUDA else ""
+    assert result.stdout.splitlines()[-1] == f"Next: nothing to repair{for_cuda}"
 
 
 @cpu_build

@@ -166,7 +166,9 @@ def test_without_pyarrow_a_line_says_what_to_install(
     (tmp_path / "pyarrow").mkdir()
     (tmp_path / "pyarrow" / "__init__.py").touch()
 
-    result = run_process("rnn-infer", "--model", classifier.path, "s3://images/digits", env={"PYTHONPATH": os.curdir})
+    arguments = ("--provider", "cpu", "--model", classifier.path, "s3://images/digits")
+
+    result = run_process("rnn-infer", *arguments, env={"PYTHONPATH": os.curdir})
 
     assert result.returncode == MissingPackageError.exit_code
     assert result.stderr == "Error: pyarrow is not installed. Install it with: pip install pyarrow\n"

@@ -63,7 +63,7 @@ def test_a_file_is_written_as_its_ending_says(
 
 @pytest.mark.parametrize("name", ["a.json", "a.xlsx", "a", "a.txt", "a.csv.gz"])
 def test_another_ending_needs_a_format(run: Run, folder: Path, name: str) -> None:
-    refused = run("rnn-infer", "--output", name, "images")
+    refused = run("rnn-infer", "--provider", "cpu", "--output", name, "images")
     written = run("rnn-infer", "--output", name, "--format", "csv", "images")
 
     assert refused.returncode == 2
@@ -143,7 +143,9 @@ def test_parquet_without_a_usable_pyarrow_is_exit_code_3(
     (folder / "modules").mkdir()
     (folder / "modules" / "pyarrow.py").write_text(f"{failure}\n")
 
-    result = run_process("rnn-infer", "--output", "a.parquet", "images", env=modules_from(folder / "modules"))
+    arguments = ("--provider", "cpu", "--output", "a.parquet", "images")
+
+    result = run_process("rnn-infer", *arguments, env=modules_from(folder / "modules"))
 
     assert result.returncode == 3
     assert result.stderr == f"Error: {problem}\n"

@@ -65,7 +65,7 @@ def test_a_second_run_finds_the_images_there(run: Run, folder: Path, option: str
 
 def test_images_in_the_folder_itself_are_not_classified(run: Run, folder: Path) -> None:
     run("rnn-infer", "-r", "--copy-to", "images/sorted", "--output", "a.csv", "images")
-    result = run("rnn-infer", "-r", "--copy-to", "images/sorted", "--output", "a.csv", "images")
+    result = run("rnn-infer", "-p", "cpu", "-r", "--copy-to", "images/sorted", "--output", "a.csv", "images")
 
     assert result.stderr.startswith("6 images, ")
     assert len(placed(folder / "images" / "sorted")) == 6
@@ -149,7 +149,7 @@ def test_inputs_inside_the_folder_are_refused(run: Run, folder: Path, inputs: st
     (folder / "sorted" / "7").mkdir(parents=True)
     shutil.copy(folder / "images" / "a" / "0.png", folder / "sorted" / "7")
 
-    result = run("rnn-infer", "-r", "--copy-to", "sorted", "--output", "a.csv", inputs)
+    result = run("rnn-infer", "-p", "cpu", "-r", "--copy-to", "sorted", "--output", "a.csv", inputs)
 
     assert result.returncode == 2
     assert result.stderr == (
@@ -192,7 +192,7 @@ def test_a_run_that_cannot_place_an_image_says_what_is_kept(run: Run, folder: Pa
     for digit in range(10):
         (folder / "sorted" / str(digit)).write_text("a file")
 
-    result = run("rnn-infer", "-r", "-b", "1", "--copy-to", "sorted", "--output", "a.csv", "images")
+    result = run("rnn-infer", "-p", "cpu", "-r", "-b", "1", "--copy-to", "sorted", "--output", "a.csv", "images")
 
     assert result.returncode == 2
     assert "can't be written: " in result.stderr

@@ -275,7 +275,7 @@ def test_unfinished_results_of_another_model_or_with_other_options_are_refused(
         (("--copy-to", "sorted"), "copies None, not sorted. Continue it with the same copies"),
         (("--labels-from-folders",), "true_label False, not True. Continue it with the same true_label"),
     ):
-        result = run("rnn-infer", *options, "--output", "out.csv", "--resume", "images")
+        result = run("rnn-infer", "-p", "cpu", *options, "--output", "out.csv", "--resume", "images")
 
         assert result.returncode == 2
         assert result.stderr == f"Error: {part}: made with {problem}, or delete the file\n"

@@ -284,7 +284,7 @@ def test_one_other_digit_in_a_part_is_noticed(folder: Path) -> None:
     ],
 )
 def test_mistakes_are_one_line(folder: Path, run: Run, arguments: tuple[str, ...], problem: str) -> None:
-    result = run("rnn-onnx" if arguments[0] == "merge" else "rnn-infer", *arguments)
+    result = run("rnn-onnx", *arguments) if arguments[0] == "merge" else run("rnn-infer", "-p", "cpu", *arguments)
 
     assert (result.returncode, result.stdout, len(result.stderr.splitlines())) == (2, "", 1)
     assert problem in result.stderr
