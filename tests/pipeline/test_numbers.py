@@ -34,7 +34,7 @@ EXACT = 0 if platform.machine() == "x86_64" else 1e-6
 @pytest.mark.slow
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
 def test_labels_of_10000_real_images_are_pytorchs_but_for_ties(tmp_path: Path, fashion_mnist: Path, cell: Cell) -> None:
-    data = copy_first(fashion_mnist, tmp_path / "data", train=6000, test=10_000)
+    data = copy_first(fashion_mnist, tmp_path / "data", train=1500, test=10_000)
     source = DataSource(dataset="fashion-mnist", data=str(data))
     train(source, TrainSettings(cell=cell), tmp_path / "model.pt", device="cpu", plots=False)
 
