@@ -114,12 +114,12 @@ def decode(data: bytes, spec: ImageSpec) -> Decoded:
     try:
         pixels = _decode_small_png(data)
         if pixels is None:
-            image, in_color = _read_tolerantly(partial(_decode, spec=spec), data)
+            image, colors_ignored = _read_tolerantly(partial(_decode, spec=spec), data)
         elif pixels.shape == spec.shape:
             return Decoded(pixels)
         else:
-            image, in_color = to_image(pixels), pixels.shape[2] > 1
-        return Decoded(_fit(image, spec), in_color and spec.channels == 1)
+            image, colors_ignored = to_image(pixels), pixels.shape[2] > spec.channels
+        return Decoded(_fit(image, spec), colors_ignored)
     except MemoryError as error:
         raise ImageError(_NO_MEMORY) from error
 
@@ -327,16 +327,16 @@ def _read_tolerantly(read: Callable[[bytes], Value], data: bytes) -> Value:
 
 
 def _decode(data: bytes, spec: ImageSpec) -> tuple[Image.Image, bool]:
-    """Decode to mode `L` or `RGB`, upright, and say whether the file is in color."""
+    """Decode to mode `L` or `RGB`, upright, and say whether colors are ignored."""
     image, encoding = _open(data)
     # A JPEG may come out at twice the model's size or more, so that each final pixel is an average of at least four.
     least_side = 2 * max(spec.height, spec.width)
     with PillowErrors():
-        in_color = not is_gray(image)
+        colors_ignored = spec.channels == 1 and not is_gray(image)
         image.draft(_mode_of(spec), (least_side, least_side))
         image.load()
         ImageOps.exif_transpose(image, in_place=True)  # in place: a copy of the largest image takes 256 MB
-    return _to_mode(image, encoding, spec), in_color
+    return _to_mode(image, encoding, spec), colors_ignored
 
 
 def _shape(data: bytes) -> tuple[int, int, int]:

@@ -137,11 +137,13 @@ def is_gray(image: Image.Image) -> bool:
     """
     if image.mode == "P" and image.palette is not None:
         order, entries = image.palette.getdata()
-        planes = order.endswith(";L")  # all reds, then all greens, then all blues
-        width = 3 if planes else len(order)
-        values = np.frombuffer(entries[: len(entries) // width * width], np.uint8)
-        colors = values.reshape(3, -1) if planes else values.reshape(-1, width).T[:3]
-        return bool((colors == colors[0]).all())
+        if order.endswith(";L"):  # all reds, then all greens, then all blues
+            count = len(entries) // 3
+            red, green, blue = (entries[i * count : (i + 1) * count] for i in range(3))
+        else:
+            whole = len(entries) // len(order) * len(order)
+            red, green, blue = (entries[i : whole : len(order)] for i in range(3))
+        return red == green == blue
     deep_with_alpha = any(tile.args == "LA;16B" for tile in getattr(image, "tile", ()))
     return deep_with_alpha or image.mode in ("1", "L", "LA", "La", "F", *DEEP_MODES)
 
