@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM: what they do in a command, and how a step is finished first.
 
-While something is under way that is to be kept, a signal is only noted, and loops look for it:
+In a command, a signal ends the process at once, with one line. While something is under way that is to be kept, it is
+only noted, and loops look for it:
 
 ```python
 with signals_noted():
@@ -9,13 +10,10 @@ with signals_noted():
         ...
 ```
 
-Outside of such a block, a signal ends a command at once, with one line: there is nothing to keep or to tidy up.
+A second signal ends the process at once there as well. No exception comes out of a signal handler: it could come
+between any two instructions, such as those that take and release a lock.
 
-A command has three phases. While it imports modules, a signal ends the process at once with one line, because an
-exception during an import may be swallowed or turn into another one. While it works, a signal raises an exception, so
-that it can clean up. Once it has ended, signals are ignored.
-
-The library itself changes signal handlers only during a training run (`StopRequest`).
+Outside of commands, `signals_noted` is all that changes signal handlers, and restores them at its end.
 """
 
 import atexit
@@ -25,8 +23,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from types import FrameType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rnn_runtime.errors import Argument, RnnOnnxError
 
@@ -34,10 +32,17 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 SIGNALS: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+POLL_SECONDS = 0.1  # the longest wait in which nobody looks for a signal
+# `timeout` sends a signal to the process and to its group, and so may whatever passes a Ctrl-C on: both are one.
+_ONE_SIGNAL_SECONDS = 0.2
+
+_Value = TypeVar("_Value")
+_noted: int | None = None
+_is_noting = False  # whether a block of `signals_noted` is open
 
 
 class TerminatedError(KeyboardInterrupt):
-    """SIGTERM while a command works."""
+    """SIGTERM, as `KeyboardInterrupt` is Ctrl-C."""
 
 
 class RunInterruptedError(KeyboardInterrupt, RnnOnnxError):
@@ -50,70 +55,12 @@ class RunInterruptedError(KeyboardInterrupt, RnnOnnxError):
 
 def exit_code_of(interrupt: KeyboardInterrupt) -> int:
     """The exit code of an interrupted command: 128 plus the signal's number, as in shells."""
-    return 128 + signal_of(interrupt)
+    return 128 + _signal_of(interrupt)
 
 
 def describe_interrupt(interrupt: KeyboardInterrupt) -> str:
     """`interrupted` or `terminated`."""
-    return SIGNALS[signal_of(interrupt)]
-
-
-class StopRequest:
-    """Records the first Ctrl-C or SIGTERM instead of being interrupted by it.
-
-    Use it in a `with` block, which restores the handlers at its end. Signals reach only the main thread of a process;
-    in other threads, nothing is recorded.
-
-    Args:
-        second_ends: Whether a second signal acts as usual. If not, it does nothing.
-
-    Attributes:
-        interrupt: The exception that the recorded signal stands for, or None.
-    """
-
-    def __init__(self, *, second_ends: bool = True) -> None:
-        self.interrupt: KeyboardInterrupt | None = None
-        self._second_ends = second_ends
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
-                # `nohup` and shells that start a background job have some of them ignored
-                if signal.getsignal(number) not in (signal.SIG_IGN, None):
-                    self._previous[number] = signal.signal(number, self._take_note)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._restore()
-
-    def resend(self) -> None:
-        """After the block: send the recorded signal again."""
-        if self.interrupt:
-            signal.raise_signal(signal_of(self.interrupt))
-
-    def adopt(self, number: int) -> None:
-        """Record a signal that came to another process. This one's own first signal is still recorded."""
-        self.interrupt = self.interrupt or _exception_for(number)
-
-    def _take_note(self, number: int, _frame: FrameType | None) -> None:
-        self.interrupt = self.interrupt or _exception_for(number)
-        if self._second_ends:
-            self._restore()
-
-    def _restore(self) -> None:
-        while self._previous:
-            signal.signal(*self._previous.popitem())
-
-
-# `timeout` sends a signal to the process and to its group, and so may whatever passes a Ctrl-C on: both are one.
-_ONE_SIGNAL_SECONDS = 0.2
-POLL_SECONDS = 0.1  # the longest wait in which nobody looks for a signal
-_Value = TypeVar("_Value")
-_noted: int | None = None
-_blocks = 0  # of `signals_noted` that are open, one in another
+    return SIGNALS[_signal_of(interrupt)]
 
 
 @contextmanager
@@ -130,8 +77,8 @@ def signals_noted(*, second_ends: bool = True) -> Iterator[None]:
     Raises:
         KeyboardInterrupt: at the end of the block, for a signal that no loop has seen.
     """
-    global _noted, _blocks
-    if threading.current_thread() is not threading.main_thread() or _blocks:
+    global _noted, _is_noting
+    if threading.current_thread() is not threading.main_thread() or _is_noting:
         yield
         return
     noted_at = 0.0
@@ -144,14 +91,14 @@ def signals_noted(*, second_ends: bool = True) -> Iterator[None]:
         elif second_ends and time.monotonic() - noted_at > _ONE_SIGNAL_SECONDS:
             _end_at_once(number, None)
 
-    _blocks = 1
+    _is_noting = True
     try:
         with kept_handlers():
             _set_handlers(note)
             yield
             stop_if_signaled()
     finally:
-        _noted, _blocks = None, 0
+        _noted, _is_noting = None, False
 
 
 def noted_signal() -> int | None:
@@ -208,31 +155,17 @@ def wait_for(work: Callable[[], _Value]) -> _Value:
     return result_of(future)
 
 
-def end_process_at_signals() -> None:
-    """From here on, a signal ends this process at once, with one line. While Python exits, signals are ignored."""
+def end_process_at_signals(code: int | None = None) -> None:
+    """From here on, a signal ends this process at once.
+
+    Args:
+        code: The exit code of a process that is about to end and has printed all that it has to say; None to print one
+            line, and for the signal's own code.
+    """
     if threading.current_thread() is threading.main_thread():
-        _set_handlers(_end_at_once)
+        _set_handlers(_end_at_once if code is None else lambda *_: os._exit(code))
+    if code is not None:
         atexit.register(_set_handlers, signal.SIG_IGN)  # while exiting, Python restores the system's handlers
-
-
-def end_process_silently_at_signals(code: int) -> None:
-    """From here on, a signal ends this process at once with this exit code. Its error is printed already."""
-    if threading.current_thread() is threading.main_thread():
-        _set_handlers(lambda *_: os._exit(code))
-
-
-@contextmanager
-def command_signals() -> Iterator[None]:
-    """Run a command: until `raise_at_signals`, signals end the process at once. At the end, handlers are restored."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    with kept_handlers():
-        _set_handlers(_end_at_once)
-        try:
-            yield
-        finally:
-            _cancel_retry()
 
 
 @contextmanager
@@ -249,12 +182,6 @@ def kept_handlers() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def raise_at_signals() -> None:
-    """In a command: from here on, signals raise exceptions, so that the command can clean up."""
-    if signal.getsignal(signal.SIGTERM) is _end_at_once or signal.getsignal(signal.SIGINT) is _end_at_once:
-        _set_handlers(_raise)
-
-
 def _set_handlers(handler: Any) -> None:
     for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:  # ignored, as in a shell's background jobs
@@ -263,51 +190,15 @@ def _set_handlers(handler: Any) -> None:
 
 def _end_at_once(number: int, _frame: FrameType | None) -> None:
     with suppress(OSError):
-        os.write(2, f"Error: {SIGNALS[number]}\n".encode())
+        # On a terminal, in place of a progress bar's line, and with the cursor that a bar hides.
+        start = "\r\x1b[2K\x1b[?25h" if os.isatty(2) else ""
+        os.write(2, f"{start}Error: {SIGNALS[number]}\n".encode())
     os._exit(128 + number)
-
-
-def _raise(number: int, frame: FrameType | None) -> None:
-    _set_handlers(_end_at_once)  # a second signal doesn't wait for the clean-up
-    if _holds_locks(frame):
-        _retry_soon(number)
-        return
-    _cancel_retry()
-    raise _exception_for(number)
-
-
-# Python's own code for threads. An exception from a signal handler between `Condition.__enter__` and its `with` block
-# leaves the lock held. The next thread that needs it waits forever, and the process waits for that thread.
-_THREADING = (threading.__file__, os.path.join(os.path.dirname(threading.__file__), "concurrent", ""))
-_RETRY_SECONDS = 0.001
-
-
-def _holds_locks(frame: FrameType | None) -> bool:
-    """Whether the interrupted code is Python's own code for threads, or was called by it."""
-    while frame is not None:
-        if frame.f_code.co_filename.startswith(_THREADING):
-            return True
-        frame = frame.f_back
-    return False
-
-
-def _retry_soon(number: int) -> None:
-    if hasattr(signal, "setitimer"):
-        signal.signal(signal.SIGALRM, lambda _, frame: _raise(number, frame))
-        signal.setitimer(signal.ITIMER_REAL, _RETRY_SECONDS)
-    else:  # Windows
-        raise _exception_for(number)
-
-
-def _cancel_retry() -> None:
-    if hasattr(signal, "setitimer"):
-        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _exception_for(number: int) -> KeyboardInterrupt:
     return TerminatedError() if number == signal.SIGTERM else KeyboardInterrupt()
 
 
-def signal_of(interrupt: KeyboardInterrupt) -> signal.Signals:
-    """The signal that an interrupt was."""
+def _signal_of(interrupt: KeyboardInterrupt) -> int:
     return signal.SIGTERM if isinstance(interrupt, TerminatedError) else signal.SIGINT

@@ -24,14 +24,7 @@ from rnn_runtime.command.streams import (
     say,
 )
 from rnn_runtime.errors import Argument, MissingPackageError, RnnOnnxError
-from rnn_runtime.interruption import (
-    command_signals,
-    describe_interrupt,
-    end_process_at_signals,
-    end_process_silently_at_signals,
-    exit_code_of,
-    raise_at_signals,
-)
+from rnn_runtime.interruption import describe_interrupt, end_process_at_signals, exit_code_of, kept_handlers
 from rnn_runtime.text import one_line
 
 # A Python argument in the text of an error: `resume=True`, `provider="cpu"`, `resume('model.pt')`, `image_size`.
@@ -82,13 +75,13 @@ class Command(click.Command):
         try:
             return super().__call__(*arguments, **options)
         except SystemExit as exit_:
-            if isinstance(exit_.code, int) and exit_.code:
-                end_process_silently_at_signals(exit_.code)
+            end_process_at_signals(exit_.code if isinstance(exit_.code, int) else 0)
             raise
 
     def main(self, *arguments: Any, **options: Any) -> Any:
         """Run the command."""
-        with command_signals():
+        with kept_handlers():
+            end_process_at_signals()
             prepare_streams()
             return super().main(*arguments, **options)
 
@@ -119,8 +112,6 @@ class Command(click.Command):
                 self._check(ctx)
             require_packages(self._requires)
             self._import()
-            if not isinstance(self, Group):  # a command of a group has modules to import yet
-                raise_at_signals()
             result = super().invoke(ctx)
             sys.stdout.flush()
             return result

@@ -16,7 +16,7 @@ from typing import Any, Self, cast
 
 import click
 
-from rnn_runtime.interruption import POLL_SECONDS, StopRequest, stop_if_signaled
+from rnn_runtime.interruption import POLL_SECONDS, signals_noted, stop_if_signaled
 
 _END = object()
 
@@ -97,7 +97,7 @@ def _silent_stderr() -> Iterator[None]:
     except OSError:  # closed: nothing to silence
         yield
         return
-    with StopRequest() as stop:
+    with signals_noted():  # only afterwards can their message reach stderr
         try:
             with Path(os.devnull).open("wb") as nowhere:
                 os.dup2(nowhere.fileno(), 2)
@@ -105,7 +105,6 @@ def _silent_stderr() -> Iterator[None]:
         finally:
             os.dup2(kept, 2)
             os.close(kept)
-    stop.resend()  # only now can its message reach stderr
 
 
 class ImageBar:

@@ -1,9 +1,5 @@
 """What a command prints of a library's errors, and when."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import click
 import pytest
 from click.testing import CliRunner, Result
@@ -78,30 +74,3 @@ def test_a_missing_package_is_named_with_exit_code_3() -> None:
 
     assert result.exit_code == 3
     assert result.output == "Error: not_installed is not installed. Install it with: pip install not_installed\n"
-
-
-@pytest.mark.parametrize(("number", "code", "text"), [("SIGINT", 130, b"interrupted"), ("SIGTERM", 143, b"terminated")])
-@pytest.mark.parametrize("place", ["import", "work"])
-def test_a_signal_ends_a_command_in_a_line(tmp_path: Path, place: str, number: str, code: int, text: bytes) -> None:
-    # While a class is made, as in any import, Python turns an exception into another one.
-    send = f"os.kill(os.getpid(), signal.{number}); sum(range(10**6))"
-    (tmp_path / "slow.py").write_text(
-        "import os, signal\n"
-        "class Field:\n"
-        f"    def __set_name__(self, owner, name): {send}\n"
-        "class Imported: field = Field()\n"
-        if place == "import"
-        else ""
-    )
-    (tmp_path / "program.py").write_text(
-        "import os, signal, click\n"
-        "from rnn_runtime.command.command import Command\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "@click.command(cls=Command, imports=['slow'])\n"
-        f"def main(): {send}\n"
-        "main()\n"
-    )
-
-    result = subprocess.run([sys.executable, "program.py"], cwd=tmp_path, capture_output=True, check=False)
-
-    assert (result.returncode, result.stdout, result.stderr) == (code, b"", b"Error: " + text + b"\n")
