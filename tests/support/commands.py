@@ -29,6 +29,11 @@ COMMANDS = {
 # that each thread that comes to new code waits for ever.
 UNMEASURED: dict[str, str | None] = {"COVERAGE_PROCESS_CONFIG": None, "COVERAGE_PROCESS_START": None}
 
+# What auto says where onnxruntime's build for CUDA is installed without a driver. It isn't what tests are about.
+_NOTICE = (
+    "Running on the CPU: no NVIDIA driver was found (libcuda.so.1). Install the driver and check it with: nvidia-smi\n"
+)
+
 Result = subprocess.CompletedProcess[str]
 
 
@@ -89,7 +94,7 @@ def run_in_process(
             traceback.print_exc()
             code = 1
     assert code is None or isinstance(code, int), f"an exit code, not {code!r}"
-    return Result([command, *line], code or 0, _text(stdout.getvalue()), _text(stderr.getvalue()))
+    return Result([command, *line], code or 0, _text(stdout.getvalue()), _errors(stderr.getvalue()))
 
 
 def run_process(
@@ -121,7 +126,7 @@ def run_process(
         # a copy of the environment: after a fork, coverage would put its variables back into the first one
         options["env"] = dict(os.environ)
         result: subprocess.CompletedProcess[Any] = subprocess.run(line, check=False, cwd=folder, **options)
-    return Result(line, result.returncode, _text(result.stdout or b""), _text(result.stderr or b""))
+    return Result(line, result.returncode, _text(result.stdout or b""), _errors(result.stderr or b""))
 
 
 @contextlib.contextmanager
@@ -153,6 +158,10 @@ def modules_from(folder: Path) -> dict[str, str]:
 
 def _bytes(text: str | bytes) -> bytes:
     return text.encode(errors="surrogateescape") if isinstance(text, str) else text
+
+
+def _errors(data: bytes) -> str:
+    return _text(data).replace(_NOTICE, "", 1)
 
 
 def _text(data: bytes) -> str:
