@@ -50,6 +50,9 @@ class Encoding:
         return int(2 ** max(8, min(self.bits - self.is_signed, _DEEP))) - 1
 
 
+_PLAIN = Encoding()
+
+
 def encoding_of(image: Image.Image) -> Encoding:
     """Read how an image is encoded. Tiles are known only until it is decoded.
 
@@ -68,7 +71,7 @@ def encoding_of(image: Image.Image) -> Encoding:
             is_deep |= arguments[-1] > _MAX_8_BITS
         is_deep |= any(";16" in argument for argument in arguments if isinstance(argument, str))
     if not tags:
-        return Encoding(maxval=maxval, is_deep_color=is_deep)
+        return Encoding(maxval=maxval, is_deep_color=is_deep) if maxval or is_deep else _PLAIN
     return Encoding(
         bits=int(tags.get(_BITS_PER_SAMPLE, (_DEEP,))[0]),
         is_signed=_SIGNED in tags.get(_SAMPLE_FORMAT, ()),
