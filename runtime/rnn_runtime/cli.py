@@ -11,7 +11,7 @@ import click
 
 import rnn_runtime
 from rnn_runtime.command import shared_options
-from rnn_runtime.command.command import Command, as_options
+from rnn_runtime.command.command import Command
 from rnn_runtime.command.options import PathOrStorage, Rule, check_rules, option_group
 from rnn_runtime.command.streams import say
 from rnn_runtime.files.atomic import CHECKPOINT_SUFFIXES, MODEL_SUFFIXES, check_output
@@ -193,7 +193,7 @@ def main(
     cuda = CudaOptions(device_id, memory_limit, tf32)
     classifier = Classifier(model, provider, threads=threads, cuda=cuda)
     if classifier.notice and not quiet:
-        say(as_options(classifier.notice))
+        say(classifier.notice)
     _classify(classifier, paths, quiet=quiet, **options)
 
 

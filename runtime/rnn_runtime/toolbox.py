@@ -11,7 +11,7 @@ from msgspec import Meta
 
 import rnn_runtime
 from rnn_runtime.command import shared_options
-from rnn_runtime.command.command import Command, Group, as_options
+from rnn_runtime.command.command import Command, Group
 from rnn_runtime.command.options import Decorator, PathOrStorage, check_rules, option_group
 from rnn_runtime.command.streams import say
 from rnn_runtime.model.values import BatchSize, FromZero, Threads
@@ -80,12 +80,9 @@ def doctor(model: Path, provider: "Provider", **cuda: Any) -> None:
     Bug reports need it. The last line is the one thing to do next. The exit code is 3 if no execution provider starts,
     or not the one that --provider names.
     """
-    from dataclasses import replace
-
     from rnn_runtime.checks.doctor import examine, print_diagnosis
 
     diagnosis = examine(model, provider, cuda=_cuda_options(**cuda))
-    diagnosis = replace(diagnosis, next_step=as_options(diagnosis.next_step))
     print_diagnosis(diagnosis, sys.stdout)
     if not diagnosis.providers or provider not in ("auto", *diagnosis.providers):
         raise click.exceptions.Exit(3)
@@ -165,7 +162,7 @@ def compare(model: Path, threads: int | None, batch_size: int | None, format: "F
     comparison = compare(model, batch_sizes=sizes, threads=threads, cuda=_cuda_options(**cuda), watch=_bar)
     shown = _choose_format(format)
     write_timings(comparison.timings, sys.stdout, shown)
-    lines = [as_options(line) for line in describe_comparison(comparison)]
+    lines = describe_comparison(comparison)
     smallest = comparison.smallest_batch
     least = "one image" if smallest == 1 else f"batches of {smallest:,}"
     # in this order, so that one timing that is the best for both is named by the second
@@ -303,7 +300,7 @@ def _open(model: Path, provider: "Provider", threads: int | None, cuda: "CudaOpt
 
     classifier = Classifier(model, provider, threads=threads, cuda=cuda)
     if classifier.notice:
-        say(as_options(classifier.notice))
+        say(classifier.notice)
     return classifier
 
 

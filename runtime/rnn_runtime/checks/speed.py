@@ -173,7 +173,8 @@ def compare(
             self_check(classifier)
             running[variant.name] = classifier
         except (ProviderError, ParityError) as error:
-            problems[variant.name] = str(error).removeprefix(f"{model}: ")
+            text = error.worded(lambda argument: f"{argument.name} {argument.value}")
+            problems[variant.name] = text.removeprefix(f"{model}: ")
     if not running:
         raise ProviderError(f"{model}: none of the variants runs here: {'; '.join(problems.values())}")
     opened = tuple(variant for variant in variants if variant.name in running)

@@ -1,9 +1,7 @@
 """The click class of the commands: requirements are checked first, and errors are one line."""
 
-import ast
 import errno
 import os
-import re
 import shlex
 import sys
 import traceback
@@ -26,9 +24,6 @@ from rnn_runtime.command.streams import (
 from rnn_runtime.errors import Argument, MissingPackageError, RnnOnnxError
 from rnn_runtime.interruption import describe_interrupt, end_process_at_signals, exit_code_of, kept_handlers
 from rnn_runtime.text import one_line
-
-# A Python argument in the text of an error: `resume=True`, `provider="cpu"`, `resume('model.pt')`, `image_size`.
-_ARGUMENT = re.compile(r"`(?P<name>\w+)(?:=(?P<value>[^`]*)|\((?P<call>[^`]*)\))?`")
 
 # Where a module isn't named like its package.
 _PACKAGES = {"prometheus_client": "prometheus-client", "sklearn": "scikit-learn"}
@@ -155,7 +150,7 @@ class Command(click.Command):
                 more = f"all {'commands' if isinstance(self, Group) else 'options'}: {name} --help"
                 return _Failure(f"{text} {more.capitalize()}" if text.endswith("?") else f"{text}; {more}", 2)
             case RnnOnnxError():
-                return _Failure(self.in_options(error.worded(self._option)), error.exit_code)
+                return _Failure(error.worded(self._option), error.exit_code)
             case KeyboardInterrupt():
                 return _Failure(describe_interrupt(error), exit_code_of(error))
             case OSError():
@@ -184,22 +179,6 @@ class Command(click.Command):
         if argument.value is None or argument.value is True:
             return long_name(option)
         return f"{long_name(option)} {shlex.quote(format_value(argument.value))}"
-
-    def in_options(self, text: str) -> str:
-        """Replace the Python arguments in a library's text, which are in backticks, by this command's options."""
-        options = {param.name: param for param in self.params if isinstance(param, click.Option)}
-
-        def replace(found: re.Match[str]) -> str:
-            option = options.get(found["name"])
-            if option is None:
-                return found[0]
-            value = found["value"] if found["call"] is None else found["call"]
-            if value == "False":
-                return option.secondary_opts[0] if option.secondary_opts else f"no {option.opts[0]}"
-            name = max(option.opts, key=len)
-            return name if value in (None, "True", "") else f"{name} {_plain(value)}"
-
-        return _ARGUMENT.sub(replace, text)
 
 
 class Group(Command, click.Group):
@@ -238,12 +217,6 @@ class Group(Command, click.Group):
             formatter.write_dl([*rows, *((name, summary) for name, (_, summary) in self._elsewhere.items())])
 
 
-def as_options(text: str) -> str:
-    """Replace the Python arguments in a library's text by options of the running command, if there is one."""
-    ctx = click.get_current_context(silent=True)
-    return ctx.command.in_options(text) if ctx and isinstance(ctx.command, Command) else text
-
-
 def require_packages(modules: Sequence[str]) -> None:
     """Check that optional packages are installed, before anything is done.
 
@@ -274,14 +247,6 @@ class _Failure(click.ClickException):
 
     def show(self, file: Any = None) -> None:  # noqa: ARG002  # always stderr
         say(f"Error: {self.message}")
-
-
-def _plain(value: str) -> str:
-    """A Python value as written on a command line."""
-    try:
-        return shlex.quote(format_value(ast.literal_eval(value)))
-    except (ValueError, SyntaxError):  # not a literal
-        return value
 
 
 def _traceback(error: BaseException) -> str:

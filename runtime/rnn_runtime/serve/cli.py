@@ -8,7 +8,7 @@ from msgspec import Meta
 
 import rnn_runtime
 from rnn_runtime.command import shared_options
-from rnn_runtime.command.command import Command, as_options
+from rnn_runtime.command.command import Command
 from rnn_runtime.command.options import check_rules, option_group
 from rnn_runtime.command.streams import say
 from rnn_runtime.errors import InputError
@@ -105,7 +105,7 @@ def main(
     def ready() -> None:
         if not quiet:
             if classifier.notice:
-                say(as_options(classifier.notice))
+                say(classifier.notice)
             say(f"Serving {model} as {name} at {address}, on {classifier.provider}")
 
     serve(app, listener, grace=grace, ready=ready)
