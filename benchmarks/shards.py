@@ -34,8 +34,7 @@ def run() -> Iterator[Row]:
             {
                 "rnn-infer": _timed(folder, f"{_INFER} -q -p cpu -o single.csv images", "single.csv"),
                 "8 shards by xargs": _timed(folder, f"{shards} && {merge}", "merged.csv"),
-                "Ray, 1 actor": _timed(folder, f"{' '.join(_RAY)} --actors 1 images && {merge}", "merged.csv"),
-                "Ray, 2 actors": _timed(folder, f"{' '.join(_RAY)} --actors 2 images && {merge}", "merged.csv"),
+                "Ray": _timed(folder, f"{' '.join(_RAY)} images && {merge}", "merged.csv"),
             },
             rounds=3,
         )

@@ -185,9 +185,9 @@ class ImageBar:
             yield str(found)
 
     def watch(self, results: int) -> None:
-        """Count some more results. The bar disappears before there are more than its terminal has room for."""
+        """Count some more results. The bar disappears at the end, which 0 is, and at the most results."""
         self._progress.advance(self._task, results)
-        if self._most is None or self._progress.tasks[self._task].completed <= self._most:
+        if results and (self._most is None or self._progress.tasks[self._task].completed <= self._most):
             self._progress.start()
         else:
             self._progress.stop()

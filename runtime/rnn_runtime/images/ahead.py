@@ -33,7 +33,7 @@ _Submit = Callable[[list[Item]], list[Future[list[Value]]]]
 PEEKED = 2_000  # files that make it worth starting processes
 _SAMPLED = 64  # files whose size is looked up
 # Bytes. Up to here, Python's interpreter lock is held most of the time that a file takes (some 400 µs at most): two
-# threads wait for each other, and processes don't (docs/explanation/measurements.md, "Small files").
+# threads wait for each other, and processes don't (docs/explanation/measurements.md, "Decoding").
 _SMALL = 32 << 10
 _FEW = 16  # small files that take less time than starting a thread
 _FILES_PER_TASK = 16  # files that a thread takes at a time

@@ -194,8 +194,8 @@ def classify_files(
             classified.
         resume: Continue what an earlier run over the same list left in `output` + `.part`. Without one, an `output`
             that is complete is left as it is.
-        watch: Called after each batch with its number of results, to show how far the run is; with `resume`, first
-            with the number of earlier ones.
+        watch: Called with the number of results of each batch before they are written, and with 0 at the end, to show
+            how far the run is; with `resume`, first with the number of earlier ones.
 
     Returns:
         Counts, time, and what ran.
@@ -393,6 +393,7 @@ class Run:
                 self.watch(len(predictions))
                 write(rows)
                 stop_if_signaled()
+        self.watch(0)
         self.summary.seconds = time.perf_counter() - start
 
     def _place(self, predictions: Iterable[Prediction]) -> None:
