@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.measure import Row, compare, race_throughput
-from rnn_train.recurrent.steps import OnnxruntimeSteps
+from rnn_train.recurrent import OnnxruntimeSteps
 
 ROOT = Path(__file__).parents[1]
 TRAIN = str(Path(sys.executable).with_name("rnn-train"))

@@ -18,8 +18,7 @@ from rnn_runtime.model.spec import ImageSpec, ModelSpec
 from rnn_train import DataSource, TrainSettings
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.model import ImageRNN
-from rnn_train.recurrent import choose_computation
-from rnn_train.recurrent.steps import OnnxruntimeSteps
+from rnn_train.recurrent import OnnxruntimeSteps, choose_computation
 from tests.support.commands import Run
 from tests.support.idx_files import write_idx_folder
 from tests.support.training import train_quietly

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,10 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rnn_runtime.model.spec import ModelSpec
-from rnn_train.recurrent import choose_computation
-
-if TYPE_CHECKING:
-    from rnn_train.recurrent.steps import OnnxruntimeSteps
+from rnn_train.recurrent import OnnxruntimeSteps, choose_computation
 
 EVALUATION_BATCH = 512  # images that are evaluated at once, fewer of large ones
 # of the largest intermediate result. In float64 it takes 512 MiB, and PyTorch keeps a few such at a time.

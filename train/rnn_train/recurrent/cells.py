@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from rnn_runtime.engine.session import create_session
-from rnn_train.onnx_graph import GraphBuilder
 
 if TYPE_CHECKING:
     import onnxruntime
+
+    from rnn_train.onnx_graph import GraphBuilder
 
 _FLOATS: Mapping[torch.dtype, type[np.generic]] = {torch.float32: np.float32, torch.float64: np.float64}
 # Steps in one graph. It takes about 0.4 ms to open for each, once.
@@ -72,7 +73,7 @@ class Cell(ABC):
         return tuple(dict.fromkeys((*self.of_sums, *self.of_states)))
 
     @abstractmethod
-    def forward(self, graph: GraphBuilder, step: int, before: str) -> str:
+    def forward(self, graph: "GraphBuilder", step: int, before: str) -> str:
         """Add the nodes of a step, and return the state's name.
 
         Args:
@@ -91,7 +92,7 @@ class Cell(ABC):
         """
 
     @abstractmethod
-    def backward(self, graph: GraphBuilder, step: int, state: str, addend: str | None) -> str:
+    def backward(self, graph: "GraphBuilder", step: int, state: str, addend: str | None) -> str:
         """Add the nodes of a step back, and return the name of the gradient of the state before it.
 
         Args:
@@ -115,7 +116,7 @@ class _RNN(Cell):
     def __init__(self, activation: str) -> None:
         self.activation = activation
 
-    def forward(self, graph: GraphBuilder, step: int, before: str) -> str:
+    def forward(self, graph: "GraphBuilder", step: int, before: str) -> str:
         total = graph.node("Gemm", [before, "hidden_weight0", f"sums0.{step}"])
         return graph.node(self.activation, [total], f"state.{step}")
 
@@ -126,7 +127,7 @@ class _RNN(Cell):
         else:
             torch.addcmul(slope.new_ones(()), outputs, outputs, value=-1, out=slope)
 
-    def backward(self, graph: GraphBuilder, step: int, state: str, addend: str | None) -> str:
+    def backward(self, graph: "GraphBuilder", step: int, state: str, addend: str | None) -> str:
         of_sums = graph.node("Mul", [state, f"slope.{step}"], f"of_sums0.{step}")
         return graph.node("Gemm", [of_sums, "hidden_weight0", *([addend] if addend else [])])
 
@@ -152,7 +153,7 @@ class _GRU(Cell):
         "of_q": "of_output",
     }
 
-    def forward(self, graph: GraphBuilder, step: int, before: str) -> str:
+    def forward(self, graph: "GraphBuilder", step: int, before: str) -> str:
         r, z = (self._add_gate(graph, name, number, step, before) for number, name in enumerate("rz"))
         q = graph.node("Gemm", [before, "hidden_weight2", "hidden_bias"], f"q.{step}")
         total = graph.node("Add", [f"sums2.{step}", graph.node("Mul", [r, q])])
@@ -161,7 +162,7 @@ class _GRU(Cell):
         return graph.node("Add", [n, kept], f"state.{step}")
 
     @staticmethod
-    def _add_gate(graph: GraphBuilder, name: str, number: int, step: int, before: str) -> str:
+    def _add_gate(graph: "GraphBuilder", name: str, number: int, step: int, before: str) -> str:
         total = graph.node("Gemm", [before, f"hidden_weight{number}", f"sums{number}.{step}"])
         return graph.node("Sigmoid", [total], f"{name}.{step}")
 
@@ -175,7 +176,7 @@ class _GRU(Cell):
         torch.mul(q, r, out=of_r)  # a factor of n's gradient
         of_r.addcmul_(of_r, r, value=-1)
 
-    def backward(self, graph: GraphBuilder, step: int, state: str, addend: str | None) -> str:
+    def backward(self, graph: "GraphBuilder", step: int, state: str, addend: str | None) -> str:
         of_n = graph.node("Mul", [state, f"of_n.{step}"], f"of_sums2.{step}")
         of_gates = (
             graph.node("Mul", [of_n, f"of_r.{step}"], f"of_sums0.{step}"),
@@ -197,7 +198,7 @@ CELLS: Mapping[str, Cell] = {"RNN_TANH": _RNN("Tanh"), "RNN_RELU": _RNN("Relu"),
 @cache
 def open_forward(cell: Cell, steps: int, dtype: torch.dtype) -> "onnxruntime.InferenceSession":
     """All steps of a cell, from `before`, the state before the first."""
-    graph = GraphBuilder(_FLOATS[dtype])
+    graph = _new_graph(dtype)
     state = "before"
     for step in range(steps):
         state = cell.forward(graph, step, state)
@@ -212,7 +213,7 @@ def open_backward(cell: Cell, steps: int, dtype: torch.dtype) -> "onnxruntime.In
     Its inputs are the states' gradients by what isn't a step of the cell, as `of_output.<step>`, and by the step after
     the last, as `of_later`. Its outputs are those of the sums, and of the state before the first step, as `of_earlier`.
     """
-    graph = GraphBuilder(_FLOATS[dtype])
+    graph = _new_graph(dtype)
     state = graph.node("Add", ["of_later", f"of_output.{steps - 1}"])
     for step in range(steps - 1, -1, -1):
         state = cell.backward(graph, step, state, f"of_output.{step - 1}" if step else None)
@@ -231,7 +232,7 @@ def open_products(count: int, dtype: torch.dtype, transposed: bool, has_addend: 
         transposed: Whether each left factor is transposed.
         has_addend: Whether there is an addend.
     """
-    graph = GraphBuilder(_FLOATS[dtype])
+    graph = _new_graph(dtype)
     addend = ["addend"] if has_addend else []
     total = addend
     for number in range(count):
@@ -241,7 +242,13 @@ def open_products(count: int, dtype: torch.dtype, transposed: bool, has_addend: 
     return _open(graph, [*factors, *addend], ["out"])
 
 
-def _open(graph: GraphBuilder, inputs: Sequence[str], outputs: Sequence[str]) -> "onnxruntime.InferenceSession":
+def _new_graph(dtype: torch.dtype) -> "GraphBuilder":
+    from rnn_train.onnx_graph import GraphBuilder  # onnx, which only these steps need
+
+    return GraphBuilder(_FLOATS[dtype])
+
+
+def _open(graph: "GraphBuilder", inputs: Sequence[str], outputs: Sequence[str]) -> "onnxruntime.InferenceSession":
     model = graph.model("step", graph.values(inputs), graph.values(outputs))
     return create_session(model.SerializeToString())
 
