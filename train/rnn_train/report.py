@@ -1,4 +1,4 @@
-"""The files beside a checkpoint: `metrics.csv`, `report.html` and `examples.png`."""
+"""The files that are written next to a checkpoint: `metrics.csv`, `report.html` and `examples.png`."""
 
 import base64
 import csv
