@@ -8,13 +8,15 @@ import onnxruntime
 import pytest
 
 from rnn_export import export_onnx
-from rnn_runtime import Classifier, CudaOptions, ImageLike
+from rnn_runtime import Classifier, CudaOptions, ImageLike, RunOptions, classify_files
 from rnn_runtime.engine import cuda as engine_cuda
+from rnn_runtime.images.ahead import PEEKED
 from rnn_runtime.model.spec import ImageSpec, ModelSpec
 from tests.support.checkpoints import random_checkpoint
 from tests.support.commands import Result, Run
 from tests.support.cuda import build_for_cuda
 from tests.support.folders import MakeOnce
+from tests.support.results import assert_same_results, read_results
 
 pytestmark = pytest.mark.usefixtures("cuda")
 
@@ -90,6 +92,19 @@ def test_a_stream_may_end_while_batches_are_under_way(digits_model: Path, digits
     stream.close()
 
     assert classifier.predict(first.path).label == first.label
+
+
+def test_many_small_files_are_decoded_by_processes(digits_model: Path, digits_images: Path, tmp_path: Path) -> None:
+    paths = [*sorted(map(str, digits_images.glob("*/*.png"))), "missing.png"] * 6
+    options = RunOptions(batch_size=100, processes=2)
+
+    for provider in ("cpu", "cuda"):
+        classifier = Classifier(digits_model, provider=provider)
+        classify_files(classifier, paths, tmp_path / f"{provider}.csv", options)
+
+    on_cpu, on_cuda = (read_results(tmp_path / f"{provider}.csv") for provider in ("cpu", "cuda"))
+    assert len(on_cpu) == len(paths) > PEEKED
+    assert_same_results(on_cuda, on_cpu)
 
 
 def test_a_classifier_on_cuda_can_be_sent_to_another_process(digits_model: Path) -> None:
