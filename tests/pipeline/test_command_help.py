@@ -141,6 +141,7 @@ def test_likely_mistakes_get_the_right_hint(run: Run, tmp_path: Path, line: str,
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
 @pytest.mark.parametrize(
     ("command", "expected"),
@@ -195,6 +196,7 @@ def test_bash_completes_options_choices_and_files(tmp_path: Path, command: str, 
     assert command in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
 def test_the_documented_line_for_bash_sets_up_all_commands(tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "docs" / "reference" / "cli.md").read_text()
