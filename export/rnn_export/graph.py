@@ -37,7 +37,7 @@ def choose_graph(spec: ModelSpec, target: Target = "cpu") -> Graph:
     grow with the number of rows.
 
     On CUDA (not measured yet), each node costs a launch, so the form with the fewest is taken, and none with a loop,
-    which CUDA graphs can't hold. cuDNN's `GRU` and `LSTM` are one call per layer.
+    whose steps the host starts one by one. cuDNN's `GRU` and `LSTM` are one call per layer.
     """
     if spec.cell != "rnn":
         return "operator"

@@ -53,13 +53,13 @@ def outcomes(
         result = subprocess.run(line, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
 
-    def record(situation: str, *options: str, **environment: str) -> None:
+    def record(situation: str, **environment: str) -> None:
         images = ("--recursive", str(digits_images))
         for name, arguments in {
-            "cuda": ("--provider", "cuda", *options, *images),
-            "auto": ("--provider", "auto", *options, *images),
+            "cuda": ("--provider", "cuda", *images),
+            "auto": ("--provider", "auto", *images),
             "cpu": ("--provider", "cpu", *images),
-            "doctor": options,
+            "doctor": (),
         }.items():
             command = ("rnn-onnx", "doctor") if name == "doctor" else ("rnn-infer", "--model")
             found[situation, name] = subprocess.run(
@@ -73,9 +73,6 @@ def outcomes(
     driver = str(stand_in_driver)
     pip("install", "--quiet", wheel, "onnxruntime-gpu")
     record("no driver")
-    record("driver that fails", LD_LIBRARY_PATH=driver, DRIVER_FAILS="100")
-    record("old driver", LD_LIBRARY_PATH=driver, DRIVER_CUDA="11080")
-    record("other device", "--device-id", "7", LD_LIBRARY_PATH=driver)
     record("no libraries", LD_LIBRARY_PATH=driver)
     (package,) = commands.parent.glob("lib/python*/site-packages/onnxruntime")
     if libraries := _cuda_libraries(package):
@@ -105,18 +102,6 @@ STARTS = {  # what is missing, and how to mend it
     "no driver": (
         "no NVIDIA driver was found (libcuda.so.1)",
         "Install the driver and check it with: nvidia-smi, or run with --provider cpu",
-    ),
-    "driver that fails": (
-        "the NVIDIA driver could not start: no CUDA-capable device is detected (CUDA error 100)",
-        "Check the GPU and its driver with: nvidia-smi, or run with --provider cpu",
-    ),
-    "old driver": (
-        "the NVIDIA driver supports CUDA up to 11.8, and this onnxruntime needs ",
-        "Update the driver, or run with",
-    ),
-    "other device": (
-        "there is no CUDA device 7; found: 0 (GPU A), 1 (GPU B)",
-        "Choose one of these, or run with --provider cpu",
     ),
     "no libraries": (
         ".so.",
@@ -196,9 +181,6 @@ def test_onnxruntime_that_cannot_be_used_exits_with_one_line(outcomes: Outcomes,
     ("situation", "exit_code", "step"),
     [
         ("no driver", 0, "nothing to repair for the CPU. For CUDA: Install the driver and check it with: nvidia-smi"),
-        ("driver that fails", 0, "Check the GPU and its driver with: nvidia-smi"),
-        ("old driver", 0, "Update the driver"),
-        ("other device", 0, "Choose one of these"),
         ("no libraries", 0, "Install CUDA's libraries with: pip install 'onnxruntime-gpu[cuda,cudnn]'"),
         ("both", 0, "Install one of them only: pip uninstall --yes onnxruntime onnxruntime-gpu && pip install"),
         ("one of both uninstalled", 3, "the installed onnxruntime is broken"),

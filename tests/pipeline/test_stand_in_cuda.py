@@ -135,6 +135,46 @@ def test_options_reach_the_session(run: Run, tmp_path: Path, digits_model: Path)
     ]
 
 
+@pytest.mark.parametrize(
+    ("driver", "problem", "remedy"),
+    [
+        (
+            {"DRIVER_FAILS": "100"},
+            "the NVIDIA driver could not start: no CUDA-capable device is detected (CUDA error 100)",
+            "Check the GPU and its driver with: nvidia-smi",
+        ),
+        (
+            {"DRIVER_FAILS": "100", "CUDA_VISIBLE_DEVICES": "3"},
+            "the NVIDIA driver could not start: no CUDA-capable device is detected (CUDA error 100)",
+            "Unset CUDA_VISIBLE_DEVICES, which is '3' and may hide the GPU",
+        ),
+        (
+            {"DRIVER_CUDA": "11080"},
+            "the NVIDIA driver supports CUDA up to 11.8, and this onnxruntime needs 13",
+            "Update the driver",
+        ),
+        ({}, "there is no CUDA device 7; found: 0 (GPU A), 1 (GPU B)", "Choose one of these"),
+    ],
+)
+def test_what_is_wrong_with_the_driver_is_one_line_with_the_way_out(
+    run: Run, digits_model: Path, driver: dict[str, str], problem: str, remedy: str
+) -> None:
+    env = {"CUDA_VISIBLE_DEVICES": None, **driver}
+    arguments = (digits_model, "--device-id", 7)
+
+    required, chosen = (run("rnn-onnx", "check", *arguments, "-p", name, env=env) for name in ("cuda", "auto"))
+    doctor = run("rnn-onnx", "doctor", *arguments, env=env)
+
+    assert (required.returncode, required.stdout) == (3, "")
+    assert required.stderr == (
+        f"Error: {digits_model}: the CUDA provider could not start: {problem}. {remedy}, or run with --provider cpu\n"
+    )
+    assert (chosen.returncode, chosen.stderr) == (0, f"Running on the CPU: {problem}. {remedy}\n")
+    assert "on cpu" in chosen.stdout
+    assert (doctor.returncode, doctor.stderr) == (0, "")
+    assert doctor.stdout.endswith(f"Next: {remedy}\n")
+
+
 def test_int8_is_refused_on_cuda_before_anything_else(run: Run, models: Path) -> None:
     result = run("rnn-onnx", "check", models / "int8.onnx", "--provider", "cuda")
 
