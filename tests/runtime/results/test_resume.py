@@ -56,7 +56,7 @@ def test_a_run_killed_again_and_again_loses_and_repeats_nothing(many: Path, run:
             process.communicate(timeout=60)
         assert not output.exists()
 
-    result = run("rnn-infer", "--output", output.name, "--resume", "--summary", "summary.json", "many")
+    result = run("rnn-infer", "-p", "cpu", "--output", output.name, "--resume", "--summary", "summary.json", "many")
 
     assert_same_results(read_results(output), read_results(expected))
     assert not part.exists()
@@ -119,16 +119,16 @@ def test_a_full_disk_keeps_what_is_there_and_says_how_to_go_on(folder: Path, run
     assert errors.endswith(". Continue with --resume\n")
     assert len(errors.splitlines()) == 1
     assert not (folder / "out.csv").exists()
-    assert run("rnn-infer", "--output", "out.csv", "--resume", "m").returncode == 0
+    assert run("rnn-infer", "-p", "cpu", "--output", "out.csv", "--resume", "m").returncode == 0
     assert len(read_results(folder / "out.csv")) == 1000
 
 
 @pytest.mark.parametrize("style", ["csv", "jsonl"])
 def test_complete_results_are_left_as_they_are(folder: Path, run: Run, style: str) -> None:
-    run("rnn-infer", "--output", f"out.{style}", "images")
+    run("rnn-infer", "-p", "cpu", "--output", f"out.{style}", "images")
     before = (folder / f"out.{style}").read_bytes()
 
-    result = run("rnn-infer", "--output", f"out.{style}", "--resume", "images")
+    result = run("rnn-infer", "-p", "cpu", "--output", f"out.{style}", "--resume", "images")
 
     assert (folder / f"out.{style}").read_bytes() == before
     assert result.returncode == 1  # as for the run before, an image can't be read
@@ -136,11 +136,11 @@ def test_complete_results_are_left_as_they_are(folder: Path, run: Run, style: st
 
 
 def test_complete_results_are_not_continued_with_other_images(folder: Path, run: Run) -> None:
-    run("rnn-infer", "--output", "out.csv", "images")
+    run("rnn-infer", "-p", "cpu", "--output", "out.csv", "images")
     before = (folder / "out.csv").read_bytes()
     shutil.copy(folder / "images" / "000.png", folder / "images" / "new.png")
 
-    result = run("rnn-infer", "--output", "out.csv", "--resume", "images")
+    result = run("rnn-infer", "-p", "cpu", "--output", "out.csv", "--resume", "images")
 
     assert result.returncode == 2
     assert result.stderr == (
@@ -153,7 +153,7 @@ def test_complete_results_are_not_continued_with_other_images(folder: Path, run:
 def test_without_resume_finished_results_are_made_anew(folder: Path, run: Run) -> None:
     (folder / "out.csv").write_text("old")
 
-    run("rnn-infer", "--output", "out.csv", "images")
+    run("rnn-infer", "-p", "cpu", "--output", "out.csv", "images")
 
     assert len(read_results(folder / "out.csv")) == 41
 
@@ -229,7 +229,7 @@ def test_a_resumed_run_evaluates_all_its_images(
 def test_what_is_not_this_runs_results_is_not_gone_on_with(folder: Path, run: Run, content: str, problem: str) -> None:
     (folder / "out.csv").write_text(content)
 
-    result = run("rnn-infer", "--output", "out.csv", "--resume", "images")
+    result = run("rnn-infer", "-p", "cpu", "--output", "out.csv", "--resume", "images")
 
     assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
     assert problem in result.stderr
@@ -280,7 +280,7 @@ def test_unfinished_results_of_another_model_or_with_other_options_are_refused(
         assert result.returncode == 2
         assert result.stderr == f"Error: {part}: made with {problem}, or delete the file\n"
         assert part.read_bytes() == before
-    assert run("rnn-infer", "--output", "out.csv", "--resume", "images").returncode == 1
+    assert run("rnn-infer", "-p", "cpu", "--output", "out.csv", "--resume", "images").returncode == 1
     assert len(read_results(unfinished / "out.csv")) == 41
     assert not list(unfinished.glob("out.csv.*"))
 
@@ -289,12 +289,12 @@ def test_unfinished_results_of_other_images_are_refused_and_more_at_the_end_are_
     shutil.copy(unfinished / "images" / "000.png", unfinished / "images" / "zebra.png")
     (unfinished / "images" / "001.png").rename(unfinished / "001.png")
 
-    other = run("rnn-infer", "--output", "out.csv", "--resume", "images")
+    other = run("rnn-infer", "-p", "cpu", "--output", "out.csv", "--resume", "images")
 
     assert other.returncode == 2
     assert "images, and these aren't the first of those given now. Restore the images" in other.stderr
     (unfinished / "001.png").rename(unfinished / "images" / "001.png")
-    assert run("rnn-infer", "--output", "out.csv", "--resume", "images").returncode == 1
+    assert run("rnn-infer", "-p", "cpu", "--output", "out.csv", "--resume", "images").returncode == 1
     assert [row["path"] for row in read_results(unfinished / "out.csv")] == sorted(
         f"images/{path.name}" for path in (unfinished / "images").iterdir()
     )
@@ -307,7 +307,7 @@ def test_without_a_record_unfinished_results_are_refused(unfinished: Path, run: 
     record = unfinished / "out.csv.part.json"
     record.unlink() if content is None else record.write_text(content)
 
-    result = run("rnn-infer", "--output", "out.csv", "--resume", "images")
+    result = run("rnn-infer", "-p", "cpu", "--output", "out.csv", "--resume", "images")
 
     assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
     assert "its record out.csv.part.json is missing or damaged. Delete it, and begin again" in result.stderr
@@ -340,7 +340,7 @@ def test_a_file_that_got_its_name_meanwhile_is_not_written_to(tmp_path: Path) ->
 def test_two_processes_do_not_write_one_file(folder: Path, run: Run) -> None:
     with started("rnn-infer", *ONE_BY_ONE, folder=folder, pause_at=AT_THE_LAST) as process:
         process.wait_for_pause()
-        second = run("rnn-infer", "--output", "out.csv", "images")
+        second = run("rnn-infer", "-p", "cpu", "--output", "out.csv", "images")
 
     assert second.returncode == 2
     assert "out.csv.part: another process is writing it" in second.stderr
@@ -367,7 +367,7 @@ def test_only_results_in_a_file_can_be_gone_on_with(run: Run, arguments: tuple[s
 def test_the_summary_says_what_ran(folder: Path, run: Run) -> None:
     classifier = Classifier(folder / "model.onnx", provider="cpu")
 
-    result = run("rnn-infer", "--output", "out.jsonl", "--summary", "summary.json", "images")
+    result = run("rnn-infer", "-p", "cpu", "--output", "out.jsonl", "--summary", "summary.json", "images")
 
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["run"]["provider"] == "cpu"
