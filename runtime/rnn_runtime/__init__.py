@@ -10,17 +10,18 @@ classifier.predict("a.png")  # Prediction(path='a.png', label='7', probability=0
 The names in `__all__` are public. The packages below serve them and the commands, and may change:
 
 - `images/`: from what a user gives to pixels: finding files, decoding, resizing
-- `model/`: the model file, its description and its metadata
+- `model/`: the model file, its description and its metadata; what values may be
 - `engine/`: onnxruntime sessions on the CPU and on CUDA
 - `results/`: writing results, continuing an earlier run, shards, evaluation
-- `ray/`: shards on a Ray cluster
+- `ray.py`: shards on a Ray cluster
+- `metrics/`: accuracy, calibration and other figures of predictions
 - `checks/`: self-check, benchmark, comparison of providers, doctor
 - `files/`: files that are complete or absent, or grow until they are; object storage
 - `serve/`: the web service `rnn-serve`
 - `command/`: what the commands share; only commands import click
 
 Read `classifier.py` first. `interruption.py` handles Ctrl-C and SIGTERM, `text.py` prepares text for a terminal, and
-`cli.py` is the command `rnn-infer`.
+`cli.py` and `toolbox.py` are the commands `rnn-infer` and `rnn-onnx`.
 """
 
 import os
