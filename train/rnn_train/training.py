@@ -161,7 +161,9 @@ def _train(run: TrainingState, saving: "_Saving", callback: TrainingCallback) ->
             own, share = processes.take_share(batch, weigh)
             with model.threads_of_step():
                 rows = own.to(run.device)
-                inputs, targets = augment(images.index_select(0, rows), settings), labels[rows]
+                inputs, targets = images.index_select(0, rows), labels[rows]
+                if settings.shift or settings.flip or settings.augment:
+                    inputs = augment(inputs, settings)
                 if epoch.step == 0:
                     callback.first_batch(run.epoch + 1, inputs)
                 run.optimizer.zero_grad()

@@ -4,22 +4,21 @@ import ctypes
 import os
 import re
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rnn_runtime.engine.session import BatchT, divide, run_session
+from rnn_runtime.engine.session import BatchT, divide, run_session, share
 from rnn_runtime.model.spec import ModelSpec
 
 if TYPE_CHECKING:
     import onnxruntime
 
-_Value = TypeVar("_Value")
 _PLACE = "the CPU"
 _SMALLEST_CHUNK = 16  # images that are worth waking a thread
 _KIB = 1024
@@ -83,23 +82,6 @@ class CpuRunner:
             # Destroying it could wait forever for its threads, or for locks that they held at the fork.
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._threaded_session))
         self._pool = self._threaded_session = None
-
-
-def share(tasks: Sequence[Callable[[], _Value]], pool: ThreadPoolExecutor | None) -> list[_Value]:
-    """Compute tasks in this thread and in those of a pool, if there is one; the results, in order.
-
-    This thread, which is awake, begins with the first, and then takes the last ones that no other has begun.
-    """
-    first, *others = tasks
-    futures: list[Future[_Value]] = [pool.submit(task) if pool else Future() for task in others]
-    try:
-        results = [first()]
-        for task, future in reversed(list(zip(others, futures, strict=True))):
-            results.insert(1, task() if future.cancel() else future.result())
-    finally:
-        for future in futures:
-            future.cancel()
-    return results
 
 
 _instances: "weakref.WeakSet[CpuRunner]" = weakref.WeakSet()

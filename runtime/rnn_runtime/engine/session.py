@@ -2,7 +2,8 @@
 
 import contextlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, cast
 
@@ -18,6 +19,7 @@ CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 UNINSTALL = "pip uninstall --yes onnxruntime onnxruntime-gpu"
 INSTALL_CUDA = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
 _INSTALL = f"pip install onnxruntime, or with an NVIDIA GPU: {INSTALL_CUDA}"
+_Value = TypeVar("_Value")
 _SILENT = 4  # onnxruntime's severity "fatal"; our own errors say what matters
 
 
@@ -184,6 +186,23 @@ def run_session(
 def divide(images: NDArray[np.uint8], size: int) -> list[NDArray[np.uint8]]:
     """Divide a batch into parts of at most this size. An empty batch is one part."""
     return [images[start : start + size] for start in range(0, len(images), size)] or [images]
+
+
+def share(tasks: Sequence[Callable[[], _Value]], pool: ThreadPoolExecutor | None) -> list[_Value]:
+    """Compute tasks in this thread and in those of a pool, if there is one; the results, in order.
+
+    This thread, which is awake, begins with the first, and then takes the last ones that no other has begun.
+    """
+    first, *others = tasks
+    futures: list[Future[_Value]] = [pool.submit(task) if pool else Future() for task in others]
+    try:
+        results = [first()]
+        for task, future in reversed(list(zip(others, futures, strict=True))):
+            results.insert(1, task() if future.cancel() else future.result())
+    finally:
+        for future in futures:
+            future.cancel()
+    return results
 
 
 def error_text(error: Exception) -> str:
