@@ -67,7 +67,7 @@ def _compare(path: str, found: Comparison) -> None:
     try:
         data = read_bytes(path)
         spec = ImageSpec(*image_shape(data))
-        ours = decode_image(data, spec)
+        ours = decode_image(data, spec).pixels
     except SettingsError:
         found.too_large += 1
         return

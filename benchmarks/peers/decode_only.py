@@ -4,7 +4,7 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-from rnn_runtime.images.decode import read_image
+from rnn_runtime.images.decode import decode_image, read_bytes
 from rnn_runtime.model.spec import ImageSpec
 
 SPEC = ImageSpec(28, 28, 1)
@@ -12,7 +12,7 @@ SPEC = ImageSpec(28, 28, 1)
 
 def decode(paths: list[str]) -> None:
     for path in paths:
-        read_image(path, SPEC)
+        decode_image(read_bytes(path), SPEC)
 
 
 folder = sys.argv[1]

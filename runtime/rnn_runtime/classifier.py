@@ -1,11 +1,11 @@
 """The classifier: a model file, its onnxruntime session, images in and predictions out."""
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,8 @@ from rnn_runtime.engine import CUDA_DEFAULTS, CudaOptions, Provider, make_runner
 from rnn_runtime.engine.session import other_provider
 from rnn_runtime.errors import Argument, ImageError, InputError, ModelError, ProviderError
 from rnn_runtime.images.ahead import ReadAhead, usable_cores
-from rnn_runtime.images.decode import Decoded, decode, read_bytes, result_or_error
-from rnn_runtime.images.image_like import ImageLike, TakenImage, is_single_image, take_images
+from rnn_runtime.images.decode import Decoded, TakenImage, read_images
+from rnn_runtime.images.image_like import ImageLike, is_single_image, take_images
 from rnn_runtime.model.file import read_model, stored_sha256
 from rnn_runtime.model.metadata import ModelMetadata
 from rnn_runtime.model.values import BatchSize, Count, Threads, check_argument
@@ -45,6 +45,10 @@ class Prediction:
     error: str | None = None
     colors_ignored: bool = False
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Quicker than the way of dataclasses: processes pass many of them.
+        return Prediction, (self.path, self.label, self.probability, self.top, self.error, self.colors_ignored)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON or a data frame, the attributes as keys.
 
@@ -60,30 +64,17 @@ class Prediction:
         }
 
 
-class _Ranked(NamedTuple):
-    """The likeliest classes of an image, small enough to be passed between processes: numbers and probabilities."""
-
-    classes: list[int]
-    probabilities: list[float]
-    colors_ignored: bool
-
-
+@dataclass(frozen=True, slots=True)
 class _Batch:
-    """Decoded images.
+    """Some images: as they were given, decoded or what is wrong with them, and stacked for the model.
 
     Attributes:
-        names: The path or name of each image, readable or not; empty for an image without one.
-        decoded: Each image, or what is wrong with it.
         images: Those that were decoded, uint8 `(images, height, width, channels)`.
     """
 
-    def __init__(
-        self, given: Iterable[str | TakenImage], decoded: Sequence[Decoded | ImageError], shape: tuple[int, ...]
-    ) -> None:
-        self.names = [image.name if isinstance(image, TakenImage) else image for image in given]
-        self.decoded = decoded
-        pixels = [image.pixels for image in decoded if not isinstance(image, ImageError)]
-        self.images: NDArray[np.uint8] = np.stack(pixels) if pixels else np.empty((0, *shape), np.uint8)
+    given: Sequence[str | TakenImage]
+    decoded: Sequence[Decoded | ImageError]
+    images: NDArray[np.uint8]
 
 
 class Classifier:
@@ -108,7 +99,12 @@ class Classifier:
         path (str): The model file.
         sha256 (str): SHA-256 of the model file, as it is stored in it.
         metadata (ModelMetadata): What the file says about the model: sizes, metrics, parity, golden samples.
+        class_names (tuple[str, ...]): The classes, in the order of the model's outputs.
         threads (int): The number of CPU threads.
+        provider (str): The execution provider that runs the model, `cuda` or `cpu`.
+        cuda (CudaOptions): How it runs on CUDA; on the CPU, the defaults.
+        notice (str | None): Why it runs on the CPU and what to do about it, if `auto` was to choose and CUDA was to be
+            expected.
 
     Raises:
         ModelError: The file is missing, damaged or not written by `rnn-export`.
@@ -134,40 +130,20 @@ class Classifier:
             content = read_model(self.path)
             self.sha256 = stored_sha256(content)
             opened = open_session(content, provider, cuda=cuda)
-            self._session, self._provider, self._notice = opened.session, opened.provider, opened.notice
-            self._cuda = cuda if opened.provider == "cuda" else CUDA_DEFAULTS
-            self.metadata = ModelMetadata.from_props(self._session.get_modelmeta().custom_metadata_map)
-            self._shape = self.metadata.spec.image_spec.shape
-            self._check_interface()
-            self._runner = make_runner(
-                opened, content, self.metadata.spec, threads=self.threads, device_id=self._cuda.device_id
-            )
+            self.provider: Literal["cuda", "cpu"] = opened.provider
+            self.notice = opened.notice
+            self.cuda = cuda if opened.provider == "cuda" else CUDA_DEFAULTS
+            self.metadata = ModelMetadata.from_props(opened.session.get_modelmeta().custom_metadata_map)
+            spec = self.metadata.spec
+            self.class_names, self._image_spec, self._shape = spec.class_names, spec.image_spec, spec.image_spec.shape
+            self._check_interface(opened.session)
+            self._runner = make_runner(opened, content, spec, threads=self.threads, device_id=self.cuda.device_id)
         except (ModelError, ProviderError) as error:
             raise type(error)(f"{self.path}: ", *error.args) from None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # In another process, the model is opened again, on the provider that runs here or not at all.
-        return _open, (self.path, self._provider, self.threads, self._cuda)
-
-    @property
-    def provider(self) -> Literal["cuda", "cpu"]:
-        """The execution provider that runs the model."""
-        return self._provider
-
-    @property
-    def cuda(self) -> CudaOptions:
-        """How it runs on CUDA; on the CPU, the defaults."""
-        return self._cuda
-
-    @property
-    def notice(self) -> str | None:
-        """Why it runs on the CPU and what to do about it, if `auto` was to choose and CUDA was to be expected."""
-        return self._notice
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The classes, in the order of the model's outputs."""
-        return self.metadata.spec.class_names
+        return partial(Classifier, self.path, self.provider, threads=self.threads, cuda=self.cuda), ()
 
     @overload
     def predict(self, images: NDArray[np.uint8], *, top_k: int = 1, batch_size: int = BATCH_SIZE) -> Any: ...
@@ -211,9 +187,8 @@ class Classifier:
             ProviderError: The model couldn't run, for instance because memory ran out.
         """
         if is_single_image(images):
-            top_k, _ = self._check_sizes(top_k, batch_size)
-            batch = self._decode_here(list(take_images(images, self.metadata.spec.image_spec)))
-            (prediction,) = self._predictions(batch, self._run("probabilities", batch.images), top_k)
+            _check_sizes(top_k, batch_size)
+            (prediction,) = self._classify_here(take_images(images, self._image_spec), top_k)
             return prediction
         return list(self.iter_predictions(images, top_k=top_k, batch_size=batch_size))  # type: ignore[arg-type]
 
@@ -238,32 +213,38 @@ class Classifier:
             SettingsError: As for `predict`.
             ProviderError: As for `predict`.
         """
-        top_k, batch_size = self._check_sizes(top_k, batch_size)
+        _check_sizes(top_k, batch_size)
         if is_single_image(images):  # a text is a sequence of letters, and each would be taken for a path
             raise InputError(Argument("images"), " is a single image. Pass it to `predict`, or put it into a list")
-        taken = take_images(images, self.metadata.spec.image_spec)
-        return self._iterate(taken, top_k, batch_size)
+        return self._iterate(take_images(images, self._image_spec), top_k, batch_size)
 
+    @contextmanager
     def classify_batches(
-        self, paths: Iterable[str], *, top_k: int = 1, batch_size: int = BATCH_SIZE, processes: int = 1
-    ) -> AbstractContextManager[Iterator[list[Prediction]]]:
-        """Classify files as `iter_predictions` does, by several processes if there are many small ones.
+        self, images: Iterable[str | TakenImage], top_k: int, batch_size: int, *, processes: int = 1
+    ) -> Iterator[Iterator[list[Prediction]]]:
+        """Classify as `iter_predictions` does, by several processes if there are many small files.
 
         Args:
-            paths: Any number of files.
+            images: Any number of files, or of images in memory.
             top_k: How many of the most probable classes each prediction holds; at most all.
             batch_size: Images per run of the model.
             processes: The most processes to fork. On the CPU they classify, on CUDA they decode.
 
-        Returns:
-            A context manager that gives the predictions of some files after those of others, and ends with the block
-            what works on more.
+        Yields:
+            An iterator: the predictions of some files after those of others. What works ahead ends with the block.
 
         Raises:
             ProcessLostError: One of the processes has ended, for instance because it was killed.
             ProviderError: As for `predict`.
         """
-        return self._classify(iter(paths), *self._check_sizes(top_k, batch_size), processes)
+        files = ReadAhead(images, batch_size=batch_size, threads=self.threads, processes=processes)
+        if files.workers.kind == "processes" and self.provider == "cpu":
+            with files.map(partial(self._classify_here, top_k=top_k, alone=True)) as classified:
+                yield (predictions for _, predictions in classified)
+            return
+        with files.map(partial(read_images, spec=self._image_spec)) as batches:
+            found = self._runner.stream("probabilities", (self._stack(*batch) for batch in batches))
+            yield (self._predictions(batch, probabilities, top_k) for batch, probabilities in found)
 
     def predict_proba(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Compute the probability of each class for images that have the model's own size.
@@ -281,94 +262,51 @@ class Classifier:
             ModelError: An output isn't finite.
             ProviderError: The model couldn't run, for instance because memory ran out.
         """
-        return self._run_finite("probabilities", images)
+        return self._compute("probabilities", images)
 
     def predict_logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Compute the logits of each class; arguments, shapes and errors as for `predict_proba`."""
-        return self._run_finite("logits", images)
-
-    def _check_sizes(self, top_k: int, batch_size: int) -> tuple[int, int]:
-        check_argument("top_k", top_k, Count)
-        check_argument("batch_size", batch_size, BatchSize)
-        return min(int(top_k), len(self.class_names)), int(batch_size)
-
-    @contextmanager
-    def _classify(
-        self, images: Iterator[str | TakenImage], top_k: int, batch_size: int, processes: int
-    ) -> Iterator[Iterator[list[Prediction]]]:
-        files = ReadAhead(images, batch_size=batch_size, threads=self.threads, processes=processes)
-        if files.workers.kind == "processes" and self._provider == "cpu":
-            with files.map(partial(self._rank_alone, top_k=top_k)) as batches:
-                yield (self._name(map(str, names), ranked) for names, ranked in batches)
-            return
-        with files.map(self._decode) as batches:
-            stacked = (_Batch(given, decoded, self._shape) for given, decoded in batches)
-            found = self._runner.stream("probabilities", stacked)
-            yield (self._predictions(batch, probabilities, top_k) for batch, probabilities in found)
+        return self._compute("logits", images)
 
     def _iterate(
         self, images: Iterator[str | TakenImage], top_k: int, batch_size: int
     ) -> Generator[Prediction, None, None]:
-        with self._classify(images, top_k, batch_size, processes=1) as batches:
+        with self.classify_batches(images, top_k, batch_size) as batches:
             for predictions in batches:
                 yield from predictions
 
-    def _decode(self, images: Iterable[str | TakenImage]) -> list[Decoded | ImageError]:
-        spec = self.metadata.spec.image_spec
+    def _classify_here(
+        self, images: Iterable[str | TakenImage], top_k: int, *, alone: bool = False
+    ) -> list[Prediction]:
+        """Decode and classify images in the calling thread; `alone` in one of several processes."""
+        given = list(images)
+        batch = self._stack(given, read_images(given, self._image_spec))
+        return self._predictions(batch, self._runner.run("probabilities", batch.images, alone=alone), top_k)
 
-        def read(image: str | TakenImage) -> Decoded:
-            return image.read(spec) if isinstance(image, TakenImage) else decode(read_bytes(image), spec)
+    def _stack(self, given: Sequence[str | TakenImage], decoded: Sequence[Decoded | ImageError]) -> _Batch:
+        pixels = [image.pixels for image in decoded if isinstance(image, Decoded)]
+        return _Batch(given, decoded, np.stack(pixels) if pixels else np.empty((0, *self._shape), np.uint8))
 
-        return [result_or_error(read, image) for image in images]
-
-    def _decode_here(self, images: Sequence[str | TakenImage]) -> _Batch:
-        return _Batch(images, self._decode(images), self._shape)
-
-    def _rank_alone(self, paths: Iterable[str | TakenImage], top_k: int) -> list[_Ranked | str]:
-        """Decode and classify files in the calling thread alone, as one of several processes."""
-        batch = self._decode_here(list(paths))
-        return self._rank(batch, self._runner.run("probabilities", batch.images, alone=True), top_k)
-
-    def _predictions(self, batch: _Batch, probabilities: NDArray[np.float32], top_k: int) -> list[Prediction]:
-        return self._name(batch.names, self._rank(batch, probabilities, top_k))
-
-    def _rank(self, batch: _Batch, found: NDArray[np.float32], top_k: int) -> list[_Ranked | str]:
-        """The likeliest classes of each image, or what is wrong with it."""
+    def _predictions(self, batch: _Batch, found: NDArray[np.float32], top_k: int) -> list[Prediction]:
         classes = np.argsort(-found, axis=1, kind="stable")[:, :top_k]
         highest = np.take_along_axis(found, classes, axis=1)
         is_finite: list[bool] = np.isfinite(found).all(axis=1).tolist()  # type: ignore[assignment]
         rows = zip(classes.tolist(), highest.tolist(), is_finite, strict=True)
-        ranked: list[_Ranked | str] = []
-        for image in batch.decoded:
+        predictions = []
+        for given, image in zip(batch.given, batch.decoded, strict=True):
+            name = given if isinstance(given, str) else given.name
             if isinstance(image, ImageError):
-                ranked.append(str(image))
+                predictions.append(Prediction(name, None, None, error=str(image)))
                 continue
             numbers, probabilities, finite = next(rows)
-            ranked.append(_Ranked(numbers, probabilities, image.colors_ignored) if finite else _NOT_FINITE)
-        return ranked
+            if finite:
+                top = tuple(zip((self.class_names[i] for i in numbers), probabilities, strict=True))
+                predictions.append(Prediction(name, *top[0], top, colors_ignored=image.colors_ignored))
+            else:
+                predictions.append(Prediction(name, None, None, error=_NOT_FINITE))
+        return predictions
 
-    def _name(self, names: Iterable[str], ranked: Iterable[_Ranked | str]) -> list[Prediction]:
-        return [
-            Prediction(name, None, None, error=found) if isinstance(found, str) else self._prediction(name, found)
-            for name, found in zip(names, ranked, strict=True)
-        ]
-
-    def _prediction(self, path: str, ranked: _Ranked) -> Prediction:
-        top = tuple(zip((self.class_names[i] for i in ranked.classes), ranked.probabilities, strict=True))
-        return Prediction(path, *top[0], top, colors_ignored=ranked.colors_ignored)
-
-    def _run_finite(self, output: str, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        values = self._run(output, images)
-        if not np.isfinite(values).all():
-            rows = int((~np.isfinite(values).all(axis=1)).sum())
-            raise ModelError(
-                f"{self.path}: its {output} are not finite for {rows} of {len(values)} images. Don't use this model on "
-                f"{self._provider}: ",
-                *other_provider(self._provider),
-            )
-        return values
-
-    def _run(self, output: str, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def _compute(self, output: str, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         images = np.ascontiguousarray(images)
         if images.dtype != _UINT8 or images.shape[1:] != self._shape:
             raise InputError(
@@ -376,16 +314,21 @@ class Classifier:
                 f" must be uint8 of shape (batch, {', '.join(map(str, self._shape))}), "
                 f"not {images.dtype} of shape {images.shape}. `predict` takes images of any size",
             )
-        return self._runner.run(output, images)
+        values = self._runner.run(output, images)
+        if not np.isfinite(values).all():
+            rows = int((~np.isfinite(values).all(axis=1)).sum())
+            raise ModelError(
+                f"{self.path}: its {output} are not finite for {rows} of {len(values)} images. Don't use this model on "
+                f"{self.provider}: ",
+                *other_provider(self.provider),
+            )
+        return values
 
-    def _check_interface(self) -> None:
-        shape, classes = self.metadata.spec.image_spec.shape, len(self.class_names)
-        found = [
-            (value.name, value.type, value.shape[1:])
-            for value in (*self._session.get_inputs(), *self._session.get_outputs())
-        ]
+    def _check_interface(self, session: Any) -> None:
+        classes = len(self.class_names)
+        found = [(value.name, value.type, value.shape[1:]) for value in (*session.get_inputs(), *session.get_outputs())]
         expected = [
-            ("images", "tensor(uint8)", list(shape)),
+            ("images", "tensor(uint8)", list(self._shape)),
             ("logits", "tensor(float)", [classes]),
             ("probabilities", "tensor(float)", [classes]),
         ]
@@ -393,5 +336,6 @@ class Classifier:
             raise ModelError(f"its inputs and outputs are {found}, and its metadata says {expected}")
 
 
-def _open(path: str, provider: Provider, threads: int, cuda: CudaOptions) -> Classifier:
-    return Classifier(path, provider, threads=threads, cuda=cuda)
+def _check_sizes(top_k: int, batch_size: int) -> None:
+    check_argument("top_k", top_k, Count)
+    check_argument("batch_size", batch_size, BatchSize)

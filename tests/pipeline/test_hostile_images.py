@@ -27,7 +27,7 @@ from rnn_runtime import Classifier
 from rnn_runtime.cli import main as infer
 from rnn_runtime.errors import ImageError, InputError
 from rnn_runtime.images import ahead, decode
-from rnn_runtime.images.decode import convert_image, decode_image, image_shape, read_image
+from rnn_runtime.images.decode import convert_image, image_shape
 from rnn_runtime.images.find import find_images
 from rnn_runtime.images.limits import MAX_FILE_BYTES
 from rnn_runtime.model.spec import ImageSpec
@@ -35,7 +35,7 @@ from rnn_runtime.serve.app import make_app
 from rnn_train.cli import main as train
 from rnn_train.data.folders import list_classes, load_images
 from tests.support.commands import Run
-from tests.support.encoded_images import encode, pattern, to_image
+from tests.support.encoded_images import encode, pattern, pixels_of, to_image
 from tests.support.hostile_images import (
     BOMBS,
     DAMAGED,
@@ -201,7 +201,7 @@ def classifier(digits_model: Path) -> Classifier:
 def test_each_odd_kind_has_its_pixels(name: str) -> None:
     kind = READABLE[name]
 
-    pixels = decode_image(kind.data, SPEC)
+    pixels = pixels_of(kind.data, SPEC)
 
     assert np.abs(pixels.astype(int) - kind.pixels).max() <= kind.tolerance
 
@@ -211,7 +211,7 @@ def test_each_broken_kind_has_its_reason(name: str) -> None:
     data, problem = UNREADABLE[name]
 
     with pytest.raises(ImageError, match=f"^{re.escape(problem)}$"):
-        decode_image(data, SPEC)
+        pixels_of(data, SPEC)
 
 
 @pytest.mark.parametrize("name", BEYOND_LIMITS)
@@ -219,7 +219,7 @@ def test_an_image_beyond_the_limits_says_which(name: str) -> None:
     make, problem = BOMBS[name]
     assert problem
 
-    for function in (partial(decode_image, make(), SPEC), partial(image_shape, make())):
+    for function in (partial(pixels_of, make(), SPEC), partial(image_shape, make())):
         with pytest.raises(ImageError, match=f"^{re.escape(problem)}$"):
             function()
 
@@ -230,22 +230,22 @@ def test_each_special_file_has_its_reason(tmp_path: Path, name: str) -> None:
     make(tmp_path / name)
 
     with pytest.raises(ImageError, match=f"^{re.escape(problem)}$"):
-        read_image(tmp_path / name, SPEC)
+        pixels_of(tmp_path / name, SPEC)
 
 
 def test_link_to_an_image_is_that_image(tmp_path: Path) -> None:
     (tmp_path / "target").write_bytes(encode(PIXELS))
     (tmp_path / "a.png").symlink_to("target")
 
-    assert np.array_equal(read_image(tmp_path / "a.png", SPEC), PIXELS)
+    assert np.array_equal(pixels_of(tmp_path / "a.png", SPEC), PIXELS)
 
 
 @pytest.mark.parametrize(("height", "channels"), [(8, 3), (5, 1), (11, 3)])
 def test_a_gif_with_a_gray_palette_beside_colors_is_gray_at_any_size(height: int, channels: int) -> None:
     spec = ImageSpec(height, 6, channels)
-    expected = decode_image(encode(PIXELS), spec)
+    expected = pixels_of(encode(PIXELS), spec)
 
-    assert np.array_equal(decode_image(gray_gif(PIXELS), spec), expected)
+    assert np.array_equal(pixels_of(gray_gif(PIXELS), spec), expected)
     with Image.open(io.BytesIO(gray_gif(PIXELS))) as image:
         image.load()
         assert np.array_equal(convert_image(image, spec), expected)
@@ -283,7 +283,7 @@ def test_whatever_pillow_raises_is_an_error_of_the_image(monkeypatch: pytest.Mon
 
     for error in _exceptions():
         with pytest.raises(ImageError) as found:
-            decode_image(data, SPEC)
+            pixels_of(data, SPEC)
         assert found.value.__cause__ is error
 
 
@@ -343,7 +343,7 @@ def test_an_interruption_within_a_file_is_no_error_of_that_file(monkeypatch: pyt
     monkeypatch.setattr(*STEPS[step], interrupted)
 
     with pytest.raises(KeyboardInterrupt):
-        decode_image(encode(_LARGE, ".gif"), SPEC)
+        pixels_of(encode(_LARGE, ".gif"), SPEC)
 
 
 @pytest.fixture
@@ -419,7 +419,7 @@ def test_training_finds_the_size_of_images_among_broken_ones(tmp_path: Path) -> 
 def error_of(path: str) -> str | None:
     """What is wrong with an image file."""
     try:
-        read_image(path, SPEC)
+        pixels_of(path, SPEC)
     except ImageError as error:
         return str(error)
     return None

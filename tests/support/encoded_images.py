@@ -3,10 +3,14 @@
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from rnn_runtime.images.decode import decode_image, read_bytes
+from rnn_runtime.model.spec import ImageSpec
 
 LOSSLESS = (".png", ".bmp", ".tif", ".webp", ".ppm")
 
@@ -21,6 +25,11 @@ def encode(pixels: NDArray[np.uint8], suffix: str = ".png") -> bytes:
     file = io.BytesIO()
     to_image(pixels).save(file, Image.registered_extensions()[suffix], lossless=True)  # only WebP looks at it
     return file.getvalue()
+
+
+def pixels_of(image: bytes | str | Path, spec: ImageSpec) -> NDArray[np.uint8]:
+    """An encoded image, or the file at a path, decoded to a model's input."""
+    return decode_image(image if isinstance(image, bytes) else read_bytes(image), spec).pixels
 
 
 def to_image(pixels: NDArray[np.uint8]) -> Image.Image:

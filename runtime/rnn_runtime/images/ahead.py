@@ -22,8 +22,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from rnn_runtime.errors import ImageError, ProcessLostError
 from rnn_runtime.files.atomic import REMOTE
-from rnn_runtime.images.decode import result_or_error
-from rnn_runtime.images.image_like import TakenImage
+from rnn_runtime.images.decode import TakenImage, result_or_error
 from rnn_runtime.interruption import SIGNALS, result_of, stop_if_signaled
 
 Item = TypeVar("Item")

@@ -6,8 +6,9 @@ import stat
 import struct
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -51,38 +52,6 @@ _UNSUPPORTED_TIFF = "an unsupported kind of TIFF, or a damaged one"
 _NO_MEMORY = "not enough memory to decode it"
 
 
-def read_image(path: str | Path, spec: ImageSpec) -> NDArray[np.uint8]:
-    """Read and decode an image file to the model's input size.
-
-    Args:
-        path: A file that `decode_image` understands.
-        spec: Size and channels that the model was trained with.
-
-    Returns:
-        uint8, shape `(spec.height, spec.width, spec.channels)`, 0 to 255.
-
-    Raises:
-        ImageError: The file can't be read or decoded. The text doesn't name the path.
-    """
-    return decode_image(read_bytes(path), spec)
-
-
-def decode_image(data: bytes, spec: ImageSpec) -> NDArray[np.uint8]:
-    """Decode one encoded image to the model's input size; `decode` also says whether its colors are ignored.
-
-    Args:
-        data: The bytes of a PNG, JPEG, BMP, TIFF, WebP, GIF (first frame), PGM or PPM file.
-        spec: Size and channels that the model was trained with.
-
-    Returns:
-        uint8, shape `(spec.height, spec.width, spec.channels)`, 0 to 255.
-
-    Raises:
-        ImageError: The bytes are not a complete image, or one beyond the limits in `rnn_runtime.images.limits`.
-    """
-    return decode(data, spec).pixels
-
-
 class Decoded(NamedTuple):
     """An image at the model's input size.
 
@@ -95,7 +64,43 @@ class Decoded(NamedTuple):
     colors_ignored: bool = False
 
 
-def decode(data: bytes, spec: ImageSpec) -> Decoded:
+@dataclass(frozen=True, slots=True)
+class TakenImage:
+    """An image that was given as something other than a path.
+
+    Attributes:
+        name: The name of its file; empty where it isn't known.
+        content: The encoded image, the pixels that the model takes, or what is wrong with it.
+    """
+
+    name: str
+    content: bytes | NDArray[np.uint8] | ImageError
+
+
+def read_images(images: Iterable[str | TakenImage], spec: ImageSpec) -> list[Decoded | ImageError]:
+    """Read and decode several images, each to the model's input size.
+
+    Args:
+        images: Paths, and images in memory.
+        spec: Size and channels that the model was trained with.
+
+    Returns:
+        Each image decoded, or what is wrong with it.
+
+    Raises:
+        StorageError: Object storage doesn't answer, or refuses.
+    """
+
+    def read(image: str | TakenImage) -> Decoded:
+        content = image.content if isinstance(image, TakenImage) else read_bytes(image)
+        if isinstance(content, ImageError):
+            raise content
+        return decode_image(content, spec) if isinstance(content, bytes) else Decoded(content)
+
+    return [result_or_error(read, image) for image in images]
+
+
+def decode_image(data: bytes, spec: ImageSpec) -> Decoded:
     """Decode one encoded image to the model's input size.
 
     A much larger JPEG is decoded at a half, quarter or eighth of its size, which is faster.
@@ -115,7 +120,7 @@ def decode(data: bytes, spec: ImageSpec) -> Decoded:
         pixels = _decode_small_png(data)
         if pixels is None:
             image, colors_ignored = _read_tolerantly(partial(_decode, spec=spec), data)
-        elif pixels.shape == spec.shape:
+        elif pixels.shape == (spec.height, spec.width, spec.channels):
             return Decoded(pixels)
         else:
             image, colors_ignored = to_image(pixels), pixels.shape[2] > spec.channels
@@ -195,22 +200,18 @@ def resize_image(pixels: NDArray[np.uint8], spec: ImageSpec) -> NDArray[np.uint8
 
 
 def result_or_error(function: Callable[[Item], Value], image: Item) -> Value | ImageError:
-    """What a function returns for an image, or its `ImageError`. Any other exception is a bug, and passes."""
+    """What a function returns for an image, or its `ImageError`. Any other exception is a bug, and passes.
+
+    The error comes without its traceback, which holds the file's bytes. With RNN_DEBUG=1 in the environment, that goes
+    to stderr, with the exception of Pillow behind it.
+    """
     try:
         return function(image)
     except ImageError as error:
-        return reported(error, image)
-
-
-def reported(error: ImageError, image: object) -> ImageError:
-    """An error to keep in place of an image: without its traceback, which holds the file's bytes.
-
-    With RNN_DEBUG=1 in the environment, the traceback goes to stderr, with the exception of Pillow behind it.
-    """
-    if os.environ.get("RNN_DEBUG") == "1" and sys.stderr:
-        place = f"{image}: " if isinstance(image, str | Path) else ""
-        sys.stderr.write(place + "".join(traceback.format_exception(error)))
-    return ImageError(*error.args)
+        if os.environ.get("RNN_DEBUG") == "1" and sys.stderr:
+            place = f"{image}: " if isinstance(image, str | Path) else ""
+            sys.stderr.write(place + "".join(traceback.format_exception(error)))
+        return ImageError(*error.args)
 
 
 def read_bytes(path: str | Path) -> bytes:

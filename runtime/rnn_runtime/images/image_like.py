@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Protocol, TypeAlias, cast
 
 import numpy as np
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rnn_runtime.errors import Argument, ImageError, InputError
-from rnn_runtime.images.decode import FORMATS, Decoded, PillowErrors, convert_image, decode, to_image
+from rnn_runtime.images.decode import FORMATS, PillowErrors, TakenImage, convert_image, to_image
 from rnn_runtime.images.limits import MAX_FILE_BYTES, TOO_MANY_BYTES
 from rnn_runtime.images.pillow_quirks import undecoded_file
 from rnn_runtime.model.spec import ImageSpec
@@ -32,32 +31,6 @@ _EXPECTED = "a path, bytes, an open binary file, a PIL image or a uint8 array"
 _CHANNELS = (1, 2, 3, 4)  # gray, gray and alpha, RGB, RGBA
 _FILE_FORMATS = (*FORMATS, "MPO")  # Pillow's name for a JPEG with more images behind it
 _CHUNK = 1 << 20  # bytes
-
-
-@dataclass(frozen=True, slots=True)
-class TakenImage:
-    """An image that was given as something other than a path.
-
-    Attributes:
-        name: The name of its file; empty where it isn't known.
-        content: The encoded image, the pixels that the model takes, or what is wrong with it.
-    """
-
-    name: str
-    content: bytes | NDArray[np.uint8] | ImageError
-
-    def read(self, spec: ImageSpec) -> Decoded:
-        """Decode it, in any thread.
-
-        Args:
-            spec: Size and channels that the model takes.
-
-        Raises:
-            ImageError: It can't be read or decoded.
-        """
-        if isinstance(self.content, ImageError):
-            raise self.content
-        return decode(self.content, spec) if isinstance(self.content, bytes) else Decoded(self.content)
 
 
 def is_single_image(value: object) -> bool:

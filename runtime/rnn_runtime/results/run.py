@@ -383,7 +383,7 @@ class Run:
     def _classify(self, paths: Iterable[str], write: Write) -> None:
         start = time.perf_counter()
         classified = self.classifier.classify_batches(
-            paths, top_k=self.columns.top_k, batch_size=self.options.batch_size, processes=self.options.processes
+            paths, self.columns.top_k, self.options.batch_size, processes=self.options.processes
         )
         with classified as batches:
             for predictions in batches:

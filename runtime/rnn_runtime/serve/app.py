@@ -235,7 +235,7 @@ class _Service:
 
     def _decode(self, data: bytes) -> NDArray[np.uint8] | ImageError:
         try:
-            return decode_image(data, self._spec)
+            return decode_image(data, self._spec).pixels
         except ImageError as error:
             return error
 

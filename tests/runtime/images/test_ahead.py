@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from rnn_runtime.errors import ImageError
 from rnn_runtime.images.ahead import PEEKED, ReadAhead
-from rnn_runtime.images.decode import Decoded, decode, read_bytes, result_or_error
+from rnn_runtime.images.decode import Decoded, read_images
 from rnn_runtime.images.limits import MAX_PIXELS
 from rnn_runtime.model.spec import ImageSpec
 from tests.support.encoded_images import encode, pattern, png_of_claimed_size
@@ -24,7 +24,7 @@ SPEC = ImageSpec(4, 3, 1)
 
 
 def read(paths: Iterable[str]) -> list[Decoded | ImageError]:
-    return [result_or_error(lambda path: decode(read_bytes(path), SPEC), path) for path in paths]
+    return read_images(paths, SPEC)
 
 
 def mapped(function: Callable[[Iterable[str]], list[Any]], paths: Iterable[str], **options: Any) -> list[Any]:

@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from rnn_runtime.errors import ImageError
-from rnn_runtime.images.decode import decode_image, image_shape
+from rnn_runtime.images.decode import image_shape
 from rnn_runtime.model.spec import ImageSpec
 from tests.support.commands import RunProcess
-from tests.support.encoded_images import pattern, png_chunk, to_image
+from tests.support.encoded_images import pattern, pixels_of, png_chunk, to_image
 from tests.support.hostile_images import deep_tiff, gray_tiff, jpeg_of_scans, png, rle_bmp, save, tiled_tiff
 
 PHOTO = to_image(pattern(12, 10, 3))
@@ -89,7 +89,7 @@ def test_damaged_images_give_pixels_or_an_image_error(name: str, steps: list[tup
 
     for spec in (ImageSpec(8, 6, 3), ImageSpec(12, 10, 1)):
         with contextlib.suppress(ImageError):
-            pixels = decode_image(data, spec)
+            pixels = pixels_of(data, spec)
             assert pixels.shape == spec.shape
             assert pixels.dtype == np.uint8
     with contextlib.suppress(ImageError):
@@ -100,14 +100,14 @@ def test_damaged_images_give_pixels_or_an_image_error(name: str, steps: list[tup
 
 @pytest.mark.parametrize("name", sorted(set(IMAGES) - {"no-pixels.png"}))
 def test_undamaged_images_give_pixels(name: str) -> None:
-    assert decode_image(IMAGES[name], ImageSpec(8, 6, 3)).shape == (8, 6, 3)
+    assert pixels_of(IMAGES[name], ImageSpec(8, 6, 3)).shape == (8, 6, 3)
 
 
 @given(st.binary(max_size=200), st.sampled_from(sorted(IMAGES)), st.integers(0, 40))
 def test_random_bytes_after_a_right_start_are_pixels_or_an_error(rest: bytes, name: str, length: int) -> None:
     data = IMAGES[name][:length] + rest
 
-    for function in (lambda: decode_image(data, ImageSpec(8, 6, 3)), lambda: image_shape(data)):
+    for function in (lambda: pixels_of(data, ImageSpec(8, 6, 3)), lambda: image_shape(data)):
         with contextlib.suppress(ImageError):
             function()
 
@@ -150,7 +150,7 @@ def test_a_png_is_read_whatever_happens_to_what_its_pixels_do_not_need(kind: byt
         extra = damage(png_chunk(kind, EXTRAS[kind]))
         for chunks in itertools.product((b"", filling), (extra + pixels, pixels + extra), (b"", end)):
             data = start + b"".join(chunks)
-            assert np.array_equal(decode_image(data, ImageSpec(8, 8, 1)), PNG_PIXELS)
+            assert np.array_equal(pixels_of(data, ImageSpec(8, 8, 1)), PNG_PIXELS)
             assert image_shape(data) == (8, 8, 1)
 
 
@@ -163,7 +163,7 @@ def test_a_png_whose_pixels_changed_is_an_error(is_large: bool) -> None:
     data[60] ^= 1  # a pixel, as it is
 
     with pytest.raises(ImageError, match="a damaged image"):
-        decode_image(bytes(data), ImageSpec(*pixels.shape))
+        pixels_of(bytes(data), ImageSpec(*pixels.shape))
 
 
 @pytest.mark.parametrize("is_large", [False, True], ids=["small", "large"])
@@ -175,7 +175,7 @@ def test_a_png_whose_orientation_is_damaged_is_an_error(kind: bytes, content: by
     data = png(8, 8, PNG_ROWS)
     data = data[:33] + chunk + (png_chunk(b"zzZz", bytes(50_000)) if is_large else b"") + data[33:]
 
-    for function in (lambda: decode_image(data, ImageSpec(8, 8, 1)), lambda: image_shape(data)):
+    for function in (lambda: pixels_of(data, ImageSpec(8, 8, 1)), lambda: image_shape(data)):
         with pytest.raises(ImageError, match="not an image in a supported format, or damaged"):
             function()
 
@@ -201,11 +201,11 @@ def test_what_pillow_logs_is_left_to_a_program_that_uses_the_library(tmp_path: P
     program = """
         import logging
         from rnn_runtime.errors import ImageError
-        from rnn_runtime.images.decode import read_image
+        from rnn_runtime.images.decode import decode_image, read_bytes
         from rnn_runtime.model.spec import ImageSpec
         logging.basicConfig(format="LOG %(message)s")
         try:
-            read_image("samples.tif", ImageSpec(8, 8, 1))
+            decode_image(read_bytes("samples.tif"), ImageSpec(8, 8, 1))
         except ImageError as error:
             print(error)
     """

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rnn_runtime.errors import ImageError, SettingsError
-from rnn_runtime.images.decode import convert_image, decode_image, deep_values
+from rnn_runtime.images.decode import convert_image, deep_values
 from rnn_runtime.model.spec import ImageSpec
-from tests.support.encoded_images import encode, pattern
+from tests.support.encoded_images import encode, pattern, pixels_of
 from tests.support.hostile_images import deep_tiff, planar_tiff, png, save
 
 SPEC = ImageSpec(4, 6, 1)
@@ -37,7 +37,7 @@ def deep_png(values: NDArray[np.integer]) -> bytes:
 def test_12_bits_fill_all_grays() -> None:
     values = random_values(0, 4095)
 
-    decoded = decode_image(deep_tiff(values, bits=12), SPEC)
+    decoded = pixels_of(deep_tiff(values, bits=12), SPEC)
 
     assert np.array_equal(decoded[:, :, 0], values >> 4)
 
@@ -45,7 +45,7 @@ def test_12_bits_fill_all_grays() -> None:
 def test_signed_values_above_zero_fill_all_grays() -> None:
     values = random_values(0, 32767)
 
-    decoded = decode_image(deep_tiff(values, signed=True), SPEC)
+    decoded = pixels_of(deep_tiff(values, signed=True), SPEC)
 
     assert np.array_equal(decoded[:, :, 0], values >> 7)
 
@@ -54,9 +54,9 @@ def test_values_below_zero_need_a_range() -> None:
     data = deep_tiff(random_values(-1024, 3071), signed=True)
 
     with pytest.raises(ImageError, match=r"^its values are from -1024 to 3071, some below 0\. Choose a depth range in"):
-        decode_image(data, SPEC)
+        pixels_of(data, SPEC)
 
-    decoded = decode_image(data, ImageSpec(4, 6, 1, (-1024, 3071)))
+    decoded = pixels_of(data, ImageSpec(4, 6, 1, (-1024, 3071)))
     assert np.array_equal(decoded[:, :, 0], (random_values(-1024, 3071) + 1024) >> 4)
 
 
@@ -77,28 +77,28 @@ def test_colors_in_planes_of_16_bits_keep_their_upper_8_bits(order: str, compres
     values = np.random.default_rng(0).integers(0, 1 << 16, (4, 6, 3))
     data = planar_tiff(values, order, compression)
 
-    assert np.array_equal(decode_image(data, ImageSpec(4, 6, 3)), values >> 8)
+    assert np.array_equal(pixels_of(data, ImageSpec(4, 6, 3)), values >> 8)
     with pytest.raises(ImageError, match="it has 16 bits in color"):
-        decode_image(data, ImageSpec(4, 6, 3, (0, 4095)))
+        pixels_of(data, ImageSpec(4, 6, 3, (0, 4095)))
 
 
 def test_where_zero_is_white_values_are_inverted() -> None:
     values = random_values(0, 65535)
     data = deep_tiff(values, white_is_zero=True)
 
-    assert np.array_equal(decode_image(data, SPEC)[:, :, 0], (65535 - values) >> 8)
+    assert np.array_equal(pixels_of(data, SPEC)[:, :, 0], (65535 - values) >> 8)
     assert np.all(deep_values(data) == 65535 - values)
     assert np.array_equal(convert_image(Image.open(io.BytesIO(data)), SPEC)[:, :, 0], (65535 - values) >> 8)
 
     shallow = deep_tiff(values >> 8, bits=8, white_is_zero=True)
-    assert np.array_equal(decode_image(shallow, SPEC)[:, :, 0], 255 - (values >> 8))
+    assert np.array_equal(pixels_of(shallow, SPEC)[:, :, 0], 255 - (values >> 8))
 
 
 def test_signed_values_of_8_bits_are_refused() -> None:
     data = deep_tiff(random_values(-128, 127), bits=8, signed=True)
 
     with pytest.raises(ImageError, match="its pixels are signed numbers of 8 bits"):
-        decode_image(data, SPEC)
+        pixels_of(data, SPEC)
     with pytest.raises(ImageError, match="its pixels are signed numbers of 8 bits"):
         convert_image(Image.open(io.BytesIO(data)), SPEC)
 
@@ -113,10 +113,10 @@ def test_an_image_that_would_lose_most_of_its_grays_is_refused(
     with pytest.raises(
         ImageError, match=f"^its values are from {least} to {most} of 65535, which leaves {left} of 256"
     ):
-        decode_image(data, SPEC)
+        pixels_of(data, SPEC)
 
-    assert np.array_equal(decode_image(data, FULL)[:, :, 0], random_values(least, most) >> 8)
-    stretched = decode_image(data, ImageSpec(4, 6, 1, (least, most)))
+    assert np.array_equal(pixels_of(data, FULL)[:, :, 0], random_values(least, most) >> 8)
+    stretched = pixels_of(data, ImageSpec(4, 6, 1, (least, most)))
     assert (stretched.min(), stretched.max()) == (0, 255 if most - least >= 255 else (most - least) * 256 // 209)
 
 
@@ -124,12 +124,12 @@ def test_an_image_that_would_lose_most_of_its_grays_is_refused(
 def test_16_bits_made_of_8_lose_nothing(factor: int) -> None:
     dim = np.arange(24).reshape(4, 6) % 9 + 3
 
-    assert np.array_equal(decode_image(deep_png(dim * factor), SPEC)[:, :, 0], dim)
+    assert np.array_equal(pixels_of(deep_png(dim * factor), SPEC)[:, :, 0], dim)
 
 
 @pytest.mark.parametrize("value", [0, 77, 65535])
 def test_an_image_of_one_value_is_read(value: int) -> None:
-    assert decode_image(deep_png(np.full((4, 6), value)), SPEC).tolist() == [[[value >> 8]] * 6] * 4
+    assert pixels_of(deep_png(np.full((4, 6), value)), SPEC).tolist() == [[[value >> 8]] * 6] * 4
 
 
 @given(values_of_16_bits, st.integers(-32768, 65534), st.integers(1, 100_000))
@@ -141,7 +141,7 @@ def test_a_range_is_applied_as_documented(values: NDArray[np.uint16], least: int
     spec = ImageSpec(4, 6, 1, (least, most))
     assume(values.min() <= most and values.max() >= least)  # others are refused
 
-    decoded = decode_image(deep_png(values), spec)
+    decoded = pixels_of(deep_png(values), spec)
 
     assert decoded[:, :, 0].tolist() == expected
     assert np.array_equal(convert_image(Image.fromarray(values), spec), decoded)
@@ -149,13 +149,13 @@ def test_a_range_is_applied_as_documented(values: NDArray[np.uint16], least: int
 
 @given(values_of_16_bits)
 def test_the_full_range_keeps_the_upper_8_bits_of_any_image(values: NDArray[np.uint16]) -> None:
-    assert np.array_equal(decode_image(deep_png(values), FULL)[:, :, 0], values >> 8)
+    assert np.array_equal(pixels_of(deep_png(values), FULL)[:, :, 0], values >> 8)
 
 
 @pytest.mark.parametrize("depth_range", [(0, 99), (1000, 3000)])
 @pytest.mark.parametrize("pixels", [pattern(4, 6, 1), np.zeros((4, 6, 1), np.uint8), np.full((4, 6, 1), 255, np.uint8)])
 def test_a_range_changes_no_image_of_8_bits(pixels: NDArray[np.uint8], depth_range: tuple[int, int]) -> None:
-    assert np.array_equal(decode_image(encode(pixels), ImageSpec(4, 6, 1, depth_range)), pixels)
+    assert np.array_equal(pixels_of(encode(pixels), ImageSpec(4, 6, 1, depth_range)), pixels)
 
 
 @pytest.mark.parametrize(("least", "most"), [(0, 99), (700, 65535), (0, 0), (65535, 65535)])
@@ -168,7 +168,7 @@ def test_an_image_beyond_the_range_is_refused(least: int, most: int) -> None:
     )
 
     with pytest.raises(ImageError, match=problem):
-        decode_image(deep_png(values), spec)
+        pixels_of(deep_png(values), spec)
     with pytest.raises(ImageError, match=problem):
         convert_image(Image.fromarray(values.astype(np.uint16)), spec)
 
@@ -181,7 +181,7 @@ def test_an_image_at_an_end_of_the_range_lies_within_it(value: int, gray: int) -
     nearly_beyond[1, 1] = value
 
     for values in (flat, nearly_beyond):
-        assert np.all(decode_image(deep_png(values), spec) == gray)
+        assert np.all(pixels_of(deep_png(values), spec) == gray)
 
 
 COLOR_16 = {
@@ -193,10 +193,10 @@ COLOR_16 = {
 
 @pytest.mark.parametrize("name", COLOR_16)
 def test_a_range_is_not_ignored_for_colors_of_16_bits(name: str) -> None:
-    assert decode_image(COLOR_16[name], SPEC).shape == decode_image(COLOR_16[name], FULL).shape == (4, 6, 1)
+    assert pixels_of(COLOR_16[name], SPEC).shape == pixels_of(COLOR_16[name], FULL).shape == (4, 6, 1)
 
     with pytest.raises(ImageError, match="16 bits in color or with transparency, and a depth range is for gray images"):
-        decode_image(COLOR_16[name], ImageSpec(4, 6, 1, (0, 4095)))
+        pixels_of(COLOR_16[name], ImageSpec(4, 6, 1, (0, 4095)))
 
 
 def pgm(values: NDArray[np.integer], maxval: int, *, plain: bool = False) -> bytes:
@@ -212,10 +212,10 @@ def test_a_range_counts_the_values_in_a_pgm(maxval: int, plain: bool) -> None:
     data = pgm(values, maxval, plain=plain)
     spec = ImageSpec(4, 6, 1, (maxval // 8, maxval // 2))
 
-    assert np.array_equal(decode_image(data, spec), decode_image(deep_png(values), spec))
+    assert np.array_equal(pixels_of(data, spec), pixels_of(deep_png(values), spec))
     assert np.all(deep_values(data) == values)
     for kept in (SPEC, FULL):
-        assert np.array_equal(decode_image(data, kept)[:, :, 0], np.rint(values / maxval * 65535).astype(int) >> 8)
+        assert np.array_equal(pixels_of(data, kept)[:, :, 0], np.rint(values / maxval * 65535).astype(int) >> 8)
 
 
 @pytest.mark.parametrize("maxval", [4095, 65_534])
@@ -230,10 +230,10 @@ def test_32_bits_are_read_only_where_16_hold_their_values() -> None:
         data = save(Image.fromarray(random_values(0, most)), "TIFF")
         for spec in (SPEC, FULL):
             if fits:
-                assert np.array_equal(decode_image(data, spec)[:, :, 0], random_values(0, most) >> 8)
+                assert np.array_equal(pixels_of(data, spec)[:, :, 0], random_values(0, most) >> 8)
             else:
                 with pytest.raises(ImageError, match="more than 16 bits"):
-                    decode_image(data, spec)
+                    pixels_of(data, spec)
 
 
 def test_deep_values_are_those_of_the_file() -> None:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rnn_runtime.errors import ImageError
-from rnn_runtime.images.decode import decode_image, read_image
-from rnn_runtime.images.image_like import ImageLike, TakenImage, take_images
+from rnn_runtime.images.decode import TakenImage, decode_image, read_images
+from rnn_runtime.images.image_like import ImageLike, take_images
 from rnn_runtime.model.spec import ImageSpec
 from tests.support.encoded_images import encode, pattern, to_image
 
@@ -23,7 +23,14 @@ SPECS = [ImageSpec(8, 6, 1), ImageSpec(8, 6, 3)]
 
 def pixels_of(image: ImageLike, spec: ImageSpec) -> NDArray[np.uint8]:
     (taken,) = take_images(image, spec)
-    return taken.read(spec).pixels if isinstance(taken, TakenImage) else read_image(taken, spec)
+    return pixels_of_taken(taken, spec)
+
+
+def pixels_of_taken(taken: str | TakenImage, spec: ImageSpec) -> NDArray[np.uint8]:
+    (found,) = read_images([taken], spec)
+    if isinstance(found, ImageError):
+        raise found
+    return found.pixels
 
 
 def saved(image: Image.Image, format: str, **options: Any) -> bytes:
@@ -76,7 +83,7 @@ def test_bytes_open_files_and_opened_images_are_decoded_as_files_are(
     (tmp_path / "image").write_bytes(data)
     expected = pixels_of(str(tmp_path / "image"), spec)
 
-    assert np.array_equal(expected, decode_image(data, spec))
+    assert np.array_equal(expected, decode_image(data, spec).pixels)
     for image_like in (data, bytearray(data), memoryview(data), io.BytesIO(data), tmp_path / "image"):
         assert np.array_equal(pixels_of(image_like, spec), expected)
     for buffering in (-1, 0):
@@ -93,7 +100,7 @@ def test_bytes_open_files_and_opened_images_are_decoded_as_files_are(
 def test_decoded_images_of_exact_formats_have_the_pixels_of_their_file(kind: str, spec: ImageSpec) -> None:
     image = loaded(MODES[kind])
 
-    assert np.array_equal(pixels_of(image, spec), decode_image(MODES[kind], spec))
+    assert np.array_equal(pixels_of(image, spec), decode_image(MODES[kind], spec).pixels)
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=["gray", "RGB"])
@@ -104,7 +111,7 @@ def test_orientation_is_applied_once(orientation: int, format: str, spec: ImageS
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = saved(photo, format, exif=exif, lossless=True)
-    expected = decode_image(data, spec)
+    expected = decode_image(data, spec).pixels
 
     assert np.array_equal(pixels_of(Image.open(io.BytesIO(data)), spec), expected)
     if format != "JPEG" or spec.channels == 3:  # to gray, JPEG files are decoded without their colors
@@ -120,7 +127,7 @@ def test_a_decoded_jpeg_has_the_pixels_of_its_file_if_drafted_and_nearly_those_i
     spec: ImageSpec, size: tuple[int, int]
 ) -> None:
     data = saved(JPEGS[size], "JPEG")
-    expected = decode_image(data, spec)
+    expected = decode_image(data, spec).pixels
     drafted = Image.open(io.BytesIO(data))
     drafted.draft("L" if spec.channels == 1 else "RGB", (2 * 8, 2 * 8))
     drafted.load()
@@ -143,7 +150,7 @@ def test_arrays_have_the_pixels_of_their_png_file(
 ) -> None:
     spec = ImageSpec(height, width, channels)
     array = pattern(*shape, seed)
-    expected = decode_image(encode(array), spec)
+    expected = decode_image(encode(array), spec).pixels
     mirrored = np.asfortranarray(array[:, ::-1])[:, ::-1]  # another order in memory
 
     found = [pixels_of(image, spec) for image in (array, mirrored, to_image(array))]
@@ -160,8 +167,7 @@ def test_arrays_are_taken_over_as_they_are_at_that_moment() -> None:
         array = np.full((8, 6, 3), 200, np.uint8)
         (taken,) = take_images(array, spec)
         array[:] = 0
-        assert isinstance(taken, TakenImage)
-        assert taken.read(spec).pixels.min() == 200
+        assert pixels_of_taken(taken, spec).min() == 200
 
 
 def test_an_image_of_the_caller_stays_as_it_is() -> None:
@@ -195,7 +201,7 @@ def test_open_files_are_read_from_where_they_are() -> None:
     file = io.BytesIO(b"header" + data)
     file.seek(6)
 
-    assert np.array_equal(pixels_of(file, SPECS[0]), decode_image(data, SPECS[0]))
+    assert np.array_equal(pixels_of(file, SPECS[0]), decode_image(data, SPECS[0]).pixels)
     assert not file.closed
 
 

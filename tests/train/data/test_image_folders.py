@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from rnn_runtime.errors import DataError, InputError, SettingsError
-from rnn_runtime.images.decode import read_image
 from rnn_runtime.model.spec import ImageSpec
 from rnn_train.data import Data, DataSource, load_data, write_image_folder
 from rnn_train.data.folders import list_classes, load_images
-from tests.support.encoded_images import pattern, to_image
+from tests.support.encoded_images import pattern, pixels_of, to_image
 from tests.support.image_folders import write_classes, write_photo
 
 
@@ -60,7 +59,7 @@ def test_a_folder_of_validation_images_is_the_validation_split(tmp_path: Path, n
 
     assert data.validation is not None
     assert data.validation.labels.tolist() == [1]
-    assert np.array_equal(data.validation.images[0], read_image(tmp_path / name / "bee" / "0.png", data.image_spec))
+    assert np.array_equal(data.validation.images[0], pixels_of(tmp_path / name / "bee" / "0.png", data.image_spec))
     assert len(data.train) == 6
     assert (data.test is not None) == with_test
 
@@ -246,7 +245,7 @@ def test_skip_unreadable_leaves_out_the_file_and_its_label(tmp_path: Path) -> No
     data = load(tmp_path, skip_unreadable=True)
 
     assert data.train.labels.tolist() == [0, 0, 1, 2, 2]
-    assert np.array_equal(data.train.images[2], read_image(tmp_path / "bee" / "1.png", data.image_spec))
+    assert np.array_equal(data.train.images[2], pixels_of(tmp_path / "bee" / "1.png", data.image_spec))
 
 
 @pytest.mark.parametrize("options", [{}, {"image_size": (6, 5)}, {"image_size": (6, 5), "channels": 1}])
@@ -427,7 +426,7 @@ def test_training_sees_each_file_exactly_as_the_runtime_does(
     images, errors = load_images([str(path)], spec.shape[:2], spec.channels)
 
     assert errors == {}
-    assert np.array_equal(images, read_image(path, spec)[np.newaxis])
+    assert np.array_equal(images, pixels_of(path, spec)[np.newaxis])
 
 
 @pytest.mark.parametrize("image_size", [None, (11, 9), (3, 4)])
@@ -442,7 +441,7 @@ def test_a_loaded_folder_holds_what_the_runtime_reads(
 
     data = load(tmp_path, image_size=image_size)
 
-    expected = [read_image(path, data.image_spec) for path in sorted(tmp_path.glob(f"*/*.{ending}"))]
+    expected = [pixels_of(path, data.image_spec) for path in sorted(tmp_path.glob(f"*/*.{ending}"))]
     assert data.image_spec == ImageSpec(*(image_size or (8, 7)), channels)
     assert np.array_equal(data.train.images, expected)
 
@@ -530,7 +529,7 @@ def test_every_image_keeps_its_path(tmp_path: Path, image_size: tuple[int, int] 
     for split in (data.train, data.validation, data.test):
         for path, image, label in zip(split.paths, split.images, split.labels, strict=True):
             assert Path(path).parent.name == data.class_names[label]
-            assert (read_image(path, data.image_spec) == image).all()
+            assert (pixels_of(path, data.image_spec) == image).all()
 
 
 def test_images_from_no_files_have_no_paths(tmp_path: Path) -> None:

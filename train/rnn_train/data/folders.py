@@ -164,7 +164,7 @@ def _read(
         spec = ImageSpec(*shape, depth_range)
     except SettingsError as error:
         raise DataError(f"{path}: ", *error.args, ". Resize all images with ", Argument("image_size")) from None
-    return decode_image(data, spec)
+    return decode_image(data, spec).pixels
 
 
 def find_depth_range(paths: Sequence[str]) -> DepthRange | None:
