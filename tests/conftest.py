@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from rnn_runtime.engine.session import import_onnxruntime
+from rnn_runtime.engine import import_onnxruntime
 from tests.support import commands
 from tests.support.commands import Run, RunProcess, run_in_process
 from tests.support.driver import build_driver

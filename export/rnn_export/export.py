@@ -16,8 +16,7 @@ from rnn_runtime.errors import CheckpointError, DataError, OutputError
 from rnn_runtime.files.atomic import atomic_write, check_output
 from rnn_runtime.interruption import signals_noted, stop_if_signaled
 from rnn_runtime.model.difference import ATOL, HALF_ATOL, HALF_RTOL, RTOL
-from rnn_runtime.model.file import UNSEALED, seal_model
-from rnn_runtime.model.metadata import GoldenSamples, ModelMetadata
+from rnn_runtime.model.file import UNSEALED, GoldenSamples, ModelMetadata, seal_model
 from rnn_runtime.model.spec import ModelSpec
 from rnn_runtime.model.values import FromZero, check_argument
 from rnn_train.checkpoint import Checkpoint, file_sha256

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 import rnn_runtime
 from rnn_export.forms import Weights, add_rnn_operators, add_scanned_rnn, add_unrolled_rnn, add_wavefront_rnn
 from rnn_runtime.errors import Argument, SettingsError
-from rnn_runtime.model.metadata import FORMAT_VERSION
+from rnn_runtime.model.file import FORMAT_VERSION
 from rnn_runtime.model.spec import ModelSpec
 from rnn_train.onnx_graph import GraphBuilder
 

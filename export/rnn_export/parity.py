@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rnn_runtime.engine.session import create_session
+from rnn_runtime.engine import create_session
 from rnn_runtime.errors import Argument, ParityError
 from rnn_runtime.model.difference import ATOL, RTOL, Difference
 from rnn_train.model import ImageRNN, predict_logits

@@ -10,14 +10,12 @@ from typing import Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from rnn_runtime.engine import CUDA_DEFAULTS, CudaOptions, Provider, make_runner, open_session
-from rnn_runtime.engine.session import other_provider
+from rnn_runtime.engine import CUDA_DEFAULTS, CudaOptions, Provider, make_runner, open_session, other_provider
 from rnn_runtime.errors import Argument, ImageError, InputError, ModelError, ProviderError
 from rnn_runtime.images.ahead import ReadAhead, usable_cores
 from rnn_runtime.images.decode import Decoded, TakenImage, read_images
 from rnn_runtime.images.image_like import ImageLike, is_single_image, take_images
-from rnn_runtime.model.file import read_model, stored_sha256
-from rnn_runtime.model.metadata import ModelMetadata
+from rnn_runtime.model.file import ModelMetadata, read_model, stored_sha256
 from rnn_runtime.model.values import BatchSize, Count, Threads, check_argument
 
 BATCH_SIZE = 256

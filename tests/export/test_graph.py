@@ -19,7 +19,7 @@ from rnn_export.graph import GRAPHS, PRECISIONS, Graph, Precision, build_onnx_mo
 from rnn_runtime import Classifier
 from rnn_runtime.checks.self_check import self_check
 from rnn_runtime.errors import SettingsError
-from rnn_runtime.model.metadata import FORMAT_VERSION
+from rnn_runtime.model.file import FORMAT_VERSION
 from rnn_runtime.model.spec import Cell, ImageSpec, ModelSpec, Nonlinearity
 from rnn_train.checkpoint import Checkpoint
 from tests.support.checkpoints import random_checkpoint

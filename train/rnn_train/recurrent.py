@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from rnn_runtime.engine.session import create_session, share
+from rnn_runtime.engine import create_session, share
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -11,12 +11,19 @@ from types import ModuleType
 from typing import TextIO
 
 from rnn_runtime.classifier import Classifier
-from rnn_runtime.engine import CUDA_DEFAULTS, CudaOptions, Provider, open_session
+from rnn_runtime.engine import (
+    CUDA_DEFAULTS,
+    CudaOptions,
+    Provider,
+    cuda_major,
+    import_onnxruntime,
+    installed_packages,
+    open_session,
+)
 from rnn_runtime.engine.cuda import DRIVER, Driver, find_driver, load_library, preload_cuda
-from rnn_runtime.engine.session import cuda_major, import_onnxruntime, installed_packages
 from rnn_runtime.errors import MissingPackageError, ModelError
 from rnn_runtime.images.ahead import usable_cores
-from rnn_runtime.model.metadata import ModelMetadata
+from rnn_runtime.model.file import ModelMetadata
 
 _NOTHING = "nothing to repair"
 
@@ -68,7 +75,7 @@ def examine(model: Path | None = None, provider: Provider = "auto", *, cuda: Cud
     wanted = provider == "cuda" or driver is not None or len(installed_packages()) > 1
     cuda_remedy = opened.remedy if wanted else None
     nothing = _NOTHING
-    if opened.provider == "cpu" and not wanted and cuda_major(ort) is not None:
+    if opened.provider == "cpu" and not wanted and cuda_major() is not None:
         nothing = f"nothing to repair for the CPU. For CUDA: {opened.remedy}"
     providers = ("cuda", "cpu") if opened.provider == "cuda" else ("cpu",)
     return Diagnosis(tuple(facts), providers, cuda_remedy or model_remedy or nothing)
@@ -119,7 +126,7 @@ def _driver_facts(driver: Driver | None) -> list[tuple[str, str]]:
 
 
 def _cuda_facts(ort: ModuleType) -> list[tuple[str, str]]:
-    major = cuda_major(ort)
+    major = cuda_major()
     if major is None:
         return [("built for CUDA", "no")]
     preload_cuda(ort)

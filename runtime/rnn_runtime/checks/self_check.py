@@ -3,10 +3,10 @@
 import math
 
 from rnn_runtime.classifier import Classifier
-from rnn_runtime.engine.session import other_provider
+from rnn_runtime.engine import other_provider
 from rnn_runtime.errors import Argument, ParityError
 from rnn_runtime.model.difference import ATOL, HALF_ATOL, HALF_RTOL, RTOL, Difference
-from rnn_runtime.model.metadata import ModelMetadata
+from rnn_runtime.model.file import ModelMetadata
 
 
 def self_check(classifier: Classifier, *, atol: float | None = None, rtol: float | None = None) -> Difference:

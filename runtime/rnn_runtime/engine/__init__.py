@@ -1,23 +1,25 @@
-"""onnxruntime: opening a model on the requested execution provider, or an error; never on another provider.
+"""onnxruntime: opening a model on the requested execution provider, or an error, and running batches in it.
 
-`session` creates sessions, `cpu` and `cuda` run batches in them.
+What only CUDA needs is in `cuda`.
 """
 
+import contextlib
+import ctypes
+import os
+import re
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from functools import cache, partial
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, cast
 
-from rnn_runtime.engine.cpu import CpuRunner, images_per_run
-from rnn_runtime.engine.cuda import EXPORT_FOR_CUDA, CudaError, CudaRunner, has_driver, start_cuda
-from rnn_runtime.engine.session import (
-    Runner,
-    create_session,
-    cuda_major,
-    error_text,
-    import_onnxruntime,
-    installed_packages,
-)
-from rnn_runtime.errors import Argument, ModelError, ProviderError, SettingsError
-from rnn_runtime.model.metadata import exported_precision
+import numpy as np
+from numpy.typing import NDArray
+
+from rnn_runtime.errors import Argument, MissingPackageError, ModelError, ProviderError, SettingsError
 from rnn_runtime.model.spec import ModelSpec
 from rnn_runtime.model.values import Count, DeviceId, PlainFields, check_fields
 
@@ -26,6 +28,19 @@ if TYPE_CHECKING:
 
 Provider = Literal["auto", "cuda", "cpu"]
 PROVIDERS: tuple[Provider, ...] = ("auto", "cuda", "cpu")
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+UNINSTALL = "pip uninstall --yes onnxruntime onnxruntime-gpu"
+INSTALL_CUDA = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
+_INSTALL = f"pip install onnxruntime, or with an NVIDIA GPU: {INSTALL_CUDA}"
+_SILENT = 4  # onnxruntime's severity "fatal"; our own errors say what matters
+_PLACE = "the CPU"
+_SMALLEST_CHUNK = 16  # images that are worth waking a thread
+_KIB = 1024
+_USUAL_BYTES = 512 * _KIB  # the least of the servers' processors in use: Zen 3
+_FEWEST, _MOST = 16, 256  # images per run; beyond, nothing is gained (docs/explanation/measurements.md)
+_OPERATOR_IMAGES = 64  # GRU and LSTM: their kernels divide a batch by themselves
+_HIDDEN_STATES = 12  # per image and direction, the products of several steps counted
+_FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,26 +128,27 @@ def open_session(
             " or ",
             Argument("provider", "auto"),
         )
-    ort = import_onnxruntime()
+    import_onnxruntime()
     on_cpu = _open_on_cpu(model, threads)
     if provider == "cpu":
         return OpenSession(on_cpu, "cpu")
+    from rnn_runtime.engine.cuda import CudaError, has_driver, start_cuda
+
     try:
-        _check_precision(on_cpu)
-        return OpenSession(start_cuda(model, cuda), "cuda")
+        return OpenSession(start_cuda(model, on_cpu, cuda), "cuda")
     except CudaError as error:
         if provider == "cuda":
             raise ProviderError(
                 f"the CUDA provider could not start: {error.problem}. {error.remedy}, or run with ",
                 Argument("provider", "cpu"),
             ) from None
-        installed = cuda_major(ort) or "onnxruntime-gpu" in installed_packages() or has_driver()
+        installed = cuda_major() or "onnxruntime-gpu" in installed_packages() or has_driver()
         expected = bool(installed) or cuda != CUDA_DEFAULTS
         notice = f"Running on the CPU: {error.problem}. {error.remedy}" if expected else None
         return OpenSession(on_cpu, "cpu", error.problem, error.remedy, notice)
 
 
-def make_runner(opened: OpenSession, model: bytes, spec: ModelSpec, *, threads: int, device_id: int = 0) -> Runner:
+def make_runner(opened: OpenSession, model: bytes, spec: ModelSpec, *, threads: int, device_id: int = 0) -> "Runner":
     """What runs batches of images in a session.
 
     Args:
@@ -146,15 +162,12 @@ def make_runner(opened: OpenSession, model: bytes, spec: ModelSpec, *, threads: 
         ModelError: the memory doesn't suffice for another session.
     """
     if opened.provider == "cuda":
+        from rnn_runtime.engine.cuda import CudaRunner
+
         return CudaRunner(opened.session, device_id)
     # For small batches of an LSTM, onnxruntime's own threads are faster than chunks (docs/explanation/measurements.md).
     threaded = _open_on_cpu(model, threads) if spec.cell == "lstm" and threads > 1 else None
-    return CpuRunner(opened.session, threads, images_per_run(spec), threaded)
-
-
-def _check_precision(session: "onnxruntime.InferenceSession") -> None:
-    if exported_precision(session.get_modelmeta().custom_metadata_map) == "int8":
-        raise CudaError("this model is int8, and CUDA has no kernel for quantized LSTMs", EXPORT_FOR_CUDA)
+    return CpuRunner(opened.session, threads, _images_per_run(spec), threaded)
 
 
 def _open_on_cpu(model: bytes, threads: int) -> "onnxruntime.InferenceSession":
@@ -165,3 +178,289 @@ def _open_on_cpu(model: bytes, threads: int) -> "onnxruntime.InferenceSession":
             "not an ONNX model that onnxruntime can load, or a damaged one. Copy it again, or export it with "
             f"rnn-export ({error_text(error)})"
         ) from None
+
+
+def create_session(
+    model: bytes,
+    provider: str | tuple[str, dict[str, str]] = CPU,
+    *,
+    threads: int = 1,
+    allow_cpu: bool = False,
+) -> "onnxruntime.InferenceSession":
+    """Create a session that logs nothing, and runs no node on another provider than this one, unless `allow_cpu`.
+
+    onnxruntime adds the CPU to every session, and places nodes there for which the provider has no kernel. The option
+    `session.disable_cpu_ep_fallback` makes that an error. It conflicts with naming the CPU as a second provider
+    (github.com/microsoft/onnxruntime/pull/16016).
+
+    Args:
+        model: The content of an ONNX file.
+        provider: onnxruntime's name of an execution provider, with its options if there are any.
+        threads: CPU threads per operator. With 1, a run uses the calling thread only.
+        allow_cpu: Whether nodes may run on the CPU though another provider was asked for.
+
+    Raises:
+        MissingPackageError: onnxruntime isn't installed, or its installation is broken.
+        Exception: whatever onnxruntime raises; `error_text` puts it into one line.
+    """
+    ort = import_onnxruntime()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = _SILENT
+    if provider != CPU and not allow_cpu:
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    # onnxruntime's own fallback prints to stdout that it uses the CPU, at the start and in each run.
+    session: onnxruntime.InferenceSession = ort.InferenceSession(
+        model, options, providers=[provider], enable_fallback=0
+    )
+    return session
+
+
+def import_onnxruntime() -> ModuleType:
+    """Import onnxruntime.
+
+    Raises:
+        MissingPackageError: it isn't installed, or a part of it is missing; the text says how to repair it.
+    """
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        raise (_missing() if error.name == "onnxruntime" else _broken(str(error))) from None
+    except Exception as error:  # anything may be missing in a broken installation
+        raise _broken(str(error)) from None
+    if not hasattr(onnxruntime, "InferenceSession"):  # Python imports a leftover folder without files as a module
+        if not installed_packages():
+            raise _missing()
+        raise _broken("most of its files are missing, as after uninstalling one of two packages that share them")
+    return cast(ModuleType, onnxruntime)
+
+
+def installed_packages() -> dict[str, str]:
+    """The versions of the packages that provide the module `onnxruntime`. Both install into the same folder."""
+    import importlib.metadata  # takes 20 ms, and is needed only where something is wrong
+
+    found = {}
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def cuda_major() -> int | None:
+    """The major version of CUDA that onnxruntime was built for; None if it was built for the CPU."""
+    version = str(getattr(import_onnxruntime(), "cuda_version", "")).partition(".")[0]
+    return int(version) if version.isdigit() else None
+
+
+def _missing() -> MissingPackageError:
+    return MissingPackageError(f"onnxruntime is not installed. Install it with: {_INSTALL}")
+
+
+def _broken(reason: str) -> MissingPackageError:
+    packages = installed_packages()
+    if len(packages) > 1:
+        reason = f"{' and '.join(packages)} are installed over one another: {reason}"
+    return MissingPackageError(
+        f"the installed onnxruntime is broken ({reason}). Repair it with: {UNINSTALL} && {_INSTALL}"
+    )
+
+
+class Batch(Protocol):
+    """Images that are run together, such as an `ImageBatch`: uint8 `(batch, height, width, channels)`, in C order."""
+
+    @property
+    def images(self) -> NDArray[np.uint8]: ...
+
+
+BatchT = TypeVar("BatchT", bound=Batch)
+_Value = TypeVar("_Value")
+
+
+class Runner(Protocol):
+    """A model on an execution provider. Any number of threads may use it.
+
+    A batch may be of any size, and empty.
+    """
+
+    def run(self, output: str, images: NDArray[np.uint8], *, alone: bool = False) -> NDArray[np.float32]:
+        """Run one batch.
+
+        Args:
+            output: `logits` or `probabilities`.
+            images: uint8 `(batch, height, width, channels)`, in C order.
+            alone: Whether to use the calling thread only, as one process of several does.
+
+        Returns:
+            float32 `(batch, classes)`.
+
+        Raises:
+            ProviderError: the run failed, for instance because memory ran out.
+        """
+
+    def stream(self, output: str, batches: Iterable[BatchT]) -> Iterator[tuple[BatchT, NDArray[np.float32]]]:
+        """Run batches one after the other, or two at a time where that is faster.
+
+        Args:
+            output: As for `run`.
+            batches: Drawn at most two ahead of the results.
+
+        Yields:
+            Each batch and its result, in the order of `batches`.
+
+        Raises:
+            ProviderError: As for `run`.
+        """
+
+
+class CpuRunner:
+    """A model on the CPU that divides batches among threads: a `Runner`.
+
+    Safe to use from several threads, and in a forked process.
+
+    Args:
+        session: A session of one thread, with the input `images` and the outputs `logits` and `probabilities`.
+        threads: Number of threads that share a batch.
+        largest_chunk: The most images that a thread runs at once.
+        threaded_session: The same model with onnxruntime's own threads, for batches of a single chunk.
+    """
+
+    def __init__(
+        self,
+        session: "onnxruntime.InferenceSession",
+        threads: int,
+        largest_chunk: int,
+        threaded_session: "onnxruntime.InferenceSession | None" = None,
+    ) -> None:
+        self._session, self._threads, self._threaded_session = session, threads, threaded_session
+        self._largest_chunk = largest_chunk
+        self._pool: ThreadPoolExecutor | None = None
+        _instances.add(self)
+
+    def run(self, output: str, images: NDArray[np.uint8], *, alone: bool = False) -> NDArray[np.float32]:
+        """Run one batch, as `Runner.run` says."""
+        count, session, pool, chunk_size = len(images), self._session, None, self._largest_chunk
+        if self._threaded_session and count <= self._largest_chunk and not alone:
+            session = self._threaded_session
+        elif self._threads > 1 and count > _SMALLEST_CHUNK and not alone:
+            pool = self._pool = self._pool or ThreadPoolExecutor(self._threads - 1, thread_name_prefix="model")
+            chunk_size = self._chunk_size(count)
+        if count <= chunk_size:
+            return run_session(session, output, images, _PLACE)
+        run = partial(run_session, session, output, place=_PLACE)
+        return np.concatenate(share([partial(run, chunk) for chunk in divide(images, chunk_size)], pool))
+
+    def stream(self, output: str, batches: Iterable[BatchT]) -> Iterator[tuple[BatchT, NDArray[np.float32]]]:
+        """Run batches one after the other, as `Runner.stream` says."""
+        for batch in batches:
+            yield batch, self.run(output, batch.images)
+
+    def _chunk_size(self, images: int) -> int:
+        """Images per run: all threads get as many runs, none of more than the largest chunk."""
+        runs = -(-images // (self._threads * self._largest_chunk)) * self._threads
+        return max(-(-images // runs), _SMALLEST_CHUNK)
+
+    def forget_threads(self) -> None:
+        """In a forked child, where no threads survive: drop them; the next run starts new ones."""
+        if self._threaded_session is not None:
+            # Destroying it could wait forever for its threads, or for locks that they held at the fork.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._threaded_session))
+        self._pool = self._threaded_session = None
+
+
+def share(tasks: Sequence[Callable[[], _Value]], pool: ThreadPoolExecutor | None) -> list[_Value]:
+    """Compute tasks in this thread and in those of a pool, if there is one; the results, in order.
+
+    This thread, which is awake, begins with the first, and then takes the last ones that no other has begun.
+    """
+    first, *others = tasks
+    futures: list[Future[_Value]] = [pool.submit(task) if pool else Future() for task in others]
+    try:
+        results = [first()]
+        for task, future in reversed(list(zip(others, futures, strict=True))):
+            results.insert(1, task() if future.cancel() else future.result())
+    finally:
+        for future in futures:
+            future.cancel()
+    return results
+
+
+_instances: "weakref.WeakSet[CpuRunner]" = weakref.WeakSet()
+
+
+def _forget_threads() -> None:
+    for instance in list(_instances):
+        instance.forget_threads()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_forget_threads)
+
+
+def _images_per_run(spec: ModelSpec) -> int:
+    """The most images that a thread runs at once.
+
+    For a vanilla RNN, their pixels and hidden states fill the second-level cache of a core. On Linux, the kernel tells
+    its size; elsewhere, 512 KiB are assumed.
+    """
+    if spec.cell != "rnn":
+        return _OPERATOR_IMAGES
+    image, directions = spec.image_spec, 2 if spec.bidirectional else 1
+    values = image.height * image.width * image.channels + _HIDDEN_STATES * directions * spec.hidden_size
+    return min(max(_second_level_bytes() // (_FLOAT_BYTES * values), _FEWEST), _MOST)
+
+
+@cache
+def _second_level_bytes() -> int:
+    """The size that Linux tells in sysfs (Documentation/ABI/testing/sysfs-devices-system-cpu in its source)."""
+    try:
+        # index0 and index1 are the first level, for data and for instructions
+        size = Path("/sys/devices/system/cpu/cpu0/cache/index2/size").read_text().strip()
+    except OSError:
+        return _USUAL_BYTES
+    return int(size[:-1]) * _KIB if re.fullmatch(r"\d+K", size) else _USUAL_BYTES
+
+
+def run_session(
+    session: "onnxruntime.InferenceSession", output: str, images: NDArray[np.uint8], place: str, *, rows: int = 0
+) -> NDArray[np.float32]:
+    """Run one batch in one call; shapes as for `Runner.run`.
+
+    Args:
+        session: A session of an exported model.
+        output: `logits` or `probabilities`.
+        images: The batch.
+        place: Where the session runs, for errors.
+        rows: The number of images to run: black ones follow if `images` are fewer.
+
+    Raises:
+        ProviderError: the run failed; the text says where, with how many images, and why.
+    """
+    if not len(images):  # onnxruntime's kernels fail without any rows
+        return np.empty((0, session.get_outputs()[0].shape[1]), np.float32)
+    count = len(images)
+    if count < rows:
+        images = np.concatenate([images, np.zeros((rows - count, *images.shape[1:]), np.uint8)])
+    try:
+        results: NDArray[np.float32] = session.run([output], {"images": images})[0]
+    except Exception as error:  # onnxruntime's exceptions share no base class below this one
+        raise ProviderError(
+            f"a run of {count} images failed on {place}: {error_text(error)}. If memory is short, use smaller batches"
+        ) from None
+    return results[:count]
+
+
+def divide(images: NDArray[np.uint8], size: int) -> list[NDArray[np.uint8]]:
+    """Divide a batch into parts of at most this size. An empty batch is one part."""
+    return [images[start : start + size] for start in range(0, len(images), size)] or [images]
+
+
+def error_text(error: Exception) -> str:
+    """onnxruntime's message in one line. A failure of CUDA's libraries is cut down to its cause, without locations."""
+    text = " ".join(str(error).split()).rstrip(".")
+    failure = re.search(r"\b(CUDA|CUBLAS|CUDNN|CURAND) failure \d+: [^;]*[^; ]", text)
+    return failure[0] if failure else text
+
+
+def other_provider(provider: Literal["cuda", "cpu"]) -> tuple[str | Argument, ...]:
+    """What to do where a model's results can't be trusted on a provider, as parts of an error."""
+    return ("export it again",) if provider == "cpu" else ("try ", Argument("provider", "cpu"))

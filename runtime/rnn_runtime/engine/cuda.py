@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from rnn_runtime.engine.session import (
+from rnn_runtime.engine import (
     CUDA,
     INSTALL_CUDA,
     UNINSTALL,
     BatchT,
+    CudaOptions,
     create_session,
     cuda_major,
     divide,
@@ -30,11 +31,10 @@ from rnn_runtime.engine.session import (
 )
 from rnn_runtime.errors import ProviderError
 from rnn_runtime.interruption import result_of
+from rnn_runtime.model.file import exported_precision
 
 if TYPE_CHECKING:
     import onnxruntime
-
-    from rnn_runtime.engine import CudaOptions
 
 DRIVER = "libcuda.so.1"  # the NVIDIA driver's own library. No CUDA toolkit is needed
 _CHECK_GPU = "Check the GPU and its driver with: nvidia-smi"
@@ -130,7 +130,7 @@ def check_cuda(device_id: int) -> None:
     driver = find_driver()
     if driver is None:
         raise CudaError(f"no NVIDIA driver was found ({DRIVER})", "Install the driver and check it with: nvidia-smi")
-    _check_driver(driver, cuda_major(ort), device_id)
+    _check_driver(driver, cuda_major(), device_id)
     preload_cuda(ort)
     libraries = Path(str(ort.__file__)).parent / "capi"
     provider = libraries / "libonnxruntime_providers_cuda.so"
@@ -179,11 +179,14 @@ def preload_cuda(ort: ModuleType) -> None:
         ort.preload_dlls()
 
 
-def start_cuda(model: bytes, cuda: "CudaOptions") -> "onnxruntime.InferenceSession":
+def start_cuda(
+    model: bytes, on_cpu: "onnxruntime.InferenceSession", cuda: CudaOptions
+) -> "onnxruntime.InferenceSession":
     """Open a model on CUDA, and run it once.
 
     Args:
-        model: The content of an ONNX file with one input, which opens on the CPU.
+        model: The content of an ONNX file with one input.
+        on_cpu: A session of it on the CPU.
         cuda: How to run on CUDA.
 
     Returns:
@@ -192,6 +195,8 @@ def start_cuda(model: bytes, cuda: "CudaOptions") -> "onnxruntime.InferenceSessi
     Raises:
         CudaError: CUDA can't run here, or can't run this model.
     """
+    if exported_precision(on_cpu.get_modelmeta().custom_metadata_map) == "int8":
+        raise CudaError("this model is int8, and CUDA has no kernel for quantized LSTMs", EXPORT_FOR_CUDA)
     check_cuda(cuda.device_id)
     provider = (CUDA, cuda.to_provider_options())
     try:
@@ -248,7 +253,7 @@ class CudaRunner:
 
     def run(self, output: str, images: NDArray[np.uint8], *, alone: bool = False) -> NDArray[np.float32]:  # noqa: ARG002
         """Run one batch, as `Runner.run` says."""
-        return self._start(output, images).result()
+        return result_of(self._start(output, images))
 
     def stream(self, output: str, batches: Iterable[BatchT]) -> Iterator[tuple[BatchT, NDArray[np.float32]]]:
         """Run two batches at a time, as `Runner.stream` says: the device always has something to do."""

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import rnn_runtime
 from rnn_runtime.classifier import BATCH_SIZE, Classifier, Prediction
-from rnn_runtime.engine.session import import_onnxruntime
+from rnn_runtime.engine import import_onnxruntime
 from rnn_runtime.errors import Argument, InputError, OutputError, ProcessLostError, SettingsError, StorageError
 from rnn_runtime.files.atomic import GrowingFile, atomic_write, check_output, growing_file, part_of
 from rnn_runtime.files.remote import import_arrow

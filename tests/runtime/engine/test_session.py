@@ -9,8 +9,7 @@ import onnxruntime
 import pytest
 
 from rnn_runtime import Classifier, CudaOptions
-from rnn_runtime.engine import open_session
-from rnn_runtime.engine.session import create_session
+from rnn_runtime.engine import create_session, open_session
 from rnn_runtime.errors import ModelError, ProviderError, SettingsError
 from tests.support.commands import Run, RunProcess, modules_from
 

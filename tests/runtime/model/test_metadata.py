@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from rnn_runtime.errors import ModelError
-from rnn_runtime.model.metadata import GoldenSamples, ModelMetadata
+from rnn_runtime.model.file import GoldenSamples, ModelMetadata
 from rnn_runtime.model.spec import ImageSpec, ModelSpec
 
 SPEC = ModelSpec(ImageSpec(4, 3, 1), ("ä", "b / c"))
