@@ -80,15 +80,18 @@ class OnnxruntimeSteps:
 
     Args:
         net: An RNN or GRU with biases, in float32 or float64 on the CPU.
+
+    Attributes:
+        free: The buffers of the last pass, once it has gone back.
     """
 
     def __init__(self, net: nn.RNNBase) -> None:
         self._net = net
         self._helpers: ThreadPoolExecutor | None = None
-        self._free: _Buffers | None = None
+        self.free: _Buffers | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_net": self._net, "_helpers": None, "_free": None}  # copies and pickles have buffers of their own
+        return {"_net": self._net, "_helpers": None, "free": None}  # copies and pickles have buffers of their own
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """The last layer's outputs at the last step of each direction, with dropout between layers.
@@ -122,15 +125,11 @@ class OnnxruntimeSteps:
 
     def take_buffers(self, inputs: Tensor) -> "_Buffers":
         """Buffers for inputs of this shape; new ones if those of the last pass don't fit, or aren't back yet."""
-        taken, self._free = self._free, None
+        taken, self.free = self.free, None
         if taken is None or taken.fits != (inputs.shape, inputs.dtype):
             taken = _Buffers(self._net, inputs)
         taken.passes += 1
         return taken
-
-    def give_back(self, buffers: "_Buffers") -> None:
-        """Let the next pass have them."""
-        self._free = buffers
 
     def share(self, tasks: Sequence[Callable[[], _Value]]) -> list[_Value]:
         """Compute tasks in this thread and in helpers, without gradients; the results, in order.
@@ -170,7 +169,7 @@ class _LastOutputs(torch.autograd.Function):
             raise RuntimeError("another forward pass has used the buffers of this one since its backward pass")
         parts = zip(buffers.parts, buffers.slices, strict=True)
         gradients = steps.share([partial(part.backward, gradient[rows]) for part, rows in parts])
-        steps.give_back(buffers)
+        steps.free = buffers
         return None, None, None, *(torch.stack(each).sum(0) for each in zip(*gradients, strict=True))
 
 
@@ -237,14 +236,12 @@ class _Part:
         self._dropout = dropout
         self._masks = [torch.empty_like(each) for each in self._inputs] if dropout else []
         self._go_down = [
-            [self._bind(upper, below, direction.of_outputs) for below, direction in enumerate(lower)]
+            [
+                _products([pair for each in upper for pair in each.input_products(below)], direction.of_outputs)
+                for below, direction in enumerate(lower)
+            ]
             for lower, upper in pairwise(self._layers)
         ]
-
-    @staticmethod
-    def _bind(layer: "Sequence[_Direction]", below: int, out: Tensor) -> "_Computation":
-        pairs = [pair for direction in layer for pair in direction.input_products(below)]
-        return _products(pairs, out.flatten(0, 1))
 
     def forward(self, images: Tensor, seed: int) -> Tensor:
         """The last outputs of `(batch, steps, features)`; dropout draws from a generator that starts with `seed`."""
@@ -316,14 +313,38 @@ class _Direction:
         self._last = order[-1]
         chunks = [order[start : start + _LONGEST] for start in range(0, steps, _LONGEST)]
         self._project = [
-            _products(
-                [(inputs.flatten(0, 1), weights.from_input[gate])], self._flat(name), addend=weights.sums_bias[gate]
-            )
+            _products([(inputs, weights.from_input[gate])], self._tensors[name], addend=weights.sums_bias[gate])
             for gate, name in enumerate(cell.sums)
         ]
-        self._go = [self._bind_forward(chunk) for chunk in chunks]
-        self._go_back = [self._bind_backward(chunk) for chunk in reversed(chunks)]
-        self._differentiate = list(self._bind_weights(inputs))
+        self._go = [
+            self._bind(
+                open_forward(cell, len(chunk), inputs.dtype),
+                chunk,
+                before=self._before[chunk[0]],
+                hidden_bias=weights.hidden_bias,
+                **_number("hidden_weight", weights.from_state),
+            )
+            for chunk in chunks
+        ]
+        self._go_back = [
+            self._bind(
+                open_backward(cell, len(chunk), inputs.dtype),
+                chunk,
+                of_later=self._of_later,
+                of_earlier=self._of_earlier,
+                **_number("hidden_weight", weights.to_state),
+            )
+            for chunk in reversed(chunks)
+        ]
+        of_weight_ih, of_weight_hh, *self._of_biases = self.of_parameters
+        self._differentiate = [
+            _products([(self._tensors[name], factor)], rows, transposed=True)
+            for total, names, factor in (
+                (of_weight_ih, cell.of_sums, inputs),
+                (of_weight_hh, cell.of_states, self._before),
+            )
+            for rows, name in zip(total.chunk(cell.gates), names, strict=True)
+        ]
 
     @property
     def last_output(self) -> Tensor:
@@ -355,9 +376,8 @@ class _Direction:
         """Compute `of_parameters`, after `backward`."""
         for compute in self._differentiate:
             compute()
-        _, _, *of_biases = self.of_parameters
-        sums = {name: self._flat(name).sum(0) for name in self._cell.gradients}
-        for of_bias, names in zip(of_biases, (self._cell.of_sums, self._cell.of_states), strict=True):
+        sums = {name: self._tensors[name].flatten(0, 1).sum(0) for name in self._cell.gradients}
+        for of_bias, names in zip(self._of_biases, (self._cell.of_sums, self._cell.of_states), strict=True):
             torch.cat([sums[name] for name in names], out=of_bias)
 
     def input_products(self, below: int) -> list[tuple[Tensor, Tensor]]:
@@ -367,48 +387,18 @@ class _Direction:
             below: Of the outputs of which direction of the layer below.
         """
         return [
-            (self._flat(name), parts[below])
+            (self._tensors[name], parts[below])
             for name, parts in zip(self._cell.of_sums, self._weights.to_input, strict=True)
         ]
 
-    def _bind_forward(self, order: Sequence[int]) -> "_Computation":
-        cell, weights = self._cell, self._weights
-        inputs = {
-            "before": self._before[order[0]],
-            **_number("hidden_weight", weights.from_state),
-            **({} if cell.separate_bias is None else {"hidden_bias": weights.hidden_bias}),
-            **self._each(cell.sums, order),
+    def _bind(self, session: "onnxruntime.InferenceSession", order: Sequence[int], **others: Tensor) -> "_Computation":
+        """Compute steps, whose parts of the tensors are `<name>.<number in order>`."""
+        parts = {
+            f"{name}.{number}": tensor[step]
+            for name, tensor in self._tensors.items()
+            for number, step in enumerate(order)
         }
-        states = {f"state.{step}": self.outputs[place] for step, place in enumerate(order)}
-        session = open_forward(cell, len(order), self.outputs.dtype)
-        return _Computation(session, inputs, {**states, **self._each(cell.saved, order)})
-
-    def _bind_backward(self, order: Sequence[int]) -> "_Computation":
-        cell = self._cell
-        inputs = {
-            "of_later": self._of_later,
-            **_number("hidden_weight", self._weights.to_state),
-            **self._each(("of_output", *cell.used_again, *cell.factors), order),
-        }
-        outputs = {"of_earlier": self._of_earlier, **self._each(cell.gradients, order)}
-        return _Computation(open_backward(cell, len(order), self.outputs.dtype), inputs, outputs)
-
-    def _bind_weights(self, inputs: Tensor) -> "Iterator[_Computation]":
-        cell = self._cell
-        of_weight_ih, of_weight_hh, _, _ = self.of_parameters
-        for total, names, factor in (
-            (of_weight_ih, cell.of_sums, inputs),
-            (of_weight_hh, cell.of_states, self._before),
-        ):
-            for rows, name in zip(total.chunk(cell.gates), names, strict=True):
-                yield _products([(self._flat(name), factor.flatten(0, 1))], rows, transposed=True)
-
-    def _each(self, names: Sequence[str], order: Sequence[int]) -> Mapping[str, Tensor]:
-        """The parts of tensors that belong to single steps."""
-        return {f"{name}.{step}": self._tensors[name][place] for step, place in enumerate(order) for name in names}
-
-    def _flat(self, name: str) -> Tensor:
-        return self._tensors[name].flatten(0, 1)
+        return _Computation(session, {**parts, **others})
 
 
 class _Weights:
@@ -456,19 +446,20 @@ class _Computation:
 
     Args:
         session: On the CPU.
-        inputs: Contiguous tensors.
-        outputs: Contiguous tensors.
+        tensors: Contiguous ones for the names of its inputs and outputs; others are ignored.
     """
 
-    def __init__(
-        self, session: "onnxruntime.InferenceSession", inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]
-    ) -> None:
-        self._session, self._places = session, (inputs, outputs)  # the binding only knows addresses
+    def __init__(self, session: "onnxruntime.InferenceSession", tensors: Mapping[str, Tensor]) -> None:
+        self._session, self._tensors = session, tensors  # the binding only knows addresses
         self._binding = session.io_binding()
-        for bind, tensors in ((self._binding.bind_input, inputs), (self._binding.bind_output, outputs)):
-            for name, tensor in tensors.items():
+        for bind, values in (
+            (self._binding.bind_input, session.get_inputs()),
+            (self._binding.bind_output, session.get_outputs()),
+        ):
+            for value in values:
+                tensor = tensors[value.name]
                 assert tensor.is_contiguous()
-                bind(name, "cpu", 0, tensor.numpy().dtype.type, list(tensor.shape), tensor.data_ptr())
+                bind(value.name, "cpu", 0, tensor.numpy().dtype.type, list(tensor.shape), tensor.data_ptr())
 
     def __call__(self) -> None:
         """Compute the outputs of what the inputs hold.
@@ -487,14 +478,19 @@ class _Computation:
 def _products(
     pairs: Sequence[tuple[Tensor, Tensor]], out: Tensor, *, addend: Tensor | None = None, transposed: bool = False
 ) -> _Computation:
-    """`out`, the sum of the products of all pairs, whose left factors may be transposed, and of a row."""
-    inputs = {
-        f"{side}{number}": factor for number, pair in enumerate(pairs) for side, factor in zip("ab", pair, strict=True)
+    """`out`, the sum of the products of all pairs, whose left factors may be transposed, and of a row.
+
+    The steps and images of a tensor `(steps, batch, hidden)` are rows of one matrix.
+    """
+    tensors = {
+        f"{side}{number}": factor.flatten(0, -2)
+        for number, pair in enumerate(pairs)
+        for side, factor in zip("ab", pair, strict=True)
     }
     if addend is not None:
-        inputs["addend"] = addend
+        tensors["addend"] = addend
     session = open_products(len(pairs), out.dtype, transposed, addend is not None)
-    return _Computation(session, inputs, {"out": out})
+    return _Computation(session, {**tensors, "out": out.flatten(0, -2)})
 
 
 def _number(name: str, tensors: Sequence[Tensor]) -> Mapping[str, Tensor]:
@@ -514,7 +510,6 @@ class Cell(ABC):
         gates: How many there are.
         saved: The results of a step that `derive` needs, beside the state.
         factors: What `derive` computes for `backward`.
-        used_again: Those of `saved` that `backward` needs as well.
         of_states: For each gate, the gradient of its sum of the states: that of its sum of the inputs, but where the
             two sums aren't simply added.
         separate_bias: The gate whose sum of the states has a bias of its own, `hidden_bias`; None if both biases belong
@@ -526,7 +521,6 @@ class Cell(ABC):
     gates: int
     saved: tuple[str, ...]
     factors: tuple[str, ...]
-    used_again: tuple[str, ...]
     of_states: tuple[str, ...]
     separate_bias: int | None
     in_place_of: ClassVar[Mapping[str, str]]
@@ -535,11 +529,6 @@ class Cell(ABC):
     def of_sums(self) -> tuple[str, ...]:
         """For each gate, the gradient of its sum of the inputs."""
         return tuple(f"of_sums{gate}" for gate in range(self.gates))
-
-    @property
-    def hidden_weights(self) -> tuple[str, ...]:
-        """The gates' parts of `weight_hh`."""
-        return tuple(f"hidden_weight{gate}" for gate in range(self.gates))
 
     @property
     def sums(self) -> tuple[str, ...]:
@@ -586,7 +575,7 @@ class _RNN(Cell):
     """`h = tanh(x @ W.t() + h @ U.t() + b)`, or ReLU in place of tanh."""
 
     gates = 1
-    saved = used_again = ()
+    saved = ()
     factors = ("slope",)
     of_states = ("of_sums0",)
     separate_bias = None
@@ -620,7 +609,6 @@ class _GRU(Cell):
     gates = 3
     saved = ("r", "z", "n", "q")
     factors = ("of_r", "of_z", "of_n")
-    used_again = ("r", "z")
     of_states = ("of_sums0", "of_sums1", "of_q")
     separate_bias = 2
     in_place_of: ClassVar = {
@@ -681,8 +669,7 @@ def open_forward(cell: Cell, steps: int, dtype: torch.dtype) -> "onnxruntime.Inf
     state = "before"
     for step in range(steps):
         state = cell.forward(graph, step, state)
-    inputs = ["before", *cell.hidden_weights, *([] if cell.separate_bias is None else ["hidden_bias"])]
-    return _open(graph, [*inputs, *_each(cell.sums, steps)], _each(("state", *cell.saved), steps))
+    return _open(graph, _each(("state", *cell.saved), steps))
 
 
 @cache
@@ -697,8 +684,7 @@ def open_backward(cell: Cell, steps: int, dtype: torch.dtype) -> "onnxruntime.In
     for step in range(steps - 1, -1, -1):
         state = cell.backward(graph, step, state, f"of_output.{step - 1}" if step else None)
     graph.node("Identity", [state], "of_earlier")
-    inputs = _each(("of_output", *cell.used_again, *cell.factors), steps)
-    return _open(graph, ["of_later", *cell.hidden_weights, *inputs], ["of_earlier", *_each(cell.gradients, steps)])
+    return _open(graph, ["of_earlier", *_each(cell.gradients, steps)])
 
 
 @cache
@@ -712,13 +698,11 @@ def open_products(count: int, dtype: torch.dtype, transposed: bool, has_addend: 
         has_addend: Whether there is an addend.
     """
     graph = _new_graph(dtype)
-    addend = ["addend"] if has_addend else []
-    total = addend
+    total = ["addend"] if has_addend else []
     for number in range(count):
         output = "out" if number == count - 1 else None
         total = [graph.node("Gemm", [f"a{number}", f"b{number}", *total], output, transA=int(transposed))]
-    factors = [f"{side}{number}" for number in range(count) for side in "ab"]
-    return _open(graph, [*factors, *addend], ["out"])
+    return _open(graph, ["out"])
 
 
 def _new_graph(dtype: torch.dtype) -> "GraphBuilder":
@@ -727,8 +711,10 @@ def _new_graph(dtype: torch.dtype) -> "GraphBuilder":
     return GraphBuilder(_FLOATS[dtype])
 
 
-def _open(graph: "GraphBuilder", inputs: Sequence[str], outputs: Sequence[str]) -> "onnxruntime.InferenceSession":
-    model = graph.model("step", graph.values(inputs), graph.values(outputs))
+def _open(graph: "GraphBuilder", outputs: Sequence[str]) -> "onnxruntime.InferenceSession":
+    computed = {name for node in graph.nodes for name in node.output}
+    inputs = dict.fromkeys(name for node in graph.nodes for name in node.input if name not in computed)
+    model = graph.model("step", graph.values(list(inputs)), graph.values(outputs))
     return create_session(model.SerializeToString())
 
 
