@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from rnn_runtime.results.evaluation import FolderEvaluation
     from rnn_runtime.results.place import ImagePlacer
     from rnn_runtime.results.run import RunOptions, RunSummary, classify_files
-    from rnn_runtime.results.shards import MergeSummary, Shard, classify_shard, merge_parts
+    from rnn_runtime.results.shards import PartsSummary, Shard, classify_shard, merge_parts
 
 __version__ = "0.1.0"  # read by pyproject.toml
 
@@ -74,12 +74,12 @@ __all__ = [
     "ImageLike",
     "ImagePlacer",
     "InputError",
-    "MergeSummary",
     "MissingPackageError",
     "ModelError",
     "OtherProcessError",
     "OutputError",
     "ParityError",
+    "PartsSummary",
     "Prediction",
     "ProcessLostError",
     "ProviderError",
@@ -103,7 +103,7 @@ _LAZY = {
     "FolderEvaluation": "results.evaluation",
     "ImageLike": "images.image_like",
     "ImagePlacer": "results.place",
-    "MergeSummary": "results.shards",
+    "PartsSummary": "results.shards",
     "Prediction": "classifier",
     "RunOptions": "results.run",
     "RunSummary": "results.run",

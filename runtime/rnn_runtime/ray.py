@@ -31,8 +31,7 @@ from rnn_runtime.files.atomic import REMOTE, atomic_write
 from rnn_runtime.interruption import POLL_SECONDS, kept_handlers, stop_if_signaled
 from rnn_runtime.model.values import Count, check_argument
 from rnn_runtime.results.run import DEFAULTS, ImageList, Run, RunOptions, telling
-from rnn_runtime.results.shards import Part, PartFolder, Shard, part_format, write_part
-from rnn_runtime.text import count_of
+from rnn_runtime.results.shards import Part, PartFolder, PartsSummary, Shard, part_format, write_part
 
 IMAGES_PER_SHARD = 10_000  # some seconds, so that little is lost with a worker
 # For a cluster that is started here. It listens on 127.0.0.1 only, since whoever reaches its ports can run code.
@@ -41,28 +40,6 @@ _LOCAL = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "
 _SECONDS = 10  # in which a cluster must take a connection
 _RETRIES = 3  # of a shard whose worker or machine is lost
 _REMEDY = "; start again; finished parts are kept"
-
-
-@dataclass(slots=True)
-class RaySummary:
-    """What came out of a run.
-
-    Attributes:
-        parts: Number of parts in the folder.
-        earlier: Those of them that were there already.
-        images: Images of the parts that this run wrote.
-        unreadable: Those of them with an error.
-    """
-
-    parts: int
-    earlier: int = 0
-    images: int = 0
-    unreadable: int = 0
-
-    def __str__(self) -> str:
-        earlier = f" ({self.earlier:,} from before)" if self.earlier else ""
-        failed = f", {self.unreadable:,} unreadable" if self.unreadable else ""
-        return f"{count_of(self.images, 'image')}{failed}, {count_of(self.parts, 'part')}{earlier}"
 
 
 def classify_on_ray(
@@ -74,7 +51,7 @@ def classify_on_ray(
     provider: Provider = "auto",
     threads: int | None = None,
     shards: int | None = None,
-) -> RaySummary:
+) -> PartsSummary:
     """Classify images on a Ray cluster, and write parts as `classify_shard` does, for `merge_parts`.
 
     It runs on the cluster that the variable RAY_ADDRESS names, or else on one that it starts on this machine, for as
@@ -101,7 +78,7 @@ def classify_on_ray(
     """
     check_argument("provider", provider, Provider)
     check_argument("shards", shards, Count | None)
-    ray = import_ray()
+    ray = _import_ray()
     classifier = Classifier(model, "cpu", threads=1)  # so that a wrong model is found before anything is started
     if isinstance(paths, str):
         raise InputError(Argument("paths"), " is a single text. Put it into a list")
@@ -112,84 +89,60 @@ def classify_on_ray(
     count, images = shards or -(-len(names) // IMAGES_PER_SHARD), ImageList(names)
     parts = [Part.of(run, Shard(number, count), images) for number in range(1, count + 1)]
     target = PartFolder(folder)
-    there = {finished.part for finished in target.finished(missing_ok=True)}
+    there = set(target.finished())
     missing = [part for part in parts if part not in there]
-    summary = RaySummary(len(parts), len(parts) - len(missing))
+    summary = PartsSummary(len(parts), earlier=len(parts) - len(missing))
     if missing:
         relative = not all(name.startswith(REMOTE) or os.path.isabs(name) for name in names)
-        with telling(lambda: (_REMEDY,), folder), connect(ray):
-            layout = lay_out(ray, provider, threads)
-            work = _Work(os.path.abspath(model), layout, os.getcwd() if relative else None, options)
-            for written in _run(ray, work, {part: names[slice(*part.shard.bounds(len(names)))] for part in missing}):
-                with target.writing() as local, atomic_write(local / written.name, "wb") as file:
-                    file.write(written.content)
-                summary.images += written.images
-                summary.unreadable += written.unreadable
+        with telling(lambda: (_REMEDY,), folder), _connected(ray):
+            work = _Work(
+                os.path.abspath(model), *_lay_out(ray, provider, threads), os.getcwd() if relative else None, options
+            )
+            images_of = {part: names[slice(*part.shard.bounds(len(names)))] for part in missing}
+            for part, content in _run(ray, work, images_of):
+                with target.writing() as local, atomic_write(local / part.name, "wb") as file:
+                    file.write(content)
+                summary.images += part.rows
+                summary.unreadable += part.unreadable
     return summary
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """What a task has.
-
-    Attributes:
-        provider: What runs the model.
-        threads: CPU threads.
-        gpus: 1 on CUDA, else 0.
-    """
-
-    provider: Literal["cpu", "cuda"]
-    threads: int
-    gpus: int
-
-
-@dataclass(frozen=True, slots=True)
 class _Work:
-    """What a worker needs to know.
+    """What a task needs to know.
 
     Attributes:
         model: The model's path.
-        layout: What it has.
+        provider: What runs the model. On CUDA, a task has one GPU.
+        threads: CPU threads.
         folder: What relative names of images are relative to; None if there are none.
         options: As for `classify_files`.
     """
 
     model: str
-    layout: Layout
+    provider: Literal["cpu", "cuda"]
+    threads: int
     folder: str | None
     options: RunOptions
 
 
-@dataclass(frozen=True, slots=True)
-class _Written:
-    """A part: its name, its content, and what is in it."""
-
-    name: str
-    content: bytes
-    images: int
-    unreadable: int
+_open = cache(Classifier)  # in a worker, for all its shards
 
 
-def _classify_part(work: _Work, part: Part, images: Sequence[str]) -> _Written | RnnOnnxError:
+def _classify_part(work: _Work, part: Part, images: Sequence[str]) -> tuple[Part, bytes] | RnnOnnxError:
     """Classify the images of a shard, in a worker. Ray would show an error as a traceback, so ours are results."""
     try:
         if work.folder is not None:
             _enter(work.folder)
-        classifier = _open(work.model, work.layout.provider, work.layout.threads)
+        classifier = _open(work.model, work.provider, threads=work.threads)
         if not classifier.sha256.startswith(part.model):
             raise ModelError(f"{work.model}: another model than the one on the machine that started the run")
         run = Run(classifier, work.options, part.format)
         with tempfile.TemporaryDirectory() as folder:
             finished = write_part(run, part, images, Path(folder))
-            content = Path(folder, finished.name).read_bytes()
-        return _Written(finished.name, content, finished.rows, finished.unreadable)
+            return finished, Path(folder, finished.name).read_bytes()
     except RnnOnnxError as error:
         return error
-
-
-@cache
-def _open(model: str, provider: Provider, threads: int) -> Classifier:
-    return Classifier(model, provider, threads=threads)
 
 
 def _enter(folder: str) -> None:
@@ -202,9 +155,10 @@ def _enter(folder: str) -> None:
         ) from None
 
 
-def _run(ray: Any, work: _Work, images: Mapping[Part, Sequence[str]]) -> Iterator[_Written]:
+def _run(ray: Any, work: _Work, images: Mapping[Part, Sequence[str]]) -> Iterator[tuple[Part, bytes]]:
     """The parts as they are finished. Ray begins a task again whose worker or machine is lost."""
-    task = ray.remote(num_cpus=work.layout.threads, num_gpus=work.layout.gpus, max_retries=_RETRIES)(_classify_part)
+    gpus = 1 if work.provider == "cuda" else 0
+    task = ray.remote(num_cpus=work.threads, num_gpus=gpus, max_retries=_RETRIES)(_classify_part)
     under_way = {task.remote(work, part, names): part for part, names in images.items()}
     while under_way:
         stop_if_signaled()
@@ -212,9 +166,9 @@ def _run(ray: Any, work: _Work, images: Mapping[Part, Sequence[str]]) -> Iterato
             yield _result(ray, done, under_way.pop(done))
 
 
-def _result(ray: Any, done: Any, part: Part) -> _Written:
+def _result(ray: Any, done: Any, part: Part) -> tuple[Part, bytes]:
     try:
-        result: _Written | RnnOnnxError = ray.get(done)
+        result: tuple[Part, bytes] | RnnOnnxError = ray.get(done)
     except ray.exceptions.RayTaskError:  # a mistake of ours, not a loss
         raise
     except ray.exceptions.RayError as error:
@@ -225,12 +179,7 @@ def _result(ray: Any, done: Any, part: Part) -> _Written:
     return result
 
 
-def import_ray() -> Any:
-    """Import Ray.
-
-    Raises:
-        MissingPackageError: it isn't installed, or can't be imported.
-    """
+def _import_ray() -> Any:
     try:
         return import_module("ray")
     except ImportError as error:
@@ -238,12 +187,8 @@ def import_ray() -> Any:
 
 
 @contextmanager
-def connect(ray: Any) -> Iterator[None]:
-    """Connect to the cluster until the end of the block. A connection that is there already is used, and kept.
-
-    Raises:
-        ProcessLostError: the cluster that RAY_ADDRESS names doesn't answer, or one can't be started.
-    """
+def _connected(ray: Any) -> Iterator[None]:
+    """Connect to the cluster until the end of the block. A connection that is there already is used, and kept."""
     if ray.is_initialized():
         yield
         return
@@ -280,13 +225,8 @@ def _check_reachable(address: str) -> None:
         raise ProcessLostError(f"the Ray cluster at {address} doesn't answer: {error}. Check RAY_ADDRESS") from None
 
 
-def lay_out(ray: Any, provider: str, threads: int | None) -> Layout:
-    """Give each task a core, or a GPU with its share of the cores.
-
-    Raises:
-        ProviderError: `provider` is `cuda`, and the cluster has no GPU.
-        SettingsError: no machine of the cluster has as many CPUs as asked for.
-    """
+def _lay_out(ray: Any, provider: str, threads: int | None) -> tuple[Literal["cpu", "cuda"], int]:
+    """What runs the model in each task, and its threads: a core, or a GPU with its share of the cores."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
     gpus = sum(int(node.get("GPU", 0)) for node in nodes)
     if provider == "cuda" and not gpus:
@@ -298,5 +238,5 @@ def lay_out(ray: Any, provider: str, threads: int | None) -> Layout:
         )
     if gpus and provider != "cpu":
         share = max(1, min(int(node["CPU"]) // int(node["GPU"]) for node in nodes if node.get("GPU")))
-        return Layout("cuda", threads or share, 1)
-    return Layout("cpu", threads or 1, 0)
+        return "cuda", threads or share
+    return "cpu", threads or 1

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
@@ -27,7 +27,6 @@ from rnn_runtime.text import count_of
 
 _MOST_SHARDS = 99_999
 _MOST_NAMED = 10  # missing shards in an error
-_WHAT_A_PART_SAYS = {"model": "models", "images": "lists of images", "settings": "settings", "format": "formats"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +73,9 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The results of a shard, and what they are of. Only parts that fit are merged.
+    """The results of a shard. The name of its file says what they are of and what is in it, so no record is beside it.
+
+    Parts are equal if they are of the same, whatever is in them.
 
     Attributes:
         shard: Which shard of the list.
@@ -82,6 +83,9 @@ class Part:
         images: Those of the SHA-256 of the whole list.
         settings: Those of the SHA-256 of the settings that change results.
         format: `csv`, `tsv`, `jsonl` or `parquet`.
+        rows: Number of results.
+        unreadable: Those of them with an error.
+        content: The first digits of the file's SHA-256; empty until it is complete.
     """
 
     shard: Shard
@@ -89,6 +93,9 @@ class Part:
     images: str
     settings: str
     format: Format
+    rows: int = field(default=0, compare=False)
+    unreadable: int = field(default=0, compare=False)
+    content: str = field(default="", compare=False)
 
     @classmethod
     def of(cls, run: Run, shard: Shard, images: ImageList) -> "Part":
@@ -98,54 +105,38 @@ class Part:
 
     @property
     def stem(self) -> str:
-        """The beginning of its file's name."""
+        """The beginning of that name: what the results are of."""
         return (
             f"part-{self.shard.number:05}-of-{self.shard.count:05}-model-{self.model}-images-{self.images}"
             f"-settings-{self.settings}"
         )
 
-    def finished(self, summary: RunSummary, content: str | Path) -> "FinishedPart":
-        """The part with its content, which is hashed."""
-        with Path(content).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return FinishedPart(self, summary.images, summary.unreadable, digest[:DIGITS])
-
-
-@dataclass(frozen=True, slots=True)
-class FinishedPart:
-    """A part whose file is complete. The name says all, so it needs no other file beside it.
-
-    Attributes:
-        part: What it is of.
-        rows: Number of results.
-        unreadable: Those of them with an error.
-        content: The first digits of the file's SHA-256.
-    """
-
-    part: Part
-    rows: int
-    unreadable: int
-    content: str
-
     @property
     def name(self) -> str:
-        """The file's name."""
-        return (
-            f"{self.part.stem}-rows-{self.rows}-unreadable-{self.unreadable}-content-{self.content}.{self.part.format}"
-        )
+        """The name of its file."""
+        return f"{self.stem}-rows-{self.rows}-unreadable-{self.unreadable}-content-{self.content}.{self.format}"
 
     @classmethod
-    def parse(cls, name: str) -> "FinishedPart | None":
+    def parse(cls, name: str) -> "Part | None":
         """The part that a file's name says it is; None for any other file."""
         found = _NAME.fullmatch(name)
         if not found:
             return None
         number, count, model, images, settings, rows, unreadable, content, format = found.groups()
         try:
-            part = Part(Shard(int(number), int(count)), model, images, settings, format)  # type: ignore[arg-type]
+            shard = Shard(int(number), int(count))
         except SettingsError:
             return None
-        return cls(part, int(rows), int(unreadable), content)
+        return cls(shard, model, images, settings, format, int(rows), int(unreadable), content)  # type: ignore[arg-type]
+
+    def finished(self, summary: RunSummary, path: str | Path) -> "Part":
+        """The same with what is in its file."""
+        return replace(self, rows=summary.images, unreadable=summary.unreadable, content=_digest(path))
+
+
+def _digest(path: str | Path) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:DIGITS]
 
 
 _NAME = re.compile(
@@ -181,11 +172,8 @@ class PartFolder:
         """The path of a part."""
         return f"{self._path}/{name}" if self._remote else os.path.join(self._path, name)
 
-    def finished(self, *, missing_ok: bool = False) -> list[FinishedPart]:
-        """The parts in the folder, in their order. Other files don't matter.
-
-        Args:
-            missing_ok: If the folder is missing, there are none.
+    def finished(self) -> list[Part]:
+        """The parts in the folder, in their order; none if it is missing. Other files don't matter.
 
         Raises:
             InputError: it can't be listed.
@@ -196,12 +184,11 @@ class PartFolder:
                 names = [name for name, is_folder in list_remote_folder(self._path) if not is_folder]
             else:
                 names = os.listdir(self._path)
+        except FileNotFoundError:
+            return []
         except OSError as error:
-            if missing_ok and isinstance(error, FileNotFoundError):
-                return []
-            reason = os.strerror(error.errno) if error.errno else "no such folder"
-            raise InputError(f"{self}: can't list this folder: {reason}") from None
-        return [part for part in map(FinishedPart.parse, sorted(names)) if part]
+            raise InputError(f"{self}: can't list this folder: {error.strerror or error}") from None
+        return [part for part in map(Part.parse, sorted(names)) if part]
 
     @contextmanager
     def writing(self) -> Iterator[Path]:
@@ -282,8 +269,8 @@ def classify_shard(
     run = Run(classifier, options, part_format(options), evaluation, placer, watch)
     images = ImageList(run.inputs(find()))
     part, parts = Part.of(run, shard, images), PartFolder(folder)
-    for finished in parts.finished(missing_ok=True):
-        if finished.part == part:
+    for finished in parts.finished():
+        if finished == part:
             return parts.locate(finished.name), None
     paths = _slice(run.inputs(find()), shard.bounds(images.count), images)
     with telling(lambda: (f"; start shard {shard} again",), parts.locate(part.stem)), parts.writing() as local:
@@ -304,7 +291,7 @@ def part_format(options: RunOptions) -> Format:
     return options.format or "csv"
 
 
-def write_part(run: Run, part: Part, paths: Iterable[str], folder: Path) -> FinishedPart:
+def write_part(run: Run, part: Part, paths: Iterable[str], folder: Path) -> Part:
     """Classify the images of a shard, and write its part into a folder on a disk, or continue one that is there."""
     path = folder / f"{part.stem}.{part.format}"
     if part.format in RESUMABLE:
@@ -335,26 +322,29 @@ def _slice(paths: Iterable[str], bounds: tuple[int, int], expected: ImageList) -
         )
 
 
-@dataclass(frozen=True, slots=True)
-class MergeSummary:
-    """What was merged.
+@dataclass(slots=True)
+class PartsSummary:
+    """What came out of a run that writes or merges parts.
 
     Attributes:
-        parts: Number of parts.
-        images: Images that have a result.
+        parts: Number of parts in the folder.
+        images: Images of the parts that were written or merged.
         unreadable: Those of them with an error.
+        earlier: Parts that were there already, and were left alone.
     """
 
     parts: int
-    images: int
-    unreadable: int
+    images: int = 0
+    unreadable: int = 0
+    earlier: int = 0
 
     def __str__(self) -> str:
         failed = f", {self.unreadable:,} unreadable" if self.unreadable else ""
-        return f"{count_of(self.images, 'image')}{failed}, from {count_of(self.parts, 'part')}"
+        earlier = f" ({self.earlier:,} from before)" if self.earlier else ""
+        return f"{count_of(self.images, 'image')}{failed}, {count_of(self.parts, 'part')}{earlier}"
 
 
-def merge_parts(folder: str | Path, output: str | Path | None = None) -> MergeSummary:
+def merge_parts(folder: str | Path, output: str | Path | None = None) -> PartsSummary:
     """Make one file of the parts that `classify_shard` wrote into a folder, in the order of the list of images.
 
     The parts of all shards must be there, of one model, one list and the same settings. Before anything is written,
@@ -375,7 +365,7 @@ def merge_parts(folder: str | Path, output: str | Path | None = None) -> MergeSu
     check_argument("output", output, Path | None)
     source = PartFolder(folder)
     parts = _find_parts(source)
-    format = parts[0].part.format
+    format = parts[0].format
     if output is not None:
         check_output(Path(output), [source.locate(part.name) for part in parts])
         if choose_format(output, terminal=False) != format:
@@ -386,58 +376,62 @@ def merge_parts(folder: str | Path, output: str | Path | None = None) -> MergeSu
         import_arrow("parquet")
     with source.reading([part.name for part in parts]) as paths:
         for part, path in zip(parts, paths, strict=True):
-            _check_content(source, part, path)
+            if _digest(path) != part.content:
+                raise InputError(
+                    f"{source.locate(part.name)}: damaged: its content isn't that of its name. Delete it, and run its "
+                    "shard again"
+                )
         if output is None:
             sys.stdout.flush()
             _join(paths, sys.stdout.buffer, format)
         else:
             with atomic_write(output, "wb") as file:
                 _join(paths, file, format)
-    return MergeSummary(len(parts), sum(part.rows for part in parts), sum(part.unreadable for part in parts))
+    return PartsSummary(len(parts), sum(part.rows for part in parts), sum(part.unreadable for part in parts))
 
 
-def _find_parts(folder: PartFolder) -> list[FinishedPart]:
+_MUST_AGREE: dict[str, Callable[[Part], object]] = {
+    "models": lambda part: part.model,
+    "lists of images": lambda part: part.images,
+    "settings": lambda part: part.settings,
+    "formats": lambda part: part.format,
+    "numbers of shards": lambda part: part.shard.count,
+}
+
+
+def _find_parts(folder: PartFolder) -> list[Part]:
     """The parts of all shards, in their order. A shard that was run twice counts once."""
-    parts = {finished.part: finished for finished in folder.finished()}
+    parts = {part: part for part in folder.finished()}
     if not parts:
         raise InputError(
             f"{folder}: no part of a shard is finished in this folder. Write some with ", Argument("shard")
         )
-    for attribute, called in _WHAT_A_PART_SAYS.items():
-        found = sorted({getattr(part, attribute) for part in parts})
+    for called, value_of in _MUST_AGREE.items():
+        found = sorted({str(value_of(part)) for part in parts})
         if len(found) > 1:
             raise InputError(
                 f"{folder}: holds parts of {len(found)} {called}: {', '.join(found)}. Delete those that aren't to be "
                 "merged"
             )
-    counts = sorted({part.shard.count for part in parts})
-    if len(counts) > 1:
-        raise InputError(
-            f"{folder}: holds parts of {' and of '.join(map(str, counts))} shards. Delete those that aren't to be "
-            "merged"
-        )
-    missing = sorted(set(range(1, counts[0] + 1)) - {part.shard.number for part in parts})
+    count = next(iter(parts)).shard.count
+    missing = sorted(set(range(1, count + 1)) - {part.shard.number for part in parts})
     if missing:
         named = ", ".join(map(str, missing[:_MOST_NAMED])) + (" ..." if len(missing) > _MOST_NAMED else "")
         raise InputError(
-            f"{folder}: {len(missing):,} of {counts[0]:,} shards missing: {named}. Run them again, such as rnn-infer "
-            f"--shard {missing[0]}/{counts[0]}"
+            f"{folder}: {len(missing):,} of {count:,} shards missing: {named}. Run them again, such as rnn-infer "
+            f"--shard {missing[0]}/{count}"
         )
     return list(parts.values())
 
 
-def _check_content(source: PartFolder, part: FinishedPart, path: Path) -> None:
-    with path.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest()[:DIGITS] != part.content:
-            raise InputError(
-                f"{source.locate(part.name)}: damaged: its content isn't that of its name. Delete it, and run its "
-                "shard again"
-            )
-
-
 def _join(paths: Sequence[Path], target: IO[bytes], format: Format) -> None:
     if format == "parquet":
-        _join_parquet(paths, target)
+        parquet = import_arrow("parquet")
+        with parquet.ParquetWriter(target, parquet.read_schema(paths[0])) as writer:
+            for path in paths:
+                with parquet.ParquetFile(path) as part:
+                    for batch in part.iter_batches(batch_size=1 << 16):
+                        writer.write_batch(batch)
         return
     for number, path in enumerate(paths):
         with path.open("rb") as part:
@@ -445,14 +439,3 @@ def _join(paths: Sequence[Path], target: IO[bytes], format: Format) -> None:
                 part.readline()  # the header
             shutil.copyfileobj(part, target, io.DEFAULT_BUFFER_SIZE << 6)
     target.flush()
-
-
-def _join_parquet(paths: Sequence[Path], target: IO[bytes]) -> None:
-    import pyarrow
-    import pyarrow.parquet
-
-    with pyarrow.parquet.ParquetWriter(target, pyarrow.parquet.read_schema(paths[0])) as writer:
-        for path in paths:
-            with pyarrow.parquet.ParquetFile(path) as part:
-                for batch in part.iter_batches(batch_size=1 << 16):
-                    writer.write_batch(batch)

@@ -46,7 +46,7 @@ def test_parts_are_those_on_a_disk(folder: Path, run: Run, style: str) -> None:
         run("rnn-infer", "-p", "cpu", "--shard", f"{number}/3", "-o", "parts", "-f", style, "images")
     merged = run("rnn-onnx", "merge", PARTS, "--output", f"merged.{style}")
 
-    assert merged.stderr == "41 images, 1 unreadable, from 3 parts\n"
+    assert merged.stderr == "41 images, 1 unreadable, 3 parts\n"
     on_disk = {f"digits/{path.name}": path.read_bytes() for path in (folder / "parts").iterdir()}
     assert contents("results") == on_disk | {"digits/notes.txt": b"not a part"}
     assert sorted(said) == sorted(f"s3://results/{name}: written" for name in on_disk)
@@ -90,7 +90,7 @@ def test_a_folder_that_is_not_there_is_named(run: Run) -> None:
     result = run("rnn-onnx", "merge", "s3://results/nowhere", "--output", "merged.csv")
 
     assert result.returncode == 2
-    assert result.stderr.startswith("Error: s3://results/nowhere: can't list this folder: ")
+    assert result.stderr.startswith("Error: s3://results/nowhere: no part of a shard is finished in this folder. ")
 
 
 def test_a_damaged_part_is_named_as_it_is_in_the_storage(folder: Path, run: Run) -> None:

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from rnn_runtime.errors import InputError, SettingsError
 from rnn_runtime.images.find import find_images
 from rnn_runtime.interruption import RunInterruptedError
 from rnn_runtime.results.run import RunOptions
-from rnn_runtime.results.shards import FinishedPart, Part, Shard, classify_shard, merge_parts
+from rnn_runtime.results.shards import Part, Shard, classify_shard, merge_parts
 from rnn_runtime.results.write import Format
 from tests.support.commands import Run, installed
 from tests.support.processes import started
@@ -76,10 +76,13 @@ def test_any_text_is_a_shard_or_a_settings_error(text: str) -> None:
 
 @given(st.integers(1, 99_999).flatmap(lambda count: st.tuples(st.integers(1, count), st.just(count))))
 def test_a_parts_name_says_what_it_is(number_of: tuple[int, int]) -> None:
-    part = FinishedPart(Part(Shard(*number_of), "0" * 12, "1" * 12, "a" * 12, "jsonl"), 12_345, 0, "b" * 12)
+    part = Part(Shard(*number_of), "0" * 12, "1" * 12, "a" * 12, "jsonl", 12_345, 0, "b" * 12)
 
-    assert FinishedPart.parse(part.name) == part
-    assert FinishedPart.parse(f"{part.name}.part") is None
+    parsed = Part.parse(part.name)
+
+    assert parsed is not None
+    assert asdict(parsed) == asdict(part)
+    assert Part.parse(f"{part.name}.part") is None
 
 
 @pytest.mark.parametrize("count", [1, 3, 50])  # 50: more than there are images
@@ -155,7 +158,7 @@ def test_a_shard_that_was_run_twice_counts_once(folder: Path) -> None:
     write_parts(folder, 2)
     part = min((folder / "parts").iterdir())
     content = part.read_bytes().replace(b"0.9", b"0.8")  # as on another processor
-    finished = FinishedPart.parse(part.name)
+    finished = Part.parse(part.name)
     assert finished is not None
     other = replace(finished, content=hashlib.sha256(content).hexdigest()[:12])
     part.with_name(other.name).write_bytes(content)
@@ -171,7 +174,7 @@ def test_the_command_merges_to_a_file_and_to_standard_output(folder: Path, run: 
     printed = run("rnn-onnx", "merge", "parts", "--quiet")
 
     assert (result.returncode, result.stdout) == (0, "")
-    assert result.stderr == "46 images, 1 unreadable, from 2 parts\n"
+    assert result.stderr == "46 images, 1 unreadable, 2 parts\n"
     assert (printed.stdout, printed.stderr) == ((folder / "merged.csv").read_bytes().decode(), "")
 
 
@@ -195,7 +198,7 @@ def test_images_that_change_meanwhile_are_an_error_and_no_part(folder: Path) -> 
     with pytest.raises(InputError, match="changed while their shard was classified: 3 at the beginning, 3 at the end"):
         classify_shard(classifier, lambda: next(lists), Shard(1, 2), folder / "parts")
 
-    assert not [path for path in (folder / "parts").iterdir() if FinishedPart.parse(path.name)]
+    assert not [path for path in (folder / "parts").iterdir() if Part.parse(path.name)]
 
 
 def test_missing_parts_are_named(folder: Path, run: Run) -> None:
@@ -225,7 +228,7 @@ def test_parts_that_do_not_belong_together_are_refused(folder: Path) -> None:
     assert_refused("2 formats")
     write_parts(folder, 2)
     write_parts(folder, 3)
-    assert_refused("2 and of 3 shards")
+    assert_refused("2 numbers of shards: 2, 3")
     write_parts(folder, 2)
     (folder / "images" / "one_more.png").write_bytes((folder / "images" / "030.png").read_bytes())
     write_parts(folder, 2)
