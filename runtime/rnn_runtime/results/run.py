@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,7 +29,6 @@ from rnn_runtime.results.write import (
     TEXT,
     Columns,
     Format,
-    Value,
     Write,
     choose_format,
     open_writer,
@@ -37,6 +36,7 @@ from rnn_runtime.results.write import (
 )
 
 DIGITS = 12  # of a model's SHA-256 in records and names
+_RECORDED = ("images", "unreadable", "below_min_probability", "placed")  # counts of a run, to go on from
 
 Watch = Callable[[int], object]
 Kept = tuple[str | Argument, ...]
@@ -122,12 +122,12 @@ class RunSummary:
         return asdict(self) | {"images_per_second": self.images_per_second}
 
     def __str__(self) -> str:
-        images = f"{self.images:,} image" + ("s" if self.images != 1 else "")
         earlier = f" ({self.earlier:,} from before)" if self.earlier else ""
         failed = f", {self.unreadable:,} unreadable" if self.unreadable else ""
         below = f", {self.below_min_probability:,} without a label" if self.below_min_probability else ""
         speed = f"{self.seconds:.2f} s, {self.images_per_second:,.0f} images/s"
         checkpoint = f"checkpoint {self.run['checkpoint_sha256'][:12]}"
+        images = f"{self.images:,} image" + ("s" if self.images != 1 else "")
         return f"{images}{earlier}{failed}{below}, {speed}, {checkpoint}, on {self.run['provider']}"
 
 
@@ -264,6 +264,7 @@ class Run:
 
     Attributes:
         summary: What came out so far.
+        made_with: The model and all settings that results depend on.
         listed: The images that have a result so far.
     """
 
@@ -275,6 +276,7 @@ class Run:
     watch: Watch = int
     columns: Columns = field(init=False)
     summary: RunSummary = field(init=False)
+    made_with: dict[str, Any] = field(init=False)
     listed: ImageList = field(init=False, default_factory=ImageList)
 
     def __post_init__(self) -> None:
@@ -284,11 +286,7 @@ class Run:
             self.summary.below_min_probability = 0
         if self.placer:
             self.summary.placed = 0
-
-    @property
-    def made_with(self) -> dict[str, Any]:
-        """The model and all settings that results depend on."""
-        return {
+        self.made_with = {
             "model": self.classifier.sha256[:DIGITS],
             "format": self.format,
             **asdict(self.columns),
@@ -318,12 +316,12 @@ class Run:
         try:
             with open_writer(file, self.format, self.columns, header=not growing.earlier) as write:
 
-                def write_and_note(rows: Sequence[list[Value]]) -> None:
-                    write(rows)
+                def note() -> None:
                     file.flush()
-                    growing.note({"list": self.listed.sha256} | self._counts)
+                    counts = {name: getattr(self.summary, name) for name in _RECORDED}
+                    growing.note({"list": self.listed.sha256, **counts})
 
-                self._classify(remaining, write_and_note)
+                self._classify(remaining, write, note)
             file.flush()
         finally:
             with contextlib.suppress(OSError):  # a full disk is reported already
@@ -350,37 +348,26 @@ class Run:
         self.summary.earlier = self.summary.images
         self.watch(self.summary.earlier)
 
-    @property
-    def _counts(self) -> dict[str, int | None]:
-        counted = self.summary
-        return {
-            "rows": counted.images,
-            "unreadable": counted.unreadable,
-            "below_min_probability": counted.below_min_probability,
-            "placed": counted.placed,
-        }
-
     def _skip(self, paths: Iterator[str], growing: GrowingFile) -> None:
         """Pass over the images that have a result."""
         earlier = growing.earlier
-        for path in itertools.islice(paths, earlier["rows"]):
+        for path in itertools.islice(paths, earlier["images"]):
             self.listed.add(path)
         if self.listed.sha256 != earlier["list"]:
             raise InputError(
-                f"{growing.part}: holds the results of {earlier['rows']:,} images, and these aren't the first of those "
-                "given now. Restore the images that were added, removed or renamed since, or delete the file"
+                f"{growing.part}: holds the results of {earlier['images']:,} images, and these aren't the first of "
+                "those given now. Restore the images that were added, removed or renamed since, or delete the file"
             )
         if self.evaluation:
             growing.file.seek(0)
             for prediction in read_predictions(growing.file, self.format, self.columns, growing.part):
                 self.evaluation.add(prediction, labeled=not self.columns.is_below(prediction))
-        self.summary.images = self.summary.earlier = earlier["rows"]
-        self.summary.unreadable = earlier["unreadable"]
-        self.summary.below_min_probability = earlier["below_min_probability"]
-        self.summary.placed = earlier["placed"]
+        for name in _RECORDED:
+            setattr(self.summary, name, earlier[name])
+        self.summary.earlier = self.summary.images
         self.watch(self.summary.earlier)
 
-    def _classify(self, paths: Iterable[str], write: Write) -> None:
+    def _classify(self, paths: Iterable[str], write: Write, note: Callable[[], None] = lambda: None) -> None:
         start = time.perf_counter()
         classified = self.classifier.classify_batches(
             paths, self.columns.top_k, self.options.batch_size, processes=self.options.processes
@@ -392,6 +379,7 @@ class Run:
                 rows = [self.columns.row(prediction, self._count(prediction)) for prediction in predictions]
                 self.watch(len(predictions))
                 write(rows)
+                note()
                 stop_if_signaled()
         self.watch(0)
         self.summary.seconds = time.perf_counter() - start
@@ -406,8 +394,8 @@ class Run:
 
     def _count(self, prediction: Prediction) -> str | None:
         """Count a result, and give the true label; None without evaluation."""
-        below = self.columns.is_below(prediction)
         self.listed.add(prediction.path)
+        below = self.columns.is_below(prediction)
         self.summary.images += 1
         self.summary.unreadable += prediction.error is not None
         if prediction.colors_ignored:

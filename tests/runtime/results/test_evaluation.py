@@ -7,7 +7,6 @@ import pytest
 
 from rnn_runtime.classifier import Prediction
 from rnn_runtime.errors import InputError
-from rnn_runtime.images.find import FolderLabels
 from rnn_runtime.results.evaluation import FolderEvaluation
 
 NAMES = ("cat", "dog", "T-shirt/top")
@@ -51,11 +50,11 @@ def test_folders_that_name_no_class_are_counted_apart() -> None:
         evaluation.add(prediction(truth, "cat"))
 
     assert (evaluation.figures.total, evaluation.unknown, evaluation.first_unknown) == (1, 2, "images/mouse/a.png")
-    assert FolderLabels(NAMES).label_of("images/mouse/a.png") is None
+    assert FolderEvaluation(NAMES).label_of("images/mouse/a.png") is None
 
 
 def test_nearest_folder_that_names_a_class_counts() -> None:
-    assert FolderLabels(NAMES).label_of("images/dog/cat/2024/a.png") == "cat"
+    assert FolderEvaluation(NAMES).label_of("images/dog/cat/2024/a.png") == "cat"
 
 
 def test_classes_that_would_share_a_folder_are_refused() -> None:
@@ -67,4 +66,4 @@ def test_relative_names_count_as_their_folder(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "dog").mkdir()
     monkeypatch.chdir(tmp_path / "dog")
 
-    assert FolderLabels(NAMES).label_of("a.png") == "dog"
+    assert FolderEvaluation(NAMES).label_of("a.png") == "dog"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rnn_runtime import Classifier
 from rnn_runtime.errors import InputError, OutputError
-from rnn_runtime.images.find import FolderLabels
+from rnn_runtime.results.evaluation import FolderEvaluation
 from rnn_runtime.results.place import ImagePlacer
 from tests.support.commands import Run
 from tests.support.processes import started
@@ -129,7 +129,7 @@ def test_any_class_has_a_folder_inside_that_names_it(module_folder: Path, names:
     shutil.rmtree(module_folder / "sorted", ignore_errors=True)
     (module_folder / "x.png").write_text("image")
     try:
-        placer, labels = ImagePlacer(module_folder / "sorted", names), FolderLabels(names)
+        placer, labels = ImagePlacer(module_folder / "sorted", names), FolderEvaluation(names)
     except InputError:
         assume(False)  # two would share a folder
     for name in names:

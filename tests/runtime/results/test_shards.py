@@ -279,7 +279,7 @@ def test_one_other_digit_in_a_part_is_noticed(folder: Path) -> None:
         (("--shard", "1/3", "-o", "parts", "-f", "table", "images"), "--format of --shard is csv, tsv, jsonl"),
         (("--shard", "1/3", "-o", "model.onnx", "images"), "--output is named like a checkpoint or model"),
         (("-o", "images", "images"), "images: not a regular file"),
-        (("merge", "nowhere"), "nowhere: can't list this folder"),
+        (("merge", "nowhere"), "nowhere: no part of a shard is finished in this folder"),
         (("merge", "images"), "images: no part of a shard is finished in this folder"),
         (("merge", "images", "-f", "tsv"), "Use no option: it is that of the parts"),
         (("merge", "images", "-o", "model.onnx"), "--output is named like a checkpoint or model"),
