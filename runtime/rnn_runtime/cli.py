@@ -290,9 +290,9 @@ def _progress(output: Path | None, format: "Format") -> "contextlib.AbstractCont
     if (scrolling and format != "table") or not sys.stderr.isatty():
         return contextlib.nullcontext()
     from rnn_runtime.command.streams import ImageBar
-    from rnn_runtime.results.write import BOXED_ROWS
+    from rnn_runtime.results.write import MEASURED_ROWS
 
-    return ImageBar(BOXED_ROWS if scrolling else None)
+    return ImageBar(MEASURED_ROWS if scrolling else None)
 
 
 def _print_evaluation(evaluation: "FolderEvaluation", min_probability: float | None, *, err: bool) -> None:

@@ -29,12 +29,7 @@ def shorten(text: str, most: int) -> str:
 
 
 def print_table(table: "Table", file: IO[str]) -> None:
-    """Print a rich table, as `table_text` gives it."""
-    file.write(table_text(table, file))
-
-
-def table_text(table: "Table", file: IO[str]) -> str:
-    """A rich table as text: as wide as the file's terminal; elsewhere as wide as needed, so that no cell is cut."""
+    """Print a rich table: as wide as the file's terminal; elsewhere as wide as needed, so that no cell is cut."""
     from rich.console import Console
 
     # In a notebook, rich would display the table instead of printing it to the file.
@@ -43,7 +38,7 @@ def table_text(table: "Table", file: IO[str]) -> str:
     console.width = max(console.width, needed.minimum if console.is_terminal else needed.maximum)
     with console.capture() as text:  # not printed by rich, which ends the process if the reader has gone
         console.print(table)
-    return text.get()
+    file.write(text.get())
 
 
 def count_of(number: int, what: str) -> str:

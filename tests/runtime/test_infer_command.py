@@ -93,7 +93,7 @@ def test_table_shows_a_row_an_image(run: Run, folder: Path) -> None:
 def test_terminal_gets_a_table(folder: Path) -> None:
     shown = at_a_terminal("rnn-infer", "images/4", folder=folder, stderr=subprocess.DEVNULL)
 
-    assert "┏━━" in shown
+    assert "path  " in shown
     assert shown.count("images/4/") == 3
 
 
@@ -140,8 +140,7 @@ def test_a_table_on_the_terminal_has_no_bar_among_its_rows(folder: Path, count: 
     assert [row in shown for row in ("many/0000.png", f"many/{count - 1:04}.png")] == [True, True]
     assert "Classifying" in shown
     assert shown.rindex("Classifying") < shown.index("many/0000.png")
-    assert ("┏━━" in shown) == (count == 40)
-    assert (f"\nmany/{count - 1:04}.png  4  " in shown) == (count == 1100)
+    assert f"\nmany/{count - 1:04}.png  4  " in shown
 
 
 def test_labels_from_folders_prints_the_evaluation(run: Run, folder: Path) -> None:

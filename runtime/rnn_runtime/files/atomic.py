@@ -113,11 +113,6 @@ class GrowingFile:
         if time.monotonic() - self._saved > _SECONDS:
             self._save()
 
-    def _begin(self) -> None:
-        # Before the first byte of content, so that none is without a record.
-        with atomic_write(self._record, follow_link=False) as text:
-            json.dump({"made_with": self._made_with, "progress": self._noted}, text)
-
     def _continue(self) -> None:
         """Go on behind the recorded bytes.
 
@@ -146,7 +141,8 @@ class GrowingFile:
 
     def _save(self) -> None:
         os.fsync(self.file.fileno())
-        self._begin()
+        with atomic_write(self._record, follow_link=False) as text:
+            json.dump({"made_with": self._made_with, "progress": self._noted}, text)
         self._saved = time.monotonic()
 
     def _finish(self) -> None:
@@ -185,7 +181,7 @@ def growing_file(path: str | Path, made_with: Mapping[str, Any], *, resume: bool
     with _open_part(part) as file:
         growing = GrowingFile(file, part, os.path.realpath(path), made_with)
         if not os.fstat(file.fileno()).st_size:
-            growing._begin()
+            growing._save()  # before the first byte of content, so that none is without a record
         elif resume:
             growing._continue()
         else:
@@ -203,20 +199,14 @@ def growing_file(path: str | Path, made_with: Mapping[str, Any], *, resume: bool
 
 
 def _open_part(part: str) -> BinaryIO:
+    if os.path.lexists(part) and not stat.S_ISREG(os.lstat(part).st_mode):
+        raise InputError(f"{part}: not a regular file, and results are to be written there. Delete it")
     try:
-        file = open_locked(part)
+        return open_locked(part)
     except BlockingIOError:
         raise InputError(
             f"{part}: another process is writing it. Wait for it to end, or choose another ", Argument("output")
         ) from None
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.EISDIR):
-            raise InputError(f"{part}: not a regular file, and results are to be written there. Delete it") from None
-        raise
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise InputError(f"{part}: not a regular file, and results are to be written there. Delete it")
-    return file
 
 
 def open_locked(path: str | Path) -> BinaryIO:

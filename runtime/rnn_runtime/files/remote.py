@@ -48,7 +48,7 @@ def is_remote_folder(path: str) -> bool:
         MissingPackageError: pyarrow isn't installed.
     """
     system, name = _locate(path)
-    with _Failures(path):
+    with _failures(path):
         return bool(system.get_file_info(name).type == import_arrow("fs").FileType.Directory)
 
 
@@ -61,7 +61,7 @@ def list_remote_folder(path: str) -> list[tuple[str, bool]]:
     """
     system, name = _locate(path)
     fs = import_arrow("fs")
-    with _Failures(path):
+    with _failures(path):
         return [
             (entry.base_name, entry.type == fs.FileType.Directory)
             for entry in system.get_file_info(fs.FileSelector(name))
@@ -77,7 +77,7 @@ def read_remote(path: str, limit: int) -> bytes | None:
             would look like an error of the image.
     """
     system, name = _locate(path)
-    with _Failures(path), system.open_input_file(name) as file:
+    with _failures(path), system.open_input_file(name) as file:
         return None if file.size() > limit else bytes(file.read())
 
 
@@ -90,7 +90,7 @@ def download(path: str, target: Path) -> None:
         OSError: `target` can't be written.
     """
     system, name = _locate(path)
-    with target.open("wb") as file, _Failures(path), system.open_input_file(name) as source:
+    with target.open("wb") as file, _failures(path), system.open_input_file(name) as source:
         shutil.copyfileobj(source, file, _COPY_BYTES)
 
 
@@ -103,7 +103,7 @@ def upload(source: Path, path: str) -> None:
     system, name = _locate(path)
 
     # Whatever ends the inner block completes the file there. Signals don't: callers only note them meanwhile.
-    with source.open("rb") as file, _map(file) as content, _Failures(path, "written to"):
+    with source.open("rb") as file, _map(file) as content, _failures(path, "written to"):
         try:
             with system.open_output_stream(name) as target:
                 target.write(content)
@@ -121,19 +121,16 @@ def _map(file: IO[bytes]) -> Iterator[Any]:
         yield b""
 
 
-class _Failures:
-    """Turns errors of a storage, but for missing files, into one line."""
-
-    def __init__(self, path: str, done: str = "read from") -> None:
-        self._path, self._done = path, done
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, OSError | ValueError) and not isinstance(error, FileNotFoundError):
-            reason = str(error).partition("; Details:")[0]
-            raise StorageError(f"{self._path}: can't be {self._done} the storage: {reason}") from None
+@contextmanager
+def _failures(path: str, done: str = "read from") -> Iterator[None]:
+    """Turn errors of a storage into one line, except for missing files."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = str(error).partition("; Details:")[0]
+        raise StorageError(f"{path}: can't be {done} the storage: {reason}") from None
 
 
 def _locate(path: str) -> tuple[Any, str]:

@@ -39,12 +39,13 @@ def check_depth(mode: str, encoding: Encoding, depth_range: DepthRange | None) -
         raise ImageError("it has 16 bits in color or with transparency, and a depth range is for gray images")
 
 
-def read_values(image: Image.Image, encoding: Encoding) -> NDArray[np.int32]:
+def read_values(image: Image.Image, encoding: Encoding, *, scaled: bool = False) -> NDArray[np.int32]:
     """The values of an image in one of `DEEP_MODES`, as they are in the file.
 
     Args:
         image: The image, decoded.
         encoding: How it was encoded.
+        scaled: Leave the values of a PGM as Pillow gives them, from 0 to 65535.
 
     Returns:
         int32, shape `(height, width)`; larger values are brighter, even where the file has it the other way round.
@@ -52,22 +53,16 @@ def read_values(image: Image.Image, encoding: Encoding) -> NDArray[np.int32]:
     Raises:
         ImageError: They have more than 16 bits.
     """
-    values = _read_scaled(image, encoding)
-    if encoding.maxval:  # undone to the nearest, which gives the file's values: there are fewer of them
-        unsigned = values.view(np.uint32)
-        unsigned *= encoding.maxval
-        unsigned += _MOST // 2
-        unsigned //= _MOST
-    return values
-
-
-def _read_scaled(image: Image.Image, encoding: Encoding) -> NDArray[np.int32]:
-    """The same, except that the values of a PGM are from 0 to 65535."""
     values = np.asarray(image).astype(np.int32)
     if values.min() < _LEAST or values.max() > _MOST:
         raise ImageError("its pixels have more than 16 bits")
     if encoding.white_is_zero:
         np.subtract(encoding.largest, values, out=values)
+    if encoding.maxval and not scaled:  # undone to the nearest, which gives the file's values: there are fewer of them
+        unsigned = values.view(np.uint32)
+        unsigned *= encoding.maxval
+        unsigned += _MOST // 2
+        unsigned //= _MOST
     return values
 
 
@@ -84,7 +79,7 @@ def to_8_bits(image: Image.Image, encoding: Encoding, depth_range: DepthRange | 
         ImageError: Its values have more than 16 bits. With a range: all are beyond it. Without one: some are negative,
             or they leave few grays of many.
     """
-    values = _read_scaled(image, encoding) if depth_range in (None, _FULL) else read_values(image, encoding)
+    values = read_values(image, encoding, scaled=depth_range in (None, _FULL))
     low, high = depth_range or (0, encoding.largest)
     darkest, brightest = int(values.min()), int(values.max())
     if depth_range is None and darkest < 0:

@@ -51,7 +51,7 @@ def find_images(paths: Iterable[str], *, recursive: bool = False, literal: Itera
             sources.append(_search_pattern(path, recursive))
         else:
             files.add(path)
-    return _without_repeats(heapq.merge(sorted(files), *sources))
+    return (path for path, _ in itertools.groupby(heapq.merge(sorted(files), *sources)))
 
 
 def read_names(file: TextIO | None, *, null: bool = False) -> Iterator[str]:
@@ -122,11 +122,6 @@ def _folders(root: str) -> Iterator[str]:
         yield (folder := waiting.pop())
         with contextlib.suppress(OSError):
             waiting += [path for path in _list(folder, recursive=True) if path.endswith(os.sep)]
-
-
-def _without_repeats(ordered: Iterable[str]) -> Iterator[str]:
-    for path, _ in itertools.groupby(ordered):
-        yield path
 
 
 def _walk(paths: Iterator[str], recursive: bool) -> Iterator[str]:

@@ -12,14 +12,14 @@ from typing import IO, Any, BinaryIO, Literal, Self
 
 from rnn_runtime.classifier import Prediction
 from rnn_runtime.errors import Argument, InputError, SettingsError
-from rnn_runtime.text import printable, table_text
+from rnn_runtime.text import printable
 
 Format = Literal["table", "csv", "tsv", "jsonl", "parquet"]
 RESUMABLE: tuple[Format, ...] = ("csv", "tsv", "jsonl")
 DELIMITERS: dict[Format, str] = {"csv": ",", "tsv": "\t"}
 # A file's name may be bytes that are no UTF-8; they come out as they went in.
 TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
-BOXED_ROWS = 1000  # of a table; they decide how wide its columns are, and a longer one is plain lines
+MEASURED_ROWS = 1000  # of a table; they decide how wide its columns are
 _SUFFIXES: dict[str, Format] = {
     ".csv": "csv",
     ".tsv": "tsv",
@@ -28,6 +28,7 @@ _SUFFIXES: dict[str, Format] = {
     ".parquet": "parquet",
 }
 _ROWS_PER_GROUP = 1 << 16  # of a Parquet file; they are in memory until they are written
+_GAP = "  "  # between two columns of a table
 _SHORTEST_PATH = 16  # characters that a table shows of a path, however little room there is
 _LONGEST_LINE = 1 << 20  # characters; a path has at most 4096 bytes
 
@@ -241,89 +242,61 @@ class _ParquetWriter:
 
 
 class _TableWriter:
-    """A table as wide as the terminal, or 80 characters: a long path is shortened in its middle.
+    """A table of aligned columns, as wide as the terminal, or 80 characters: a long path is shortened in its middle.
 
-    Up to 1,000 rows are in a box. More are plain lines, whose columns have the widths of the first ones.
+    The first rows decide how wide the columns are. What is longer later makes its line longer: only paths are cut.
     """
 
     def __init__(self, file: IO[str], columns: Columns) -> None:
-        self._file, self._columns = file, columns
+        self._file, self._columns, self._digits = file, columns, 4
         self._first: list[list[Value]] = []
-        self._layout: _Layout | None = None
+        self._widths: list[int] = []
 
     def write(self, rows: Sequence[list[Value]]) -> None:
-        if self._layout is None:
-            self._first += rows
-            if len(self._first) <= BOXED_ROWS:
-                return
-            self._layout = _Layout(self._file, self._columns, self._first, with_error=True)
-            self._file.write(self._layout.line(self._layout.header))
-            rows, self._first = self._first, []
-        self._file.writelines(map(self._layout.line, map(self._layout.cells, rows)))
+        if self._widths:
+            self._file.writelines(map(self._line, map(self._cells, rows)))
+            return
+        self._first += rows
+        if len(self._first) > MEASURED_ROWS:
+            self.finish()
 
     def finish(self) -> None:
-        if self._layout is None:
-            with_error = any(row[-1] for row in self._first)
-            self._file.write(_Layout(self._file, self._columns, self._first, with_error=with_error).boxed(self._first))
+        """Write what was only measured so far."""
+        if not self._widths:
+            self._widths = self._measure()
+            header = list(self._shown(dict.fromkeys(self._columns.names)))
+            self._file.writelines(map(self._line, [header, *map(self._cells, self._first)]))
 
-
-class _Layout:
-    """The widths of a table's columns.
-
-    Args:
-        file: Whose terminal it is to fit.
-        columns: What a row shows.
-        rows: The first rows.
-        with_error: Whether the errors have a column.
-    """
-
-    def __init__(self, file: IO[str], columns: Columns, rows: Sequence[list[Value]], *, with_error: bool) -> None:
+    def _measure(self) -> list[int]:
         from rich.cells import cell_len
         from rich.console import Console
 
-        self._file, self._columns, self._with_error = file, columns, with_error
-        width = Console(file=file).width
-        for self._digits in (4, 2):  # with fewer where they wouldn't fit
-            self.header = list(self._shown(dict.fromkeys(columns.names)))
-            shown = [list(self._shown(dict(zip(columns.names, row, strict=True))).values()) for row in rows]
-            self._widths = [max(map(cell_len, column)) for column in zip(self.header, *shown, strict=True)]
-            others = sum(self._widths[1:]) - (self._widths[-1] if with_error else 0)
-            error = min(self._widths[-1], _SHORTEST_PATH) if with_error else 0
-            room = width - others - error - 3 * len(self.header) - 1
-            if room >= min(self._widths[0], _SHORTEST_PATH):
+        names, console = self._columns.names, Console(file=self._file)
+        for self._digits in (4, 2):  # fewer where they wouldn't fit
+            header = list(self._shown(dict.fromkeys(names)))
+            shown = [list(self._shown(dict(zip(names, row, strict=True))).values()) for row in self._first]
+            widths = [max(map(cell_len, column)) for column in zip(header, *shown, strict=True)]
+            room = console.width - sum(widths[1:-1]) - min(widths[-1], _SHORTEST_PATH) - len(_GAP) * len(widths[1:])
+            if room >= min(widths[0], _SHORTEST_PATH):
                 break
-        self._widths[0] = min(self._widths[0], max(room, _SHORTEST_PATH))
+        return [min(widths[0], max(room, _SHORTEST_PATH)), *widths[1:]]
 
-    def cells(self, row: list[Value]) -> list[str]:
-        """A row's cells, its path as long as there is room."""
+    def _cells(self, row: list[Value]) -> list[str]:
         path, *others = self._shown(dict(zip(self._columns.names, row, strict=True))).values()
         return [shorten(path, self._widths[0]), *others]
 
-    def line(self, cells: list[str]) -> str:
-        """A row without a box. What is longer than in the first rows makes its line longer: it is never cut."""
+    def _line(self, cells: list[str]) -> str:
         from rich.cells import cell_len
 
         padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(cells, self._widths, strict=True))
-        return "  ".join(padded).rstrip() + "\n"
-
-    def boxed(self, rows: Sequence[list[Value]]) -> str:
-        """All rows in a box."""
-        from rich.table import Table
-
-        table = Table()
-        for name in self.header:
-            # a long error continues in the next line; a number or label is never cut
-            table.add_column(name, overflow="fold", no_wrap=name != "error")
-        for row in rows:
-            table.add_row(*self.cells(row))
-        return table_text(table, self._file)
+        return _GAP.join(padded).rstrip() + "\n"
 
     def _shown(self, row: dict[str, Value]) -> dict[str, str]:
         """The cells of a row: with several classes, each has its probability beside it, or they wouldn't fit."""
         cells = {
             name: printable(f"{value:.{self._digits}f}" if isinstance(value, float) else value or "")
             for name, value in row.items()
-            if name != "checkpoint" and (name != "error" or self._with_error)
+            if name != "checkpoint"
         }
         if self._columns.top_k > 1:
             first = "label" if self._columns.min_probability is None else "guess"
