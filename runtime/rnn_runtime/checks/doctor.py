@@ -22,7 +22,6 @@ from rnn_runtime.engine import (
 )
 from rnn_runtime.engine.cuda import DRIVER, Driver, find_driver, load_library, preload_cuda
 from rnn_runtime.errors import MissingPackageError, ModelError
-from rnn_runtime.images.ahead import usable_cores
 from rnn_runtime.model.file import ModelMetadata
 
 _NOTHING = "nothing to repair"
@@ -53,7 +52,7 @@ def examine(model: Path | None = None, provider: Provider = "auto", *, cuda: Cud
         cuda: How to start CUDA.
     """
     driver = find_driver()
-    facts = [*_machine(), *_packages(), *_driver_facts(driver)]
+    facts = [*_packages(), *_driver_facts(driver)]
     try:
         ort = import_onnxruntime()
         content, model_facts, model_remedy = _examine_model(model)
@@ -89,21 +88,17 @@ def print_diagnosis(diagnosis: Diagnosis, file: TextIO) -> None:
     file.write(f"Next: {diagnosis.next_step}\n")
 
 
-def _machine() -> list[tuple[str, str]]:
-    cores = usable_cores()
+def _packages() -> list[tuple[str, str]]:
+    # torch isn't imported, which takes seconds; its version is enough
+    names = ("numpy", "Pillow", "kornia-rs", "click", "msgspec", "torch")
+    packages = ", ".join(f"{name} {version}" for name, version in installed_packages().items())
     return [
         ("rnn-onnx", _version("rnn-onnx")),
         ("Python", f"{platform.python_version()}, {sys.executable}"),
-        ("system", f"{platform.platform()}"),
-        ("cores", f"{cores} of {os.cpu_count()} usable; the default number of threads"),
+        ("system", platform.platform()),
+        *((name, _version(name)) for name in names),
+        ("onnxruntime from", packages or "no package"),
     ]
-
-
-def _packages() -> list[tuple[str, str]]:
-    # torch isn't imported, which takes seconds; its version is enough
-    names = ("numpy", "Pillow", "kornia-rs", "click", "torch")
-    packages = ", ".join(f"{name} {version}" for name, version in installed_packages().items())
-    return [*((name, _version(name)) for name in names), ("onnxruntime from", packages or "no package")]
 
 
 def _version(package: str) -> str:
@@ -155,11 +150,9 @@ def _examine_model(model: Path | None) -> tuple[bytes, list[tuple[str, str]], st
 
 def _model_facts(metadata: ModelMetadata) -> list[tuple[str, str]]:
     spec = metadata.spec
-    directions = ", bidirectional" if spec.bidirectional else ""
-    image, classes = spec.image_spec, len(spec.class_names)
     return [
-        ("network", f"{spec.cell}, {spec.num_layers} layers of {spec.hidden_size}{directions}"),
-        ("images", f"{image.height} x {image.width}, {'gray' if image.channels == 1 else 'RGB'}; {classes} classes"),
+        ("network", f"{spec.cell_name}, {spec.num_layers} layers of {spec.hidden_size}"),
+        ("images", f"{spec.image_spec}; {len(spec.class_names)} classes"),
         ("export", json.dumps(metadata.export)),
         ("checkpoint", f"SHA-256 {metadata.checkpoint_sha256}"),
     ]

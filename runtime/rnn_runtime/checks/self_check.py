@@ -24,8 +24,10 @@ def self_check(classifier: Classifier, *, atol: float | None = None, rtol: float
         ParityError: the difference is beyond the tolerance.
     """
     golden = classifier.metadata.golden
-    usual = usual_tolerance(classifier)
-    atol, rtol = usual[0] if atol is None else atol, usual[1] if rtol is None else rtol
+    usual_atol, usual_rtol = export_tolerance(classifier.metadata)
+    if classifier.provider == "cuda":
+        usual_atol, usual_rtol = cuda_tolerance(classifier.metadata, tf32=classifier.cuda.tf32)
+    atol, rtol = usual_atol if atol is None else atol, usual_rtol if rtol is None else rtol
     difference = Difference.between(classifier.predict_logits(golden.images), golden.logits, atol=atol, rtol=rtol)
     if not difference.within_tolerance:
         raise ParityError(
@@ -38,13 +40,6 @@ def self_check(classifier: Classifier, *, atol: float | None = None, rtol: float
             *other_provider(classifier.provider),
         )
     return difference
-
-
-def usual_tolerance(classifier: Classifier) -> tuple[float, float]:
-    """The absolute and relative tolerance of logits where a classifier runs: `export_tolerance` or `cuda_tolerance`."""
-    if classifier.provider == "cuda":
-        return cuda_tolerance(classifier.metadata, tf32=classifier.cuda.tf32)
-    return export_tolerance(classifier.metadata)
 
 
 def export_tolerance(metadata: ModelMetadata) -> tuple[float, float]:

@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import IO, Literal, TypeVar
+from typing import IO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rnn_runtime.checks.self_check import self_check, usual_tolerance
+from rnn_runtime.checks.self_check import self_check
 from rnn_runtime.classifier import Classifier
 from rnn_runtime.engine import CUDA_DEFAULTS, CudaOptions
 from rnn_runtime.errors import InputError, ModelError, ParityError, ProviderError
@@ -24,8 +24,6 @@ _MOST_BYTES = 1 << 29  # of a batch of images
 _ROUNDS = 5
 _LONGEST_RUN = 1.0  # seconds; all sizes and variants take about a minute then
 _AS_FAST = 0.95  # speeds that differ by less are taken to be equal
-
-_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +56,11 @@ class Comparison:
         timings: One per variant and batch size that ran, in the order of batch sizes.
         variants: The variants that ran and agree with PyTorch on the golden samples, in order of preference.
         problems: Why a variant didn't run, or not with larger batches; in one line, by its name.
-        tolerances: The absolute and relative tolerance of logits that a variant of `variants` was held to, by its name.
     """
 
     timings: tuple[Timing, ...]
     variants: tuple[Variant, ...]
     problems: Mapping[str, str]
-    tolerances: Mapping[str, tuple[float, float]]
 
     @property
     def smallest_batch(self) -> int:
@@ -87,14 +83,6 @@ class Comparison:
             (timing for timing in among if timing.images_per_second >= _AS_FAST * fastest),
             key=lambda timing: (order.index(timing.variant), timing.batch_size),
         )
-
-    def sizes_for_cuda(self) -> list[int]:
-        """The batch sizes at which CUDA is faster than the CPU."""
-        rates: dict[str, dict[int, float]] = {"cpu": {}, "cuda": {}}
-        for timing in self.timings:
-            found = rates[self.variant(timing).provider]
-            found[timing.batch_size] = max(found.get(timing.batch_size, 0), timing.images_per_second)
-        return sorted(size for size, rate in rates["cuda"].items() if rate > rates["cpu"].get(size, 0))
 
 
 def measure_speed(
@@ -178,23 +166,23 @@ def compare(
     if not running:
         raise ProviderError(f"{model}: none of the variants runs here: {'; '.join(problems.values())}")
     opened = tuple(variant for variant in variants if variant.name in running)
-    tolerances = {name: usual_tolerance(classifier) for name, classifier in running.items()}
     shape = next(iter(running.values())).metadata.spec.image_spec.shape
     _check_memory(min(batch_sizes), shape)
     timings: list[Timing] = []
     for size in watch(sorted(set(batch_sizes))):
         rates = {timing.variant: timing.images_per_second for timing in timings}  # of the size before
-        ended: dict[str, object] = {name: _too_much(size, shape, rates.get(name)) for name in running}
-        ended = {name: reason for name, reason in ended.items() if reason}
-        for name in ended:
-            del running[name]  # with the memory that it holds
+        ended: dict[str, object] = {}
+        for name in list(running):
+            if reason := _too_much(size, shape, rates.get(name)):
+                ended[name] = reason
+                del running[name]  # with the memory that it holds
         found, failed = _time(running, size, shape, seconds)
         timings += found
-        for name, reason in {**ended, **failed}.items():
-            problems[name] = f"no batches of {size:,} and more: {str(reason) or 'the memory ran out'}"
+        for name, why in {**ended, **failed}.items():
+            problems[name] = f"no batches of {size:,} and more: {str(why) or 'the memory ran out'}"
     if not timings:
         raise ProviderError(f"{model}: no batch could be run: {'; '.join(problems.values())}")
-    return Comparison(tuple(timings), opened, problems, tolerances)
+    return Comparison(tuple(timings), opened, problems)
 
 
 def _too_much(size: int, shape: tuple[int, ...], rate: float | None) -> str | None:
@@ -228,7 +216,11 @@ def _time(
                 del running[name]
             else:
                 durations[name] = [*durations.get(name, []), *found] if turn > 1 else found
-    return [_to_timing(name, size, found) for name, found in durations.items()], errors
+    timings = []
+    for name, found in durations.items():
+        p50, p90, p99 = (1000 * float(value) for value in np.percentile(found, [50, 90, 99]))
+        timings.append(Timing(name, size, 1000 * size / p50, p50, p90, p99, len(found)))
+    return timings, errors
 
 
 def _run_for(classifier: Classifier, images: NDArray[np.uint8], seconds: float) -> list[float]:
@@ -240,11 +232,6 @@ def _run_for(classifier: Classifier, images: NDArray[np.uint8], seconds: float) 
         classifier.predict_proba(images)
         durations.append(time.perf_counter() - start)
     return durations
-
-
-def _to_timing(variant: str, batch_size: int, durations: Sequence[float]) -> Timing:
-    p50, p90, p99 = (1000 * float(value) for value in np.percentile(durations, [50, 90, 99]))
-    return Timing(variant, batch_size, 1000 * batch_size / p50, p50, p90, p99, len(durations))
 
 
 def _check_sizes(batch_sizes: Sequence[int], seconds: float) -> None:
@@ -292,22 +279,13 @@ def write_timings(timings: Sequence[Timing], file: IO[str], format: Format) -> N
 
 
 def describe_comparison(comparison: Comparison) -> list[str]:
-    """What was compared, what didn't run and why, and where CUDA is faster: one sentence each, for people."""
-    lines = ["Copies to the device and back are included; reading and decoding files is not."]
-    lines += [
-        f"{names}: golden samples agree with PyTorch (atol={atol:.2g}, rtol={rtol:.2g})"
-        for (atol, rtol), names in _names_by(comparison.tolerances).items()
+    """What was compared, and what didn't run and why: one sentence each, for people."""
+    lines = [
+        "Copies to the device and back are included; reading and decoding files is not.",
+        "All that were timed agree with PyTorch on the golden samples.",
     ]
-    lines += [f"{names}: {reason}" for reason, names in _names_by(comparison.problems).items()]
-    if {variant.provider for variant in comparison.variants} == {"cpu", "cuda"}:
-        sizes = ", ".join(f"{size:,}" for size in comparison.sizes_for_cuda())
-        lines.append(f"CUDA is faster than the CPU at {f'batch sizes {sizes}' if sizes else 'no batch size'}.")
+    problems = comparison.problems
+    for reason in dict.fromkeys(problems.values()):
+        names = ", ".join(name for name, found in problems.items() if found == reason)
+        lines.append(f"{names}: {reason}")
     return lines
-
-
-def _names_by(found: Mapping[str, _Found]) -> dict[_Found, str]:
-    """The variants for which the same was found, as `a, b, c`."""
-    names: dict[_Found, list[str]] = {}
-    for name, value in found.items():
-        names.setdefault(value, []).append(name)
-    return {value: ", ".join(variants) for value, variants in names.items()}

@@ -41,10 +41,10 @@ def test_doctor_tells_versions_providers_and_the_model(run: Run, digits_model: P
     assert facts["compiled in"] == ", ".join(onnxruntime.get_available_providers())
     assert facts["CPU provider"] == "starts"
     assert facts["CUDA provider"] == "doesn't start: the installed onnxruntime is built for the CPU only"
-    assert facts["network"] == "rnn, 2 layers of 128"
-    assert facts["images"] == "8 x 8, gray; 10 classes"
+    assert facts["network"] == "RNN (tanh), 2 layers of 128"
+    assert facts["images"] == "8x8, gray; 10 classes"
     assert facts["checkpoint"] == f"SHA-256 {hashlib.sha256(digits_checkpoint.read_bytes()).hexdigest()}"
-    assert {"rnn-onnx", "Python", "system", "cores", "numpy", "Pillow", "kornia-rs", "click", "torch"} <= set(facts)
+    assert {"rnn-onnx", "Python", "system", "numpy", "Pillow", "kornia-rs", "click", "msgspec", "torch"} <= set(facts)
 
 
 @pytest.mark.skipif(os.path.exists("/dev/nvidiactl"), reason="there is a driver")

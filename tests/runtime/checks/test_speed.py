@@ -114,7 +114,7 @@ def timings(rates: dict[str, dict[int, float]]) -> tuple[Timing, ...]:
 
 
 def comparison(rates: dict[str, dict[int, float]]) -> Comparison:
-    return Comparison(timings(rates), tuple(variant for variant in VARIANTS if variant.name in rates), {}, {})
+    return Comparison(timings(rates), tuple(variant for variant in VARIANTS if variant.name in rates), {})
 
 
 def test_each_batch_size_is_timed(digits_model: Path) -> None:
@@ -172,12 +172,13 @@ def test_a_variant_that_fails_the_check_is_never_recommended(compare_stand_ins: 
     assert "logits differ from PyTorch's by up to 1.0" in found.problems["cpu"]
 
 
-def test_what_did_not_run_is_said_once_per_reason_and_where_cuda_is_faster(compare_stand_ins: Any) -> None:
-    lines = describe_comparison(compare_stand_ins({"cpu": Classifier, "cuda": SmallClassifier}))
+def test_what_did_not_run_is_said_once_per_reason(compare_stand_ins: Any) -> None:
+    lines = describe_comparison(compare_stand_ins({"cpu": Classifier}))
 
-    assert "cpu, cuda: golden samples agree with PyTorch (atol=1e-05, rtol=0.0001)" in lines
-    assert "cuda tf32: the CUDA provider could not start: no NVIDIA driver was found" in lines
-    assert lines[-1].startswith("CUDA is faster than the CPU at ")
+    assert lines[1:] == [
+        "All that were timed agree with PyTorch on the golden samples.",
+        "cuda, cuda tf32: the CUDA provider could not start: no NVIDIA driver was found",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -243,20 +244,6 @@ def test_the_preferred_of_equally_fast_ones_is_chosen_and_the_smallest_batch() -
     assert (found.best().variant, found.best().batch_size) == ("cuda", 1024)
     assert found.best(1).variant == "cpu"
     assert found.best(64).variant == "cuda"  # 2,000 and 2,100 are within 5 %
-
-
-@pytest.mark.parametrize(
-    ("cpu", "cuda", "expected"),
-    [
-        ({1: 2, 4: 2}, {1: 1, 4: 1}, "no batch size."),
-        ({1: 1, 4: 3, 1024: 1}, {1: 2, 4: 2, 1024: 2}, "batch sizes 1, 1,024."),
-        ({1: 2, 4: 2}, {1: 1, 4: 3, 16: 3}, "batch sizes 4, 16."),  # the CPU took too long for 16
-    ],
-)
-def test_where_cuda_is_faster_is_a_sentence(cpu: dict[int, float], cuda: dict[int, float], expected: str) -> None:
-    lines = describe_comparison(comparison({"cpu": cpu, "cuda": cuda}))
-
-    assert lines[-1] == f"CUDA is faster than the CPU at {expected}"
 
 
 rates = st.dictionaries(st.sampled_from([1, 4, 16, 64]), st.floats(1, 1e6), min_size=1)
