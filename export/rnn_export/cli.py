@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import rnn_runtime
-from rnn_runtime.command.command import Command
+from rnn_runtime.command.command import Command, say
 from rnn_runtime.command.options import option_group
-from rnn_runtime.command.streams import say
 from rnn_runtime.files.atomic import CHECKPOINT_SUFFIXES, MODEL_SUFFIXES, check_output
 from rnn_runtime.model.values import FromZero
 from rnn_runtime.text import printable

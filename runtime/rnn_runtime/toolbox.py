@@ -3,6 +3,7 @@
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,10 +11,9 @@ import click
 from msgspec import Meta
 
 import rnn_runtime
-from rnn_runtime.command import shared_options
-from rnn_runtime.command.command import Command, Group
-from rnn_runtime.command.options import Decorator, PathOrStorage, check_rules, option_group
-from rnn_runtime.command.streams import say
+from rnn_runtime.command import options as shared
+from rnn_runtime.command.command import Command, say
+from rnn_runtime.command.options import Decorator, PathOrStorage, option_group
 from rnn_runtime.model.values import BatchSize, FromZero, Threads
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 _input, _model, _output, _check, _timing = map(
     option_group, ("Input", "Model and provider", "Output", "Tolerance", "Timing")
 )
-_version = click.version_option(rnn_runtime.__version__, prog_name="rnn-onnx")
 _model_file = click.argument(
     "model", type=click.Path(path_type=Path), required=False, default="model.onnx", envvar="RNN_MODEL"
 )
@@ -40,10 +39,27 @@ _Shards = Annotated[int, Meta(ge=1, le=99_999)]
 _MODEL_IS_AN_ARGUMENT = {"--model": "the argument MODEL", "-m": "the argument MODEL"}
 
 
-@click.group(
-    cls=Group, elsewhere={"write-images": ("rnn_train.write_images", "Write a data set's images as PNG files.")}
-)
-@_version
+class _ToolBox(Command, click.Group):
+    """The commands in the order in which they are defined, and one that needs torch."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
+        """The names of all commands."""
+        return [*self.commands, "write-images"]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of a name; None if there is none."""
+        if cmd_name == "write-images":
+            return import_module("rnn_train.write_images").main  # type: ignore[no-any-return]
+        return super().get_command(ctx, cmd_name)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands, then the options."""
+        self.format_commands(ctx, formatter)
+        super().format_options(ctx, formatter)
+
+
+@click.group(cls=_ToolBox, no_args_is_help=False, subcommand_metavar="COMMAND ...")
+@click.version_option(rnn_runtime.__version__, prog_name="rnn-onnx")
 def main() -> None:
     """Check, time and compare exported models, and work with what rnn-infer writes.
 
@@ -58,22 +74,13 @@ def main() -> None:
 
 def _model_command(name: str, **options: Any) -> Decorator:
     """A command that opens the model that is its argument."""
-    return main.command(
-        name,
-        cls=Command,
-        check=lambda ctx: check_rules(ctx, [shared_options.NOT_ON_THE_CPU] if "provider" in ctx.params else []),
-        other_names=_MODEL_IS_AN_ARGUMENT,
-        **options,
-    )
+    return main.command(name, cls=Command, check=shared.check_cuda, other_names=_MODEL_IS_AN_ARGUMENT, **options)
 
 
 @_model_command("doctor", imports=("onnxruntime", "rnn_runtime.checks.doctor"))
 @_model_file
-@shared_options.provider
-@shared_options.device_id
-@shared_options.gpu_memory_limit
-@shared_options.tf32
-@_version
+@shared.provider
+@shared.cuda
 def doctor(model: Path, provider: "Provider", **cuda: Any) -> None:
     """Print versions, execution providers and what is missing.
 
@@ -82,7 +89,7 @@ def doctor(model: Path, provider: "Provider", **cuda: Any) -> None:
     """
     from rnn_runtime.checks.doctor import examine, print_diagnosis
 
-    diagnosis = examine(model, provider, cuda=_cuda_options(**cuda))
+    diagnosis = examine(model, provider, cuda=shared.cuda_options(**cuda))
     print_diagnosis(diagnosis, sys.stdout)
     if not diagnosis.providers or provider not in ("auto", *diagnosis.providers):
         raise click.exceptions.Exit(3)
@@ -90,14 +97,11 @@ def doctor(model: Path, provider: "Provider", **cuda: Any) -> None:
 
 @_model_command("check", imports=("onnxruntime", "rnn_runtime.checks.self_check"))
 @_model_file
-@shared_options.provider
-@shared_options.threads
+@shared.provider
+@shared.threads
 @_check("--atol", type=FromZero, default_text="that of the export", help="Absolute tolerance of a logit.")
 @_check("--rtol", type=FromZero, default_text="that of the export", help="Relative tolerance of a logit.")
-@shared_options.device_id
-@shared_options.gpu_memory_limit
-@shared_options.tf32
-@_version
+@shared.cuda
 def check(
     model: Path, provider: "Provider", threads: int | None, atol: float | None, rtol: float | None, **cuda: Any
 ) -> None:
@@ -108,21 +112,18 @@ def check(
     """
     from rnn_runtime.checks.self_check import describe_self_check, self_check
 
-    classifier = _open(model, provider, threads, _cuda_options(**cuda))
+    classifier = _open(model, provider, threads, shared.cuda_options(**cuda))
     difference = self_check(classifier, atol=atol, rtol=rtol)
     click.echo(describe_self_check(classifier, difference))
 
 
 @_model_command("benchmark", imports=("onnxruntime", "rnn_runtime.checks.speed"))
 @_model_file
-@shared_options.provider
-@shared_options.threads
+@shared.provider
+@shared.threads
 @_batch_size
 @_format
-@shared_options.device_id
-@shared_options.gpu_memory_limit
-@shared_options.tf32
-@_version
+@shared.cuda
 def benchmark(
     model: Path,
     provider: "Provider",
@@ -137,19 +138,18 @@ def benchmark(
     """
     from rnn_runtime.checks.speed import BATCH_SIZES, measure_speed, write_timings
 
-    classifier = _open(model, provider, threads, _cuda_options(**cuda))
+    classifier = _open(model, provider, threads, shared.cuda_options(**cuda))
     timings = measure_speed(classifier, batch_sizes=[batch_size] if batch_size else BATCH_SIZES)
     write_timings(timings, sys.stdout, _choose_format(format))
 
 
 @_model_command("compare", imports=("onnxruntime", "rnn_runtime.checks.speed"))
 @_model_file
-@shared_options.threads
+@shared.threads
 @_batch_size
 @_format
-@shared_options.device_id
-@shared_options.gpu_memory_limit
-@_version
+@shared.device_id
+@shared.gpu_memory_limit
 def compare(model: Path, threads: int | None, batch_size: int | None, format: "Format | None", **cuda: Any) -> None:
     """Time the CPU, CUDA and TF32 side by side.
 
@@ -159,7 +159,7 @@ def compare(model: Path, threads: int | None, batch_size: int | None, format: "F
     from rnn_runtime.checks.speed import BATCH_SIZES, compare, describe_comparison, write_timings
 
     sizes = [batch_size] if batch_size else BATCH_SIZES
-    comparison = compare(model, batch_sizes=sizes, threads=threads, cuda=_cuda_options(**cuda), watch=_bar)
+    comparison = compare(model, batch_sizes=sizes, threads=threads, cuda=shared.cuda_options(**cuda), watch=_bar)
     shown = _choose_format(format)
     write_timings(comparison.timings, sys.stdout, shown)
     lines = describe_comparison(comparison)
@@ -174,12 +174,16 @@ def compare(model: Path, threads: int | None, batch_size: int | None, format: "F
     click.echo("\n".join(lines), err=shown != "table")
 
 
+def _check_merge(ctx: click.Context) -> None:
+    if ctx.params["output"] is not None:
+        shared.check_results_name(ctx.params["output"])
+
+
 @main.command(
     "merge",
     cls=Command,
-    check=lambda ctx: check_rules(ctx, shared_options.A_FILE_FOR_RESULTS),
+    check=_check_merge,
     imports=("rnn_runtime.results.shards",),
-    other_names={"--format": "no option: the format is that of the parts", "-f": "no option: it is that of the parts"},
 )
 @click.argument("parts", type=PathOrStorage(file_okay=False))
 @_output(
@@ -190,7 +194,6 @@ def compare(model: Path, threads: int | None, batch_size: int | None, format: "F
     help="Write the results to this file.",
 )
 @_output("-q", "--quiet", is_flag=True, help="Print results and errors only.")
-@_version
 def merge(parts: str | Path, output: Path | None, quiet: bool) -> None:
     """Make one file of the results of shards.
 
@@ -210,15 +213,15 @@ def merge(parts: str | Path, output: Path | None, quiet: bool) -> None:
 
 @main.command("ray", cls=Command, requires=("ray",), imports=("onnxruntime", "rnn_runtime.ray"))
 @click.argument("paths", nargs=-1, required=True, type=click.Path(readable=False))
-@shared_options.recursive
-@shared_options.null
+@shared.recursive
+@shared.null
 @_input(
     "--shards",
     type=_Shards,
     default_text="one per 10,000 images",
     help="Number of parts to write.",
 )
-@shared_options.model
+@shared.model
 @_model(
     "-p",
     "--provider",
@@ -233,7 +236,7 @@ def merge(parts: str | Path, output: Path | None, quiet: bool) -> None:
     default_text="1; with a GPU, its share of the cores",
     help="Number of CPU threads per task.",
 )
-@shared_options.batch_size
+@shared.batch_size
 @_output(
     "-o",
     "--output",
@@ -248,11 +251,10 @@ def merge(parts: str | Path, output: Path | None, quiet: bool) -> None:
     default="csv",
     help="Format of the results.",
 )
-@shared_options.top_k
-@shared_options.min_probability
-@shared_options.checkpoint_column
+@shared.top_k
+@shared.min_probability
+@shared.checkpoint_column
 @_output("-q", "--quiet", is_flag=True, help="Print errors only.")
-@_version
 def ray(
     paths: tuple[str, ...],
     model: Path,
@@ -286,12 +288,6 @@ def ray(
         say(str(summary))
     if summary.unreadable:
         raise click.exceptions.Exit(1)
-
-
-def _cuda_options(device_id: int, gpu_memory_limit: int | None, tf32: bool = False) -> "CudaOptions":
-    from rnn_runtime.engine import CudaOptions
-
-    return CudaOptions(device_id, None if gpu_memory_limit is None else gpu_memory_limit << 20, tf32)
 
 
 def _open(model: Path, provider: "Provider", threads: int | None, cuda: "CudaOptions") -> "Classifier":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from rnn_runtime.command.streams import print_line, say
+from rnn_runtime.command.command import print_line, say
 from rnn_runtime.text import printable
 
 if TYPE_CHECKING:

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import click
 
 import rnn_runtime
-from rnn_runtime.command.command import Command
+from rnn_runtime.command.command import Command, say
 from rnn_runtime.command.options import Decorator, format_value, given_name, is_given, option_group
-from rnn_runtime.command.streams import say
 from rnn_runtime.files.atomic import CHECKPOINT_SUFFIXES, IMAGE_SUFFIXES, MODEL_SUFFIXES
 from rnn_runtime.model.values import Count, CountFromZero, Share
 from rnn_train.settings import DATASETS, PRESETS, TrainSettings, preset_settings

@@ -7,8 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
-from rnn_runtime.command.command import require_packages
-from rnn_runtime.command.streams import say
+from rnn_runtime.command.command import require_packages, say
 from rnn_runtime.errors import Argument, OutputError
 from rnn_train.callbacks import TrainingCallback
 

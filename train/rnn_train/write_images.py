@@ -5,7 +5,6 @@ from typing import Any
 
 import click
 
-import rnn_runtime
 from rnn_runtime.command.command import Command
 from rnn_runtime.command.options import option_group
 from rnn_runtime.errors import DataError
@@ -22,7 +21,6 @@ _data = option_group("Data")
 @_data("--part", type=click.Choice(["train", "test"]), default="test", help="Which images to write.")
 @_data("--limit", type=Count, default_text="all", help="Write only this many images, the first ones.")
 @click.argument("output", type=click.Path(file_okay=False, path_type=Path))
-@click.version_option(rnn_runtime.__version__, prog_name="rnn-onnx")
 def main(dataset: Any, data: str | None, data_root: str, part: str, limit: int | None, output: Path) -> None:
     """Write a data set's images as PNG files.
 

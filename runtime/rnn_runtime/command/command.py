@@ -1,33 +1,29 @@
-"""The click class of the commands: requirements are checked first, and errors are one line."""
+"""The process of a command: packages are checked first, errors are one line, and streams are ready for both."""
 
+import contextlib
+import ctypes
 import errno
+import logging
 import os
 import shlex
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import click
 
 from rnn_runtime.command.options import Option, format_value, long_name
-from rnn_runtime.command.streams import (
-    import_onnxruntime_quietly,
-    leave_stdout,
-    prepare_streams,
-    quiet_pillow,
-    say,
-)
 from rnn_runtime.errors import Argument, MissingPackageError, RnnOnnxError
-from rnn_runtime.interruption import describe_interrupt, end_process_at_signals, exit_code_of, kept_handlers
+from rnn_runtime.interruption import describe_interrupt, end_process_at_signals, exit_code_of, signals_noted
 from rnn_runtime.text import one_line
 
 # Where a module isn't named like its package.
 _PACKAGES = {"prometheus_client": "prometheus-client", "sklearn": "scikit-learn"}
-_LONGEST_SUMMARY = 60  # characters
 _WIDEST_NAMES = 28  # columns of the help; the text of wider ones begins on the next line
 
 
@@ -75,10 +71,8 @@ class Command(click.Command):
 
     def main(self, *arguments: Any, **options: Any) -> Any:
         """Run the command."""
-        with kept_handlers():
-            end_process_at_signals()
-            prepare_streams()
-            return super().main(*arguments, **options)
+        _prepare_streams()
+        return super().main(*arguments, **options)
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
@@ -106,68 +100,61 @@ class Command(click.Command):
             if self._check:
                 self._check(ctx)
             require_packages(self._requires)
-            self._import()
+            if self._imports:
+                _quiet_pillow()
+            for module in self._imports:
+                if module == "onnxruntime":
+                    _import_onnxruntime_quietly()
+                else:
+                    import_module(module)
             result = super().invoke(ctx)
             sys.stdout.flush()
             return result
 
-    def _import(self) -> None:
-        if self._imports:
-            quiet_pillow()
-        for module in self._imports:
-            if module == "onnxruntime":
-                import_onnxruntime_quietly()
-            else:
-                import_module(module)
-
-    @contextmanager
+    @contextlib.contextmanager
     def _errors_in_one_line(self, name: str | None) -> Iterator[None]:
         try:
             yield
         except (click.exceptions.Exit, click.Abort):
             raise
         except BrokenPipeError:  # the reader of the results, such as `head`, has gone
-            leave_stdout()
+            _discard(sys.stdout.fileno())
             raise click.exceptions.Exit(0) from None
         except (click.UsageError, RnnOnnxError, KeyboardInterrupt, OSError, MemoryError, RuntimeError) as error:
-            failure = self._failure(error, name)
-            if failure is None:
+            found = self._describe(error, name)
+            if found is None:
                 raise
+            text, exit_code = found
             if os.environ.get("RNN_DEBUG") == "1":
                 say(_traceback(error))
-            if self._reported_elsewhere and self._reported_elsewhere(error):
-                raise click.exceptions.Exit(failure.exit_code) from None
-            raise failure from None
+            if not (self._reported_elsewhere and self._reported_elsewhere(error)):
+                say(f"Error: {one_line(text)}")
+            raise click.exceptions.Exit(exit_code) from None
 
-    def _failure(self, error: BaseException, name: str | None) -> "_Failure | None":
-        """The message for an error; None if the error is a bug."""
+    def _describe(self, error: BaseException, name: str | None) -> tuple[str, int] | None:
+        """The message and the exit code for an error; None if it is a bug."""
         match error:
             case click.NoSuchOption() if error.option_name in self._other_names:
                 here = self._other_names[error.option_name]
-                return _Failure(f"No such option: {error.option_name}. Use {here}; all options: {name} --help", 2)
+                return f"No such option: {error.option_name}. Use {here}; all options: {name} --help", 2
             case click.UsageError():
                 text = error.format_message().rstrip(".")
-                more = f"all {'commands' if isinstance(self, Group) else 'options'}: {name} --help"
-                return _Failure(f"{text} {more.capitalize()}" if text.endswith("?") else f"{text}; {more}", 2)
+                more = f"all {'commands' if isinstance(self, click.Group) else 'options'}: {name} --help"
+                return f"{text} {more.capitalize()}" if text.endswith("?") else f"{text}; {more}", 2
             case RnnOnnxError():
-                return _Failure(error.worded(self._option), error.exit_code)
+                return error.worded(self._option), error.exit_code
             case KeyboardInterrupt():
-                return _Failure(describe_interrupt(error), exit_code_of(error))
+                return describe_interrupt(error), exit_code_of(error)
             case OSError():
                 # Errors of files name the file. A full disk without a name is that of standard output.
                 full = error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
                 place = error.filename or ("standard output" if full else "")
-                return _Failure(f"{place}: {error.strerror or error}".removeprefix(": "), 2)
-            case MemoryError():
-                return self._out_of_memory()
-            # torch has no class for it. Its allocator names the memory, and C++ says "std::bad_alloc".
-            case RuntimeError() if "memory" in str(error) or "bad_alloc" in str(error):
-                return self._out_of_memory()
+                return f"{place}: {error.strerror or error}".removeprefix(": "), 2
+        # torch has no class for it. Its allocator names the memory, and C++ says "std::bad_alloc".
+        if isinstance(error, MemoryError) or "memory" in str(error) or "bad_alloc" in str(error):
+            smaller = "a smaller --batch-size, or " if any(param.name == "batch_size" for param in self.params) else ""
+            return f"out of memory. Try {smaller}smaller images", 2
         return None
-
-    def _out_of_memory(self) -> "_Failure":
-        smaller = "a smaller --batch-size, or " if any(param.name == "batch_size" for param in self.params) else ""
-        return _Failure(f"out of memory. Try {smaller}smaller images", 2)
 
     def _option(self, argument: Argument) -> str:
         """The option that stands for a Python argument: `--batch-size`, `--provider cpu`, `--no-tf32`."""
@@ -179,42 +166,6 @@ class Command(click.Command):
         if argument.value is None or argument.value is True:
             return long_name(option)
         return f"{long_name(option)} {shlex.quote(format_value(argument.value))}"
-
-
-class Group(Command, click.Group):
-    """A group of commands, in the order in which they are defined.
-
-    Args:
-        arguments: Passed to `click.Group`.
-        elsewhere: Commands of other packages by name: the module, whose `main` it is, and what the help says about it.
-            The module is imported when the command is used.
-        options: Passed to `click.Group`.
-    """
-
-    def __init__(self, *arguments: Any, elsewhere: Mapping[str, tuple[str, str]] | None = None, **options: Any) -> None:
-        super().__init__(*arguments, no_args_is_help=False, subcommand_metavar="COMMAND ...", **options)
-        self._elsewhere = elsewhere or {}
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
-        """The names of all commands."""
-        return [*self.commands, *self._elsewhere]
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of a name; None if there is none."""
-        if cmd_name in self._elsewhere:
-            return import_module(self._elsewhere[cmd_name][0]).main  # type: ignore[no-any-return]
-        return super().get_command(ctx, cmd_name)
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands, then the options."""
-        self.format_commands(ctx, formatter)
-        super().format_options(ctx, formatter)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  # click's signature
-        """List the commands, without importing those of other packages."""
-        rows = [(name, command.get_short_help_str(_LONGEST_SUMMARY)) for name, command in self.commands.items()]
-        with formatter.section("Commands"):
-            formatter.write_dl([*rows, *((name, summary) for name, (_, summary) in self._elsewhere.items())])
 
 
 def require_packages(modules: Sequence[str]) -> None:
@@ -238,17 +189,6 @@ def _is_installed(module: str) -> bool:
     return spec is not None and spec.origin is not None  # no origin: a folder that an uninstalled package left behind
 
 
-class _Failure(click.ClickException):
-    """An error as click prints it: one line on stderr, then the exit code."""
-
-    def __init__(self, text: str, exit_code: int) -> None:
-        super().__init__(one_line(text))
-        self.exit_code = exit_code  # type: ignore[misc]  # click reads it from the instance
-
-    def show(self, file: Any = None) -> None:  # noqa: ARG002  # always stderr
-        say(f"Error: {self.message}")
-
-
 def _traceback(error: BaseException) -> str:
     """The traceback of an error, including those of its causes."""
     cause: BaseException | None = error
@@ -256,3 +196,76 @@ def _traceback(error: BaseException) -> str:
         cause.__suppress_context__ = False
         cause = cause.__cause__ or cause.__context__
     return "".join(traceback.format_exception(error)).rstrip()
+
+
+def _prepare_streams() -> None:
+    """Reopen closed streams, and pass file names through that aren't UTF-8."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed: the next opened file would take its place
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  # stays open until the process ends
+    # File names that aren't UTF-8 are printed as the same bytes.
+    cast(Any, sys.stdout).reconfigure(errors="surrogateescape")
+
+
+def say(text: str) -> None:
+    """Print a line for people on stderr. Once its reader has gone, output there is discarded."""
+    try:
+        click.echo(text, err=True)
+    except OSError:
+        _discard(sys.stderr.fileno())
+
+
+def print_line(text: str) -> None:
+    """Print a line on stdout that isn't a result. Write errors don't stop the command."""
+    try:
+        click.echo(text)
+    except OSError as error:
+        _discard(sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            say(f"Standard output can't be written, so nothing more is printed: {error.strerror}")
+
+
+def _discard(descriptor: int) -> None:
+    """Discard further output to stdout or stderr. Otherwise Python reports an error when it flushes at exit."""
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), descriptor)
+
+
+def _quiet_pillow() -> None:
+    """Silence warnings and logs of Pillow and libtiff, in the whole process, as only a command may.
+
+    Pillow warns about damaged EXIF and very large images, and logs what it can't read, without the name of the file. We
+    raise our own errors for images that can't be used; for the rest a warning is noise.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    log = logging.getLogger("PIL")
+    log.addHandler(logging.NullHandler())  # without any handler, Python prints errors on stderr
+    log.propagate = False
+    # libtiff writes to stderr itself, without the name of the file, and Pillow offers no way to it. It is found only
+    # where Pillow is a wheel, which brings its own libtiff.
+    import PIL
+
+    for library in Path(PIL.__file__).parent.with_name("pillow.libs").glob("libtiff-*"):
+        libtiff = ctypes.CDLL(str(library))
+        libtiff.TIFFSetErrorHandler(None)
+        libtiff.TIFFSetWarningHandler(None)
+
+
+def _import_onnxruntime_quietly() -> None:
+    """Import onnxruntime and silence its log, in the whole process, as only a command may.
+
+    If it can't be imported, nothing happens. The code that needs it reports the error.
+    """
+    # While it is imported, onnxruntime looks for GPUs and writes warnings to the file descriptor of stderr, before any
+    # setting has an effect (github.com/microsoft/onnxruntime/issues/27092). Signals are noted, since their message
+    # can reach stderr only afterwards.
+    with contextlib.suppress(Exception), signals_noted():
+        kept = os.dup(2)
+        try:
+            _discard(2)
+            import onnxruntime
+
+            onnxruntime.set_default_logger_severity(4)
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)

@@ -1,15 +1,19 @@
-"""Options in groups, and rules for their combinations."""
+"""Options in groups, and those that several commands have, with the same names, texts and checks."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import click
 from click.core import ParameterSource
+from msgspec import Meta
 
-from rnn_runtime.files.atomic import REMOTE
-from rnn_runtime.model.values import converted
+from rnn_runtime.files.atomic import CHECKPOINT_SUFFIXES, MODEL_SUFFIXES, REMOTE
+from rnn_runtime.model.values import BatchSize, Count, DeviceId, Probability, Threads, converted
+
+if TYPE_CHECKING:
+    from rnn_runtime.engine import CudaOptions
 
 
 class Option(click.Option):
@@ -48,7 +52,9 @@ class _Number(click.ParamType):  # type: ignore[type-arg]  # generic from click 
         self.name = "integer" if get_args(hint)[0] is int else "number"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The number that was typed."""
+        """The number that was typed. A default is one already."""
+        if not isinstance(value, str):
+            return value
         try:
             return converted(value, self.hint, typed=True)
         except ValueError as error:  # in the words of the library
@@ -90,32 +96,6 @@ def option_group(name: str) -> Callable[..., Decorator]:
     return partial(click.option, cls=Option, group=name)
 
 
-class Rule(NamedTuple):
-    """Options that are allowed only under a condition.
-
-    Attributes:
-        options: The options' parameter names.
-        allowed: Decides it from the values of all parameters.
-        otherwise: The error, after the option's name.
-    """
-
-    options: tuple[str, ...]
-    allowed: Callable[[Mapping[str, Any]], bool]
-    otherwise: str
-
-
-def check_rules(ctx: click.Context, rules: Iterable[Rule]) -> None:
-    """Check the options that were given.
-
-    Raises:
-        click.UsageError: an option isn't allowed together with the others.
-    """
-    for rule in rules:
-        for name in rule.options:
-            if is_given(ctx, name) and not rule.allowed(ctx.params):
-                raise click.UsageError(f"{given_name(ctx, name)} {rule.otherwise}")
-
-
 def is_given(ctx: click.Context, name: str) -> bool:
     """Whether an option was given on the command line."""
     return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
@@ -130,3 +110,104 @@ def given_name(ctx: click.Context, name: str) -> str:
 def long_name(param: click.Parameter) -> str:
     """The long form of an option: `--batch-size`."""
     return max(param.opts, key=len)
+
+
+_input, _model, _output, _cuda = map(option_group, ("Input", "Model and provider", "Output", "CUDA"))
+
+recursive = _input("-r", "--recursive", is_flag=True, help="Search subfolders too.")
+null = _input("-0", "--null", is_flag=True, help="Names on standard input end with a null character (find -print0).")
+
+model = _model(
+    "-m",
+    "--model",
+    type=click.Path(path_type=Path),
+    default="model.onnx",
+    envvar="RNN_MODEL",
+    help="The model that rnn-export wrote.",
+)
+provider = _model(
+    "-p",
+    "--provider",
+    type=click.Choice(["auto", "cuda", "cpu"]),
+    default="auto",
+    help="Execution provider. cuda runs on CUDA or fails; auto takes CUDA where it runs, else the CPU.",
+)
+batch_size = _model("-b", "--batch-size", type=BatchSize, default=256, help="Images per batch.")
+threads = _model("-j", "--threads", type=Threads, default_text="one per core", help="Number of CPU threads.")
+
+top_k = _output("-k", "--top-k", type=Count, default=1, help="Show this many of the likeliest classes per image.")
+min_probability = _output(
+    "--min-probability",
+    type=Probability,
+    metavar="P",
+    help="Leave the label empty where the probability is lower; the likeliest class is in a column guess.",
+)
+checkpoint_column = _output(
+    "--checkpoint-column", is_flag=True, help="Repeat the SHA-256 of the model's checkpoint in every row."
+)
+
+device_id = _cuda(
+    "--device-id",
+    type=DeviceId,
+    default=0,
+    help="Number of the GPU, as rnn-onnx doctor lists them.",
+)
+gpu_memory_limit = _cuda(
+    "--gpu-memory-limit",
+    type=Annotated[int, Meta(ge=1, le=2**43 - 1)],
+    metavar="MIB",
+    default_text="no limit",
+    help="Memory for weights and intermediate results, in MiB.",
+)
+tf32 = _cuda(
+    "--tf32/--no-tf32",
+    default=False,
+    help="Compute float32 products in TensorFloat-32: faster, and less like PyTorch.",
+)
+
+
+def cuda(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options for CUDA, whose values are the arguments of `cuda_options`."""
+    return device_id(gpu_memory_limit(tf32(function)))
+
+
+def cuda_options(device_id: int, gpu_memory_limit: int | None, tf32: bool = False) -> "CudaOptions":
+    """What the options for CUDA say."""
+    from rnn_runtime.engine import CudaOptions
+
+    return CudaOptions(device_id, None if gpu_memory_limit is None else gpu_memory_limit << 20, tf32)
+
+
+def check_cuda(ctx: click.Context) -> None:
+    """Check that no option for CUDA is given with `--provider cpu`.
+
+    Raises:
+        click.UsageError: one is.
+    """
+    if ctx.params.get("provider") == "cpu":
+        for name in ("device_id", "gpu_memory_limit", "tf32"):
+            if is_given(ctx, name):
+                does = "does nothing on the CPU. Leave it out, or choose --provider cuda or auto"
+                raise click.UsageError(f"{given_name(ctx, name)} {does}")
+
+
+def check_results_name(output: str | Path, *, remote: bool = False) -> None:
+    """Check that `--output` is a name for results.
+
+    Args:
+        output: Its value.
+        remote: Whether it may be in object storage.
+
+    Raises:
+        click.UsageError: it isn't.
+    """
+    if str(output) == "-":
+        raise click.UsageError("--output takes a file name. For standard output, leave it out")
+    if isinstance(output, str) and not remote:
+        raise click.UsageError(
+            "--output is in object storage, which only gets the parts of --shard. Choose a file on a disk"
+        )
+    if Path(output).suffix in (*CHECKPOINT_SUFFIXES, *MODEL_SUFFIXES):
+        raise click.UsageError(
+            "--output is named like a checkpoint or model. Choose a name for results, such as results.csv"
+        )

@@ -7,16 +7,14 @@ import click
 from msgspec import Meta
 
 import rnn_runtime
-from rnn_runtime.command import shared_options
-from rnn_runtime.command.command import Command
-from rnn_runtime.command.options import check_rules, option_group
-from rnn_runtime.command.streams import say
+from rnn_runtime.command import options as shared
+from rnn_runtime.command.command import Command, say
 from rnn_runtime.errors import InputError
 
 if TYPE_CHECKING:
     from rnn_runtime.engine import Provider
 
-_service, _limits = map(option_group, ("Service", "Limits"))
+_service, _limits = map(shared.option_group, ("Service", "Limits"))
 _OTHER_NAMES = {
     "--bind": "--host and --port",
     "--workers": "--threads; for more processes, start more services",
@@ -33,14 +31,14 @@ _Limit = Annotated[int, Meta(ge=1, le=1 << 16)]
 
 @click.command(
     cls=Command,
-    check=lambda ctx: check_rules(ctx, [shared_options.NOT_ON_THE_CPU]),
+    check=shared.check_cuda,
     other_names=_OTHER_NAMES,
     requires=("starlette", "uvicorn", "prometheus_client"),
     imports=("onnxruntime", "rnn_runtime.serve.app", "rnn_runtime.serve.server"),
 )
-@shared_options.model
-@shared_options.provider
-@shared_options.threads
+@shared.model
+@shared.provider
+@shared.threads
 @_service("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 is all of this machine's.")
 @_service("--port", type=_Port, default=8080, help="Port to listen on; 0 is any that is free.")
 @_service("--name", default="rnn", help="The model's name in the Open Inference Protocol.")
@@ -59,9 +57,7 @@ _Limit = Annotated[int, Meta(ge=1, le=1 << 16)]
 @_limits("-b", "--batch-size", type=_Limit, default=256, help="Images per batch and per request.")
 @_limits("--queue", type=_Limit, default=256, help="Requests under way; more get status 503.")
 @_limits("--max-body", type=_Limit, default=16, metavar="MIB", help="Size of a request's body.")
-@shared_options.device_id
-@shared_options.gpu_memory_limit
-@shared_options.tf32
+@shared.cuda
 @click.version_option(rnn_runtime.__version__, prog_name="rnn-serve")
 def main(
     model: Path,
@@ -91,12 +87,11 @@ def main(
     curl --data-binary @digit.png localhost:8080/classify
     """
     from rnn_runtime.classifier import Classifier
-    from rnn_runtime.engine import CudaOptions
     from rnn_runtime.serve.app import ServeLimits, make_app
     from rnn_runtime.serve.server import listen, serve
 
-    memory_limit = None if gpu_memory_limit is None else gpu_memory_limit << 20
-    classifier = Classifier(model, provider, threads=threads, cuda=CudaOptions(device_id, memory_limit, tf32))
+    cuda = shared.cuda_options(device_id, gpu_memory_limit, tf32)
+    classifier = Classifier(model, provider, threads=threads, cuda=cuda)
     limits = ServeLimits(batch_size, queue, max_body << 20)
     app = make_app(classifier, name=name, limits=limits, token=None if token_file is None else _read_token(token_file))
     listener = listen(host, port)

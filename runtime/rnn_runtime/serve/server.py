@@ -11,7 +11,7 @@ from typing import Any
 import uvicorn
 from starlette.applications import Starlette
 
-from rnn_runtime.command.streams import say
+from rnn_runtime.command.command import say
 from rnn_runtime.errors import Argument, SettingsError
 
 _BACKLOG = 256

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from rnn_runtime.command.streams import ImageBar
+from rnn_runtime.command.progress import ImageBar
 from rnn_runtime.errors import InputError
 from rnn_runtime.images.ahead import PEEKED
 

@@ -281,7 +281,6 @@ def test_one_other_digit_in_a_part_is_noticed(folder: Path) -> None:
         (("-o", "images", "images"), "images: not a regular file"),
         (("merge", "nowhere"), "nowhere: no part of a shard is finished in this folder"),
         (("merge", "images"), "images: no part of a shard is finished in this folder"),
-        (("merge", "images", "-f", "tsv"), "Use no option: it is that of the parts"),
         (("merge", "images", "-o", "model.onnx"), "--output is named like a checkpoint or model"),
         (("merge", "images", "-o", "s3://bucket/a.csv"), "--output is in object storage"),
     ],
