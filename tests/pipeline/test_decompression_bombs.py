@@ -28,14 +28,14 @@ def peak():
 # Decodes each file whose name comes in, in a process of its own that has imported everything and decoded nothing.
 DECODE = """
 import os
-from rnn_runtime.images.decode import image_shape
+from rnn_runtime.images.decode import decode_image, image_shape
 from rnn_runtime.errors import ImageError
 from rnn_runtime.model.spec import ImageSpec
 
 def decode(path):
     data = Path(path).read_bytes()
     before, said = peak(), []
-    for function in (lambda: pixels_of(data, ImageSpec(28, 28, 3)).shape, lambda: image_shape(data)):
+    for function in (lambda: decode_image(data, ImageSpec(28, 28, 3)).pixels.shape, lambda: image_shape(data)):
         try:
             said.append(str(function()))
         except ImageError as error:
