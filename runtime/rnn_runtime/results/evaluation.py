@@ -61,12 +61,18 @@ class FolderEvaluation:
             self.labeled_correct += labeled and prediction.label == true_label
         return true_label
 
+    @property
+    def coverage(self) -> float:
+        """The share of the predictions that have a label; not a number if there were none."""
+        return self.labeled / self.figures.total if self.figures.total else math.nan
+
+    @property
+    def labeled_accuracy(self) -> float:
+        """The share of the labels that are right; not a number if there were none."""
+        return self.labeled_correct / self.labeled if self.labeled else math.nan
+
     def describe_labeled(self, min_probability: float) -> str:
         """Coverage and accuracy of the labels, in one line."""
-        total = self.figures.total
-        share = self.labeled / total if total else math.nan
-        accuracy = f", accuracy of these: {100 * self.labeled_correct / self.labeled:.2f} %" if self.labeled else ""
-        return (
-            f"With a label (probability at least {min_probability:g}): {self.labeled} of {count_of(total, 'image')} "
-            f"({100 * share:.2f} %){accuracy}"
-        )
+        share = f"{self.labeled} of {count_of(self.figures.total, 'image')} ({100 * self.coverage:.2f} %)"
+        accuracy = f", accuracy of these: {100 * self.labeled_accuracy:.2f} %" if self.labeled else ""
+        return f"With a label (probability at least {min_probability:g}): {share}{accuracy}"
