@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from rnn_runtime.errors import Argument, MissingPackageError, ModelError, ProviderError, SettingsError
 from rnn_runtime.model.spec import ModelSpec
-from rnn_runtime.model.values import Count, DeviceId, PlainFields, check_fields
+from rnn_runtime.model.values import Count, DeviceId, PlainFields
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -60,9 +60,6 @@ class CudaOptions(PlainFields):
     device_id: DeviceId = 0
     memory_limit: Count | None = None
     tf32: bool = False
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     def to_provider_options(self) -> dict[str, str]:
         """The options by onnxruntime's names, as the strings that it expects."""

@@ -41,9 +41,15 @@ _HINTS: dict[type, dict[str, Any]] = {}  # by class, filled on first use
 
 
 class PlainFields:
-    """Base of a frozen dataclass whose fields are plain values, tuples of them, or such a dataclass."""
+    """Base of a frozen dataclass whose fields are plain values, tuples of them, or such a dataclass.
+
+    They are checked when it is made. One with more to check has its own `__post_init__`, which calls `check_fields`.
+    """
 
     __slots__ = ()
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to what JSON knows, such as lists instead of tuples. `from_dict` reverses it."""
