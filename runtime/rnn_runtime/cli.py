@@ -72,6 +72,8 @@ def _check(ctx: click.Context) -> None:
     if given["link_to"] is not None and given["copy_to"] is not None:
         raise click.UsageError("--link-to and --copy-to do the same. Choose one")
     if summary is not None:
+        if str(summary) == "-":
+            raise click.UsageError("--summary takes a file name, such as summary.json")
         if summary.suffix in (*CHECKPOINT_SUFFIXES, *MODEL_SUFFIXES):
             raise click.UsageError(
                 "--summary is named like a checkpoint or model. Choose a name for JSON, such as summary.json"
@@ -252,7 +254,7 @@ def _print_evaluation(evaluation: "FolderEvaluation", min_probability: float | N
     if evaluation.unknown:
         say(
             printable(
-                f"Not evaluated: {evaluation.unknown:,} images in folders that aren't named after a class, such as "
-                f"{evaluation.first_unknown}. The model's classes: {', '.join(evaluation.class_names)}"
+                f"Not evaluated: {count_of(evaluation.unknown, 'image')} in folders that aren't named after a class, "
+                f"such as {evaluation.first_unknown}. The model's classes: {', '.join(evaluation.class_names)}"
             )
         )

@@ -105,6 +105,8 @@ def test_quiet_training_and_export_print_nothing(run: Run, tmp_path: Path) -> No
         ("rnn-train --epoch 3", "? All options: rnn-train --help"),
         ("rnn-infer --gpu images", "No such option: --gpu. Use --provider cuda"),
         ("rnn-infer --bach-size 3 images", "--batch-size"),
+        ("rnn-infer --summary - images", "--summary takes a file name, such as summary.json"),
+        ("rnn-train --learning-rate .005 --epochs .5", "Error: --epochs must be a whole number from 1 up, not .5"),
         ("rnn-infer -o - images", "--output takes a file name. For standard output, leave it out"),
         ("rnn-infer --doctor", "No such option: --doctor. Use rnn-onnx doctor; all options: rnn-infer --help"),
         ("rnn-infer -k3 --self-check", "No such option: --self-check. Use rnn-onnx check model.onnx"),

@@ -143,7 +143,7 @@ def _examine_model(model: Path | None) -> tuple[bytes, list[tuple[str, str]], st
         return content, [("model", f"{model}, {len(content):,} bytes"), *_model_facts(metadata)], None
     except (ModelError, OSError) as error:
         remedy = "Write a model with: rnn-export model.pt model.onnx"
-        if os.path.exists(model):
+        if model.suffix == ".onnx" and model.is_file():  # not a checkpoint or a folder
             remedy = f"Copy {model} again, or write it with: rnn-export model.pt {model}"
         return example, [("model", str(error))], remedy
 

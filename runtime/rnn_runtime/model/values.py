@@ -126,8 +126,9 @@ def converted(value: Any, hint: Any, *, typed: bool = False) -> Any:
             return value
     else:
         try:
-            return msgspec.convert(value, kind, strict=not typed)
-        except msgspec.ValidationError:
+            number = get_args(kind)[0](value) if typed and isinstance(value, str) else value  # msgspec refuses `.5`
+            return msgspec.convert(number, kind)
+        except (msgspec.ValidationError, ValueError):
             pass
     raise ValueError(f"must be {_describe(kind)}, not {shorten(value if typed else repr(value), _LONGEST)}")
 

@@ -403,9 +403,7 @@ def _find_parts(folder: PartFolder) -> list[Part]:
     """The parts of all shards, in their order. A shard that was run twice counts once."""
     parts = {part: part for part in folder.finished()}
     if not parts:
-        raise InputError(
-            f"{folder}: no part of a shard is finished in this folder. Write some with ", Argument("shard")
-        )
+        raise InputError(f"{folder}: no part of a shard is finished in this folder. Classify the shards first")
     for called, value_of in _MUST_AGREE.items():
         found = sorted({str(value_of(part)) for part in parts})
         if len(found) > 1:

@@ -82,6 +82,15 @@ def test_missing_model_is_the_next_thing_to_do(run: Run) -> None:
 
 
 @cpu_build
+def test_instead_of_a_checkpoint_doctor_asks_for_a_model(run: Run, tmp_path: Path, digits_checkpoint: Path) -> None:
+    (tmp_path / "model.pt").write_bytes(digits_checkpoint.read_bytes())
+
+    result = run("rnn-onnx", "doctor", "model.pt")
+
+    assert result.stdout.splitlines()[-1] == "Next: Write a model with: rnn-export model.pt model.onnx"
+
+
+@cpu_build
 def test_damaged_model_is_told_and_providers_start_without_it(run: Run, tmp_path: Path, digits_model: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(digits_model.read_bytes()[:1000])
 
