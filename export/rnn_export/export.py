@@ -229,7 +229,7 @@ def _real_images(saved: Checkpoint) -> dict[str, NDArray[np.uint8]]:
         data = load_data(saved.source, download=False)
     except DataError:
         data = None
-    held_out = data and (data.test or data.validation)
-    if data and held_out and data.image_spec == saved.spec.image_spec:
-        return {"test" if data.test else "validation": held_out.images}
+    if data and data.held_out and data.image_spec == saved.spec.image_spec:
+        name, split = next(iter(data.held_out.items()))
+        return {name: split.images}
     return {"checkpoint samples": saved.samples.numpy()}

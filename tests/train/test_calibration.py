@@ -10,9 +10,9 @@ from scipy.special import log_softmax, softmax
 
 from rnn_runtime.metrics.evaluation import CalibrationBins
 from rnn_train import DataSource, TrainSettings
-from rnn_train.calibration import LEAST_IMAGES, calibrated_probabilities, fit_temperature
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.data import load_data
+from rnn_train.evaluation import LEAST_IMAGES, calibrated_probabilities, fit_temperature
 from rnn_train.model import predict_logits
 from tests.support.idx_files import write_idx_folder
 from tests.support.training import Recorder, StopIn, resume, train_quietly

@@ -128,7 +128,7 @@ print(sorted({"torch", "numpy", "torchvision", "sklearn", "matplotlib", "PIL"} &
         ("--data data --channels 3", "Leave out --channels"),
         ("--data data --image-size 0", "Error: image height must be"),
         ("--data data --image-size 100000", "Error: image height must be"),
-        ("--data data --val-split 0.001", "Error: data: --val-split 0.001 would hold out 1 of 40"),
+        ("--data data --val-split 0.001", "Error: data: --val-split 0.001 of 40 images can't be held out"),
         ("--data data --val-split nan", "Error: --val-split must be"),
         ("--data data --dropout nan", "Error: --dropout must be"),
         ("--data data --learning-rate inf", "Error: --learning-rate must be"),

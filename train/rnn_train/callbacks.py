@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -85,7 +85,8 @@ class ConsoleCallback(TrainingCallback):
     def __init__(self) -> None:
         self._console = Console(markup=False, highlight=False, emoji=False, soft_wrap=True)
         self._bar: Progress | None = None
-        self._cell: _NotebookCell | None = None
+        self._cell: Any = None  # of a notebook
+        self._drawn = 0.0
         self._task = TaskID(0)
         self._epochs = self._steps_per_epoch = 0
 
@@ -96,7 +97,7 @@ class ConsoleCallback(TrainingCallback):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._cell:
-            self._cell.draw()
+            self._cell.update(self._bar)
         elif self._bar:
             self._bar.stop()
 
@@ -114,7 +115,10 @@ class ConsoleCallback(TrainingCallback):
         self._bar = Progress(*columns, console=self._console, transient=True)
         self._task = self._bar.add_task("", total=epochs * steps_per_epoch, completed=steps_done, speed="")
         if self._console.is_jupyter:
-            self._cell = _NotebookCell(self._bar)
+            from IPython.display import display  # there is one where there is a notebook
+
+            # rich needs ipywidgets to draw a bar in its place, which not every notebook has.
+            self._cell = display(self._bar, display_id=True)  # type: ignore[no-untyped-call]
         else:
             self._bar.start()
 
@@ -123,8 +127,9 @@ class ConsoleCallback(TrainingCallback):
             self._bar.advance(self._task)
             speed = self._bar.tasks[0].speed  # steps per second
             self._bar.update(self._task, speed=f"{speed * images:,.0f} images/s" if speed else "")
-        if self._cell:
-            self._cell.draw_at_times()
+        if self._cell and time.monotonic() - self._drawn > _REDRAWN_EVERY:
+            self._cell.update(self._bar)
+            self._drawn = time.monotonic()
         if step % LINES_EVERY == 0 and step < self._steps_per_epoch:
             self.message(f"Epoch [{epoch}/{self._epochs}], Step [{step}/{self._steps_per_epoch}], Loss: {loss:.4f}")
 
@@ -143,25 +148,3 @@ class ConsoleCallback(TrainingCallback):
             self._console.print(text)
         else:
             print_line(text)
-
-
-class _NotebookCell:
-    """A bar in a notebook cell, drawn anew in its place.
-
-    rich needs ipywidgets to do that, which not every notebook has; IPython's own display can do it, too.
-    """
-
-    def __init__(self, bar: Progress) -> None:
-        from IPython.display import display  # there is one where there is a notebook
-
-        self._bar = bar
-        self._handle = display(bar, display_id=True)  # type: ignore[no-untyped-call]
-        self._drawn = time.monotonic()
-
-    def draw_at_times(self) -> None:
-        if time.monotonic() - self._drawn > _REDRAWN_EVERY:
-            self.draw()
-
-    def draw(self) -> None:
-        self._handle.update(self._bar)
-        self._drawn = time.monotonic()

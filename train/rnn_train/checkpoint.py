@@ -10,27 +10,27 @@ import os
 import stat
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import msgspec
 import torch
 from torch import Tensor
 
 from rnn_runtime.errors import CheckpointError, SettingsError
 from rnn_runtime.files.atomic import MODEL_SUFFIXES, atomic_write
 from rnn_runtime.model.spec import ModelSpec
-from rnn_runtime.model.values import check_argument
+from rnn_runtime.model.values import Finite, check_argument
 from rnn_runtime.text import shorten
-from rnn_train.calibration import LARGEST_TEMPERATURE, LEAST_TEMPERATURE
 from rnn_train.data import DataSource
+from rnn_train.evaluation import LARGEST_TEMPERATURE, LEAST_TEMPERATURE
 from rnn_train.model import ImageRNN
 from rnn_train.settings import TrainSettings
 
 FORMAT = "rnn-onnx checkpoint"
 FORMAT_VERSION = 6
-_LARGEST_METRIC = 1e300  # far above any loss, count or speed, and below infinity
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,10 @@ class Checkpoint:
             raise CheckpointError(f"{path}: not a checkpoint that rnn-train wrote")
         version = content.get("format_version")
         if type(version) is not int or version != FORMAT_VERSION:
-            raise CheckpointError(f"{path}: {_describe_version(version)}")
+            raise CheckpointError(
+                f"{path}: a checkpoint of another rnn-onnx: format version {shorten(repr(version), 40)}, and this one "
+                f"reads {FORMAT_VERSION}. Train again, or upgrade rnn-onnx"
+            )
         try:
             checkpoint = cls(
                 ModelSpec.from_dict(content["model"]),
@@ -148,7 +151,11 @@ class Checkpoint:
 
     def _check(self) -> None:
         check_weights(self.weights, self.spec)
-        _check_metrics(self.metrics)
+        try:
+            msgspec.convert(self.metrics, dict[str, Finite | list[dict[str, Finite]]])
+            msgspec.convert(self.metrics["epochs"], list)
+        except msgspec.ValidationError:
+            raise CheckpointError("its metrics must be finite numbers, and a row of them for each epoch") from None
         count = len(self.samples) if isinstance(self.samples, Tensor) and self.samples.ndim else 0
         if not count or not is_like(
             self.samples, torch.empty(count, *self.spec.image_spec.shape, dtype=torch.uint8, device="meta")
@@ -192,45 +199,21 @@ def is_like(found: object, expected: Tensor) -> bool:
     )
 
 
-def _check_metrics(metrics: object) -> None:
-    if not isinstance(metrics, dict) or not isinstance(metrics.get("epochs"), list):
-        raise CheckpointError("its metrics must be a dictionary with a list of epochs")
-    rows = [*metrics["epochs"], {name: value for name, value in metrics.items() if name != "epochs"}]
-    for row in rows:
-        if not isinstance(row, dict) or not all(type(name) is str for name in row):
-            raise CheckpointError("its metrics must be dictionaries with text as keys")
-        if not all(type(value) in (int, float) and abs(value) < _LARGEST_METRIC for value in row.values()):
-            raise CheckpointError("its metrics must be finite numbers")
-
-
 def _check_archive(path: str | Path) -> None:
     """Raise for an archive that is damaged or could unpack to more than its size, which torch would read anyway."""
     if not stat.S_ISREG(os.stat(path).st_mode) and not os.path.isdir(path):  # reading a pipe would wait for its writer
         raise CheckpointError("not a regular file")
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
-        _check_sizes(entries, path)
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise CheckpointError("an archive that is compressed")
+        if sum(entry.file_size for entry in entries) > Path(path).stat().st_size:
+            raise CheckpointError("an archive whose parts are larger than the whole")
         if damaged := archive.testzip():
             raise CheckpointError(f"damaged: the checksum of {damaged} is not the one it was written with")
-
-
-def _check_sizes(entries: Sequence[zipfile.ZipInfo], path: str | Path) -> None:
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise CheckpointError("an archive that is compressed")
-    if sum(entry.file_size for entry in entries) > Path(path).stat().st_size:
-        raise CheckpointError("an archive whose parts are larger than the whole")
 
 
 def file_sha256(path: str | Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _describe_version(version: object) -> str:
-    is_newer = type(version) is int and version > FORMAT_VERSION
-    return (
-        f"a checkpoint of {'a newer' if is_newer else 'another'} rnn-onnx: format version "
-        f"{shorten(repr(version), 40)}, and this one reads {FORMAT_VERSION}. "
-        f"{'Upgrade rnn-onnx' if is_newer else 'Train again'}"
-    )

@@ -24,18 +24,6 @@ _data, _model, _optimization, _augmentation, _run = map(
     option_group, ("Data", "Model", "Optimization", "Augmentation", "Run and checkpoint")
 )
 
-_DATA_OPTIONS = (
-    "dataset",
-    "data",
-    "data_root",
-    "class_names",
-    "image_size",
-    "channels",
-    "depth_range",
-    "skip_unreadable",
-    "val_split",
-)
-
 
 def _image_size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
     """`64` or `48x64` to `(height, width)`; the range is checked by `ImageSpec`."""
@@ -45,6 +33,11 @@ def _image_size(ctx: click.Context, param: click.Parameter, value: str | None) -
     if not found:
         raise click.BadParameter(f"{value!r} is not a size such as 64 or 48x64 (height x width)", ctx, param)
     return int(found[1]), int(found[2] or found[1])
+
+
+def _class_names(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    """`cat,dog` to `("cat", "dog")`; the names are checked by `ModelSpec`."""
+    return tuple(name.strip() for name in value.split(",")) if value else None
 
 
 _FIELDS = get_type_hints(TrainSettings, include_extras=True)
@@ -137,7 +130,7 @@ def _is_reported_elsewhere(error: BaseException) -> bool:
     help="Your data: a folder with a folder of images per class, or with train/, val/ and test/; or of IDX files.",
 )
 @_data("--data-root", type=click.Path(path_type=str), default="data", help="Folder for downloads.")
-@_data("--class-names", metavar="NAME,NAME,...", help="Names for the classes of IDX files.")
+@_data("--class-names", callback=_class_names, metavar="NAME,NAME,...", help="Names for the classes of IDX files.")
 @_data(
     "--image-size",
     callback=_image_size,
@@ -148,6 +141,7 @@ def _is_reported_elsewhere(error: BaseException) -> bool:
 @_data(
     "--channels",
     type=click.Choice(["1", "3"]),
+    callback=lambda _ctx, _param, value: value and int(value),
     default_text="as the images are",
     help="Read folders of images as gray (1) or RGB (3).",
 )
@@ -247,7 +241,7 @@ def _is_reported_elsewhere(error: BaseException) -> bool:
 def main(
     ctx: click.Context,
     /,
-    preset: str,
+    preset: Any,
     resume: Path | None,
     output: Path | None,
     device: Any,
@@ -273,11 +267,13 @@ def main(
     rnn-train --data photos/ --resume auto   the same line starts and continues
     """
     from rnn_train.callbacks import CallbackList, ConsoleCallback, TrainingCallback
+    from rnn_train.data import DataSource
     from rnn_train.tensorboard import TensorBoardCallback
     from rnn_train.training import train
 
     if resume is None or str(resume) == "auto":
-        source, settings = _source(options), _settings(preset, options)
+        source = DataSource(**_values(DataSource, options), split_seed=options["seed"])
+        settings = replace(preset_settings(preset, source.dataset), **_values(TrainSettings, options))
         output = output or Path("model.pt")
     else:
         source, settings = _continued(ctx, resume, preset, options)
@@ -307,34 +303,15 @@ def _continued(
     from rnn_train.checkpoint import Checkpoint
 
     saved = Checkpoint.load(checkpoint)
-    values = {name: value for name, value in _data_values(options).items() if is_given(ctx, name)}
-    source = replace(saved.source, **values)
+    given = {name: value for name, value in options.items() if is_given(ctx, name)}
+    source = replace(saved.source, **_values(type(saved.source), given))
     settings = saved.settings
     if is_given(ctx, "preset"):
         kept = {name: getattr(settings, name) for name in ("epochs", "patience", "seed")}
         settings = replace(preset_settings(preset, source.dataset), **kept)
-    given = {name: value for name, value in _setting_values(options).items() if is_given(ctx, name)}
-    return source, replace(settings, **given)
+    return source, replace(settings, **_values(TrainSettings, given))
 
 
-def _settings(preset: Any, options: dict[str, Any]) -> TrainSettings:
-    return replace(preset_settings(preset, options["dataset"]), **_setting_values(options))
-
-
-def _setting_values(options: dict[str, Any]) -> dict[str, Any]:
-    names = {field.name for field in fields(TrainSettings)}
-    return {name: value for name, value in options.items() if name in names and value is not None}
-
-
-def _source(options: dict[str, Any]) -> "DataSource":
-    from rnn_train.data import DataSource
-
-    return DataSource(**_data_values(options), split_seed=options["seed"])
-
-
-def _data_values(options: dict[str, Any]) -> dict[str, Any]:
-    names, channels = options["class_names"], options["channels"]
-    return {name: options[name] for name in _DATA_OPTIONS} | {
-        "class_names": tuple(name.strip() for name in names.split(",")) if names else None,
-        "channels": int(channels) if channels else None,
-    }
+def _values(kind: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """The options that are fields of a class and have a value."""
+    return {field.name: options[field.name] for field in fields(kind) if options.get(field.name) is not None}

@@ -4,37 +4,51 @@ import base64
 import csv
 import io
 import os
+import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 import rnn_runtime
 from rnn_runtime.files.atomic import atomic_write
 from rnn_runtime.images.decode import to_image
-from rnn_runtime.metrics.evaluation import Evaluation
-from rnn_runtime.text import printable
+from rnn_runtime.metrics.evaluation import BINS, CalibrationBins
+from rnn_runtime.text import printable, shorten
 from rnn_train.checkpoint import Checkpoint, file_sha256
 from rnn_train.data import Data
 from rnn_train.evaluation import Results, SplitResults
-from rnn_train.report_figures import draw_curve, draw_examples, draw_reliability
 
 if TYPE_CHECKING:
     from jinja2 import Template
+    from matplotlib.figure import Figure
 
 REPORTS = ("report.html", "examples.png")
 _MISTAKES = 24
 _THUMBNAIL = 160  # pixels; the longer side of a picture in the page
 _MOST_CLASSES = 1000  # in the table of classes
-_LARGEST_MATRIX = 30  # classes; of more, the confusion matrix is a picture above a list
-_LARGEST_PICTURE = 1000  # pixels
+_LARGEST_MATRIX = 30  # classes; of more, the most frequent confusions are listed
 _CONFUSIONS = 20  # in that list
-_BLUE = (31, 119, 180)
-_PLAIN_BYTES = frozenset(range(32, 127)) - frozenset(b"'\\")
+_INK = "#010203"  # a color that nothing else has, replaced by that of the page's text
+_BAR, _GAP = "#1f77b4", "#d62728"
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "rnn-onnx",  # the same figure has the same bytes
+    "legend.framealpha": 0,
+    "text.color": _INK,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "grid.color": _INK,
+}
+_ROWS, _COLUMNS = 5, 8  # of example images
+_LONGEST_NAME = 20  # letters, below an example
 
 
 def write_metrics(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
@@ -75,7 +89,7 @@ def write_reports(output: Path, checkpoint: Checkpoint, data: Data, results: Res
     if not plots:
         return
     if results.splits:
-        draw_examples(output.parent / "examples.png", results.splits[0], data.class_names)
+        _draw_examples(output.parent / "examples.png", results.splits[0], data.class_names)
     with atomic_write(output.parent / "report.html", encoding="utf-8") as file:
         file.write(_render(output, checkpoint, data, results))
 
@@ -94,7 +108,7 @@ def _render(output: Path, checkpoint: Checkpoint, data: Data, results: Results) 
         settings=checkpoint.source.to_dict() | checkpoint.settings.to_dict(),
         history=history,
         kept_epoch=kept_epoch,
-        curves=[draw_curve(history, quantity, kept_epoch) for quantity in ("loss", "accuracy")],
+        curves=[_draw_curve(history, quantity, kept_epoch) for quantity in ("loss", "accuracy")],
         data=data,
         results=results,
         split=split,
@@ -134,22 +148,12 @@ def _describe_split(split: SplitResults, data: Data) -> dict[str, Any]:
         "classes": classes,
         "training_counts": np.bincount(data.train.labels, minlength=count).tolist(),
         "matrix": evaluation.confusion.tolist() if count <= _LARGEST_MATRIX else None,
-        "matrix_picture": _matrix_picture(evaluation) if count > _LARGEST_MATRIX else None,
         "confusions": evaluation.confusions[:_CONFUSIONS],
         "is_small": max(split.images.images.shape[1:3]) < _THUMBNAIL,  # pictures are shown larger than they are
         "mistakes": list(_most_confident_mistakes(split)),
         "predicted": split.predicted,
         "calibration": list(_calibration_figures(split)),
     }
-
-
-def _matrix_picture(evaluation: Evaluation) -> str:
-    """The confusion matrix, a pixel per pair of classes, more opaque the larger its share of the true class is."""
-    opacity = Image.fromarray(np.uint8(255 * evaluation.confusion / np.maximum(evaluation.support, 1)[:, np.newaxis]))
-    opacity.thumbnail((_LARGEST_PICTURE, _LARGEST_PICTURE))
-    picture = Image.new("RGB", opacity.size, _BLUE)
-    picture.putalpha(opacity)
-    return _data_uri(picture)
 
 
 def _most_confident_mistakes(split: SplitResults) -> Iterator[tuple[int, str]]:
@@ -159,22 +163,18 @@ def _most_confident_mistakes(split: SplitResults) -> Iterator[tuple[int, str]]:
     for i in wrong[order[:_MISTAKES]].tolist():
         image = to_image(split.images.images[i])
         image.thumbnail((_THUMBNAIL, _THUMBNAIL))  # leaves small ones as they are
-        yield i, _data_uri(image)
-
-
-def _data_uri(image: Image.Image) -> str:
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+        file = io.BytesIO()
+        image.save(file, "PNG")
+        yield i, "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
 def _calibration_figures(split: SplitResults) -> Iterator[str]:
     after = split.evaluation.calibration
     if split.uncalibrated is None:
-        yield draw_reliability(after, f"not calibrated: error {_percent(after.error)}")
+        yield _draw_reliability(after, f"not calibrated: error {_percent(after.error)}")
     else:
-        yield draw_reliability(split.uncalibrated, f"before: error {_percent(split.uncalibrated.error)}")
-        yield draw_reliability(after, f"after: error {_percent(after.error)}")
+        yield _draw_reliability(split.uncalibrated, f"before: error {_percent(split.uncalibrated.error)}")
+        yield _draw_reliability(after, f"after: error {_percent(after.error)}")
 
 
 def _image_folder(split: SplitResults | None) -> Path | None:
@@ -186,12 +186,7 @@ def _image_folder(split: SplitResults | None) -> Path | None:
 def _shell_quote(path: str | Path) -> str:
     """A path as a word of the shell, not to be taken for an option."""
     text = str(path)
-    if text.startswith("-"):
-        text = f"./{text}"
-    if text.isprintable():
-        return shlex.quote(text)
-    # Line breaks, and bytes that are no text, in the notation of bash and zsh, and of POSIX since 2024.
-    return "$'" + "".join(chr(byte) if byte in _PLAIN_BYTES else f"\\{byte:03o}" for byte in os.fsencode(text)) + "'"
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 def _percent(share: float, digits: int = 1) -> str:
@@ -207,3 +202,108 @@ def _plain(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value))
     return str(value)
+
+
+def _draw_curve(history: Sequence[Mapping[str, Any]], quantity: str, kept_epoch: int) -> str:
+    """The `loss` or `accuracy` of each epoch as SVG, in training and validation, with a line at the epoch kept."""
+    epochs = [row["epoch"] for row in history]
+
+    def draw(figure: "Figure") -> None:
+        from matplotlib.ticker import MaxNLocator
+
+        axes = figure.subplots()
+        for split in ("train", "validation"):
+            if f"{split}_{quantity}" in history[0]:
+                axes.plot(epochs, [row[f"{split}_{quantity}"] for row in history], marker=".", label=split)
+        axes.axvline(kept_epoch, color=_INK, linestyle=":", linewidth=1, zorder=0)
+        axes.set(xlabel="epoch", ylabel=quantity, title=quantity.capitalize(), xlim=(0.5, epochs[-1] + 0.5))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.legend()
+
+    return _svg(draw, 4.6, 3.2)
+
+
+def _draw_reliability(bins: CalibrationBins, title: str) -> str:
+    """A reliability diagram as SVG: the accuracy of the predictions in each bin of confidence, and their number.
+
+    Args:
+        bins: Confidence and accuracy in bins.
+        title: Drawn above it.
+    """
+    counts, correct, confidences = (np.array(values) for values in (bins.counts, bins.correct, bins.confidences))
+    with np.errstate(invalid="ignore"):  # bins without predictions, for which nothing is drawn
+        accuracy, confidence = correct / counts, confidences / counts
+    centers, width = (np.arange(BINS) + 0.5) / BINS, 0.9 / BINS
+
+    def draw(figure: "Figure") -> None:
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+        upper.bar(centers, accuracy, width, color=_BAR, label="accuracy")
+        hatched: dict[str, Any] = {"fill": False, "edgecolor": _GAP, "hatch": "////", "label": "gap to confidence"}
+        upper.bar(centers, confidence - accuracy, width, accuracy, **hatched)
+        upper.plot((0, 1), (0, 1), color=_INK, linestyle=":", linewidth=1)
+        upper.set(title=title, ylabel="accuracy", ylim=(0, 1), xlim=(0, 1))
+        upper.legend(loc="upper left")
+        lower.bar(centers, counts, width, color=_BAR)
+        lower.set(xlabel="confidence", ylabel="images")
+
+    return _svg(draw, 4.2, 4.2)
+
+
+def _draw_examples(path: Path, split: SplitResults, class_names: Sequence[str]) -> None:
+    """Write a PNG of the first images that the model got right, then the first that it got wrong, marked.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    from matplotlib.figure import Figure
+
+    images, labels, predicted = split.images.images, split.images.labels, split.predicted
+    names = [_drawable(name) for name in class_names]
+    rows = min(_ROWS, -(-len(labels) // _COLUMNS))
+    wrong = np.flatnonzero(predicted != labels)[: rows * _COLUMNS // 2]
+    right = np.flatnonzero(predicted == labels)[: rows * _COLUMNS - len(wrong)]
+    figure = Figure(figsize=(1.5 * _COLUMNS, 1.8 * rows), layout="constrained")
+    grid = figure.subplots(rows, _COLUMNS, squeeze=False).ravel()
+    for axes in grid:
+        axes.axis("off")
+    for axes, i in zip(grid, [*right, *wrong], strict=False):
+        axes.imshow(images[i].squeeze(2) if images.shape[3] == 1 else images[i], cmap="gray", vmin=0, vmax=255)
+        title, color = names[predicted[i]], "black"
+        if predicted[i] != labels[i]:
+            title, color = f"✗ {title}\nis {names[labels[i]]}", "crimson"
+        axes.set_title(title, fontsize=8, color=color, parse_math=False)  # a $ in a name is no formula
+    figure.suptitle("The first images that were right, then the first that were wrong, with their true class")
+    with atomic_write(path, "wb") as file, _missing_letters_as_boxes():
+        figure.savefig(file, format="png", dpi=110)
+
+
+def _drawable(name: str) -> str:
+    """A class name that fits and can be drawn: a folder's name may be long, and bytes that aren't UTF-8."""
+    return shorten(name.encode("utf-8", "replace").decode(), _LONGEST_NAME)
+
+
+def _svg(draw: Callable[["Figure"], None], width: float, height: float) -> str:
+    """Draw a figure of so many inches, with a transparent background."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    file = io.StringIO()
+    with rc_context(_STYLE), _missing_letters_as_boxes():
+        figure = Figure(figsize=(width, height), layout="constrained")
+        draw(figure)
+        for patch in (figure.patch, *(axes.patch for axes in figure.axes)):
+            patch.set_alpha(0)
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    text = file.getvalue()
+    # One page has several figures. Nothing refers to the names of their groups.
+    text = re.sub(r'<g id="[^"]*">', "<g>", text[text.index("<svg") :])
+    return text.replace(_INK, "currentColor")
+
+
+@contextmanager
+def _missing_letters_as_boxes() -> Iterator[None]:
+    """Let matplotlib draw letters that its font lacks as boxes, without a warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield

@@ -10,9 +10,7 @@ from rnn_runtime.model.values import Count, CountFromZero, FromZero, PlainFields
 Dataset = Literal["mnist", "fashion-mnist", "kmnist", "digits"]
 DATASETS: tuple[Dataset, ...] = ("mnist", "fashion-mnist", "kmnist", "digits")
 Schedule = Literal["constant", "one-cycle"]
-SCHEDULES: tuple[Schedule, ...] = ("constant", "one-cycle")
 ClassWeights = Literal["none", "balanced"]
-CLASS_WEIGHTS: tuple[ClassWeights, ...] = ("none", "balanced")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +46,7 @@ class TrainSettings(PlainFields):
         augment: For photos: crop each training image to 60 to 100 % of its area, turn it by up to 10 degrees, and
             change brightness, contrast and saturation by up to 30 %.
         calibrate: With validation images, fit a temperature at the end, which makes the probabilities of the exported
-            model mean what they say (`rnn_train.calibration`).
+            model mean what they say (`rnn_train.evaluation`).
         seed: Seed of all random numbers.
 
     Raises:

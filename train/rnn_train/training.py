@@ -24,7 +24,7 @@ from rnn_train.augment import augment
 from rnn_train.callbacks import TrainingCallback
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.data import DataSource
-from rnn_train.evaluation import evaluate, predict_shared, predict_splits
+from rnn_train.evaluation import evaluate, predict_held_out, predict_shared
 from rnn_train.report import write_metrics, write_reports
 from rnn_train.settings import TrainSettings
 from rnn_train.training_state import LARGEST_VALUE, Device, EpochState, OneProcess, TrainingState
@@ -237,11 +237,11 @@ def _validate(run: TrainingState) -> dict[str, float]:
 def _finish(run: TrainingState, saving: "_Saving", callback: TrainingCallback, plots: bool) -> TrainResult:
     """Evaluate the weights that are kept, once, and write the final checkpoint and the reports."""
     model = run.checkpoint().build_model().to(run.device)
-    splits = predict_splits(model, run.data, run.device, run.processes)
-    if not all(np.abs(split.logits).max() <= LARGEST_VALUE for split in splits):  # nothing compares with NaN
+    logits = predict_held_out(model, run.data, run.device, run.processes)
+    if not all(np.abs(values).max() <= LARGEST_VALUE for values in logits.values()):  # nothing compares with NaN
         raise _divergence(run)
     stop_if_signaled()
-    results = evaluate(splits, run.spec.class_names, calibrate=run.settings.calibrate)
+    results = evaluate(run.data, logits, calibrate=run.settings.calibrate)
     final = saving.save({**results.metrics(), "kept_epoch": run.kept_epoch}, results.temperature)
     best = results.splits[0] if results.splits else None
     if run.processes.is_first:
@@ -432,14 +432,20 @@ def _reserved(output: Path) -> Iterator[None]:
     Raises:
         OutputError: the folder can't be made or written to, or another run is writing to it.
     """
-    folder, lock = output.parent, output.parent / _LOCK
+    folder, lock, other = output.parent, output.parent / _LOCK, " is writing"
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             file = open_locked(lock)
         except BlockingIOError:
-            raise OutputError(*_describe_other_run(output)) from None
+            with contextlib.suppress(OSError):  # it has just ended
+                other = lock.read_text(errors="replace") or other
+            raise OutputError(
+                f"{output}: another training run{other} to this folder. Wait for it to end, or choose another folder "
+                "with ",
+                Argument("output"),
+            ) from None
         except OSError as error:
             raise OutputError(
                 f"{folder}: {output.name} can't be written to this folder: {error.strerror or error}. Choose another ",
@@ -448,7 +454,8 @@ def _reserved(output: Path) -> Iterator[None]:
         with file:
             os.ftruncate(file.fileno(), 0)
             with contextlib.suppress(OSError):  # it is only for messages; a full disk is found by `_check_space`
-                os.write(file.fileno(), f"{os.getpid()} {output.name}".encode(errors="surrogateescape"))
+                what = f" (process {os.getpid()}) is writing {output.name} and its reports"
+                os.write(file.fileno(), what.encode(errors="replace"))
             try:
                 yield
             finally:
@@ -457,20 +464,6 @@ def _reserved(output: Path) -> Iterator[None]:
         for path in made:
             with contextlib.suppress(OSError):  # not empty
                 path.rmdir()
-
-
-def _describe_other_run(output: Path) -> tuple[str | Argument, ...]:
-    """What is known of the run that holds the lock."""
-    try:
-        pid, _, name = (output.parent / _LOCK).read_bytes().decode(errors="surrogateescape").partition(" ")
-    except OSError:
-        pid = name = ""
-    process, writes = (f" (process {pid})", f"{name} and its reports") if pid.isdigit() else ("", "its files")
-    return (
-        f"{output}: another training run{process} is writing {writes} to this folder. Wait for it to end, or choose "
-        "another folder with ",
-        Argument("output"),
-    )
 
 
 def _check_space(output: Path, size: int) -> None:

@@ -17,14 +17,13 @@ from rnn_runtime.errors import Argument, CheckpointError, ProviderError, Setting
 from rnn_runtime.interruption import noted_signal
 from rnn_runtime.model.spec import ModelSpec
 from rnn_runtime.model.values import check_argument
-from rnn_train.calibration import LEAST_IMAGES
 from rnn_train.checkpoint import Checkpoint, check_weights, is_like
 from rnn_train.data import Data, DataSource, LabeledImages, load_data
+from rnn_train.evaluation import LEAST_IMAGES
 from rnn_train.model import ImageRNN, predict_logits
 from rnn_train.settings import TrainSettings
 
 Device = Literal["auto", "cpu", "cuda"]
-DEVICES: tuple[Device, ...] = ("auto", "cpu", "cuda")
 # What Python and torch raise for values of wrong types and ranges.
 _UNFIT = (CheckpointError, KeyError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError)
 # The most that a loss, weight or logit may be. Beyond 1e6, neighbouring float32 values are 0.06 or more apart and
@@ -321,7 +320,7 @@ class TrainingState:
         )
 
     def _samples(self) -> NDArray[np.uint8]:
-        held_out = self.data.test or self.data.validation or self.data.train
+        held_out = next(iter(self.data.held_out.values()), self.data.train)
         most = max(1, min(SAMPLES, _MOST_SAMPLE_BYTES // held_out.images[:1].nbytes))
         spread = np.linspace(0, len(held_out) - 1, min(most, len(held_out))).astype(int)
         samples: NDArray[np.uint8] = held_out.images[spread]

@@ -7,6 +7,6 @@ parity check of the export use them. The names imported here are public; the mod
 from rnn_train.data.folders import write_image_folder
 from rnn_train.data.idx import read_idx
 from rnn_train.data.load import load_data
-from rnn_train.data.source import Data, DataSource, LabeledImages
+from rnn_train.data.source import Data, DataSource, HeldOut, LabeledImages
 
-__all__ = ["Data", "DataSource", "LabeledImages", "load_data", "read_idx", "write_image_folder"]
+__all__ = ["Data", "DataSource", "HeldOut", "LabeledImages", "load_data", "read_idx", "write_image_folder"]

@@ -12,7 +12,6 @@ from rnn_runtime.errors import Argument, DataError
 from rnn_train.data.source import Data, DataSource, LabeledImages
 
 _UNSIGNED_BYTE = 0x08
-_MAX_DIMENSIONS = 4
 
 
 def load_idx_folder(folder: Path, source: DataSource, class_names: tuple[str, ...] | None) -> Data:
@@ -82,21 +81,15 @@ def parse_idx(data: bytes) -> NDArray[np.uint8]:
     if kind != _UNSIGNED_BYTE:
         raise DataError(f"an IDX file of type 0x{kind:02x}; only unsigned bytes (0x08) are images or labels")
     start = 4 + 4 * dimensions
-    shape = np.frombuffer(data[4:start][: (len(data) - 4) // 4 * 4], ">u4").tolist()
-    if not 1 <= dimensions <= _MAX_DIMENSIONS:
-        raise DataError(f"an IDX file of {dimensions} dimensions; labels have 1, images 3 or 4")
-    if len(shape) < dimensions:
-        raise DataError("an IDX file whose header is cut short")
-    size = math.prod(shape)
-    if size != len(data) - start:
-        sides = " x ".join(map(str, shape))
-        raise DataError(f"an IDX file of {sides} that holds {len(data) - start:,} values instead of {size:,}")
     try:
+        shape = np.frombuffer(data, ">u4", dimensions, offset=4).tolist()
+        size = math.prod(shape)
+        if size != len(data) - start:
+            sides = " x ".join(map(str, shape))
+            raise DataError(f"an IDX file of {sides} that holds {len(data) - start:,} values instead of {size:,}")
         return np.frombuffer(data, np.uint8, offset=start).reshape(shape).copy()  # writable, as torch wants it
-    except ValueError:  # no values at all, in a shape that no array can have
-        raise DataError(
-            f"an IDX file of {' x '.join(map(str, shape))}, which isn't the shape of images or labels"
-        ) from None
+    except ValueError:  # a header that is cut short, or a shape that no array can have
+        raise DataError("an IDX file whose header isn't that of images or labels") from None
 
 
 def _load_split(folder: Path, prefix: str) -> LabeledImages:

@@ -126,32 +126,17 @@ def _hold_out(data: Data, source: DataSource) -> Data:
     from sklearn.model_selection import train_test_split
 
     labels = data.train.labels
-    counts = np.bincount(labels, minlength=len(data.class_names))
-    held_out_count = int(np.ceil(source.val_split * len(labels)))  # as scikit-learn rounds
-    classes = int((counts > 0).sum())
-    if 1 in counts:
-        alone = name_classes(data.class_names[label] for label in np.flatnonzero(counts == 1))
-        raise DataError(
-            f"{source.name}: only 1 training image of {alone}, and ",
-            Argument("val_split"),
-            " needs at least 2 of each class. Add images, or leave out ",
-            Argument("val_split"),
+    try:
+        kept, held_out = train_test_split(
+            np.arange(len(labels)), test_size=source.val_split, random_state=source.split_seed, stratify=labels
         )
-    most = len(labels) - classes
-    if not classes <= held_out_count <= most:
-        least_share = np.ceil(1000 * classes / len(labels)) / 1000
-        most_share = np.floor(1000 * most / len(labels)) / 1000
+    except ValueError as error:  # in scikit-learn's words: too few images, of a class or of a side
         raise DataError(
             f"{source.name}: ",
             Argument("val_split", source.val_split),
-            f" would hold out {held_out_count} of {len(labels)} images. For each of {classes} classes to be on both "
-            f"sides, hold out {classes} to {most}: choose ",
-            Argument("val_split"),
-            f" from {least_share:g} to {most_share:g}, or add images",
-        )
-    kept, held_out = train_test_split(
-        np.arange(len(labels)), test_size=held_out_count, random_state=source.split_seed, stratify=labels
-    )
+            f" of {len(labels)} images can't be held out: {str(error).rstrip('.')}. Each class needs "
+            "an image on both sides: choose another share, or add images",
+        ) from None
     return replace(data, train=data.train.select(kept), validation=data.train.select(held_out))
 
 

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from rnn_runtime.model.spec import DEEPEST, FEWEST_GRAYS, DepthRange, ImageSpec
 from rnn_runtime.model.values import PlainFields, Share, check_fields
 from rnn_train.settings import Dataset
 
+HeldOut = Literal["test", "validation"]
 _CLASSES_SHOWN = 10  # in a line that describes a data set
 
 
@@ -146,6 +148,12 @@ class Data:
         """Size and channels of the images, and how they were read."""
         height, width, channels = self.train.images.shape[1:]
         return ImageSpec(height, width, channels, self.depth_range)
+
+    @property
+    def held_out(self) -> dict[HeldOut, LabeledImages]:
+        """The splits that aren't trained on, those for tests first."""
+        splits: dict[HeldOut, LabeledImages | None] = {"test": self.test, "validation": self.validation}
+        return {name: split for name, split in splits.items() if split is not None}
 
     def describe(self) -> str:
         """Counts, size and classes, in one line."""
