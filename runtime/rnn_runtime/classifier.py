@@ -4,6 +4,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import starmap
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -229,7 +230,7 @@ class Classifier:
             processes: The most processes to fork. On the CPU they classify, on CUDA they decode.
 
         Yields:
-            An iterator: the predictions of some files after those of others. What works ahead ends with the block.
+            An iterator of lists of predictions, in the order of `images`. Leaving the block stops the workers.
 
         Raises:
             ProcessLostError: One of the processes has ended, for instance because it was killed.
@@ -241,8 +242,8 @@ class Classifier:
                 yield (predictions for _, predictions in classified)
             return
         with files.map(partial(read_images, spec=self._image_spec)) as batches:
-            found = self._runner.stream("probabilities", (self._stack(*batch) for batch in batches))
-            yield (self._predictions(batch, probabilities, top_k) for batch, probabilities in found)
+            found = self._runner.stream("probabilities", starmap(self._stack, batches))
+            yield starmap(partial(self._predictions, top_k=top_k), found)
 
     def predict_proba(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Compute the probability of each class for images that have the model's own size.
@@ -279,13 +280,13 @@ class Classifier:
         """Decode and classify images in the calling thread; `alone` in one of several processes."""
         given = list(images)
         batch = self._stack(given, read_images(given, self._image_spec))
-        return self._predictions(batch, self._runner.run("probabilities", batch.images, alone=alone), top_k)
+        return self._predictions(batch, self._runner.run("probabilities", batch.images, alone=alone), top_k=top_k)
 
     def _stack(self, given: Sequence[str | TakenImage], decoded: Sequence[Decoded | ImageError]) -> _Batch:
         pixels = [image.pixels for image in decoded if isinstance(image, Decoded)]
         return _Batch(given, decoded, np.stack(pixels) if pixels else np.empty((0, *self._shape), np.uint8))
 
-    def _predictions(self, batch: _Batch, found: NDArray[np.float32], top_k: int) -> list[Prediction]:
+    def _predictions(self, batch: _Batch, found: NDArray[np.float32], *, top_k: int) -> list[Prediction]:
         classes = np.argsort(-found, axis=1, kind="stable")[:, :top_k]
         highest = np.take_along_axis(found, classes, axis=1)
         is_finite: list[bool] = np.isfinite(found).all(axis=1).tolist()  # type: ignore[assignment]

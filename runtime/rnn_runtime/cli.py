@@ -176,6 +176,7 @@ def main(
     rnn-infer --shard 3/8 -o parts images/
     """
     from rnn_runtime.classifier import Classifier
+    from rnn_runtime.images.ahead import usable_cores
     from rnn_runtime.images.find import find_images, read_names
     from rnn_runtime.results.evaluation import FolderEvaluation
     from rnn_runtime.results.place import ImagePlacer
@@ -189,7 +190,7 @@ def main(
         check_output(file, [classifier.path, *paths])
     if output is None and format is None:
         format = "table" if sys.stdout.isatty() else "csv"
-    options = RunOptions(format=format, processes=classifier.threads, **columns)
+    options = RunOptions(format=format, processes=min(classifier.threads, usable_cores()), **columns)
     folder = copy_to or link_to
     placer = ImagePlacer(folder, classifier.class_names, link=link_to is not None) if folder else None
     if placer:

@@ -16,12 +16,11 @@ from typing import IO, Any
 
 import rnn_runtime
 from rnn_runtime.classifier import BATCH_SIZE, Classifier, Prediction
-from rnn_runtime.engine import import_onnxruntime
 from rnn_runtime.errors import Argument, InputError, OutputError, ProcessLostError, SettingsError, StorageError
 from rnn_runtime.files.atomic import GrowingFile, atomic_write, check_output, growing_file, part_of
 from rnn_runtime.files.remote import import_arrow
 from rnn_runtime.interruption import RunInterruptedError, describe_interrupt, signals_noted, stop_if_signaled
-from rnn_runtime.model.values import BatchSize, Count, Probability, check_argument
+from rnn_runtime.model.values import BatchSize, Count, PlainFields, Probability, check_argument
 from rnn_runtime.results.evaluation import FolderEvaluation
 from rnn_runtime.results.place import ImagePlacer
 from rnn_runtime.results.write import (
@@ -43,7 +42,7 @@ Kept = tuple[str | Argument, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunOptions:
+class RunOptions(PlainFields):
     """How files are classified, and what a row of the results shows.
 
     Attributes:
@@ -63,19 +62,11 @@ class RunOptions:
     """
 
     format: Format | None = None
-    top_k: int = 1
-    min_probability: float | None = None
+    top_k: Count = 1
+    min_probability: Probability | None = None
     checkpoint_column: bool = False
-    batch_size: int = BATCH_SIZE
-    processes: int = 1
-
-    def __post_init__(self) -> None:
-        check_argument("format", self.format, Format | None)
-        check_argument("top_k", self.top_k, Count)
-        check_argument("min_probability", self.min_probability, Probability | None)
-        check_argument("checkpoint_column", self.checkpoint_column, bool)
-        check_argument("batch_size", self.batch_size, BatchSize)
-        check_argument("processes", self.processes, Count)
+    batch_size: BatchSize = BATCH_SIZE
+    processes: Count = 1
 
     def columns(self, classifier: Classifier, *, true_label: bool) -> Columns:
         """What a row shows of a model's results."""
@@ -122,20 +113,24 @@ class RunSummary:
         return asdict(self) | {"images_per_second": self.images_per_second}
 
     def __str__(self) -> str:
+        images = f"{self.images:,} image" + ("s" if self.images != 1 else "")
         earlier = f" ({self.earlier:,} from before)" if self.earlier else ""
         failed = f", {self.unreadable:,} unreadable" if self.unreadable else ""
         below = f", {self.below_min_probability:,} without a label" if self.below_min_probability else ""
+        if self.images and self.earlier == self.images:  # a complete file doesn't say which model it is of
+            return f"{images}{earlier}{failed}{below}; none was classified now"
         speed = f"{self.seconds:.2f} s, {self.images_per_second:,.0f} images/s"
         checkpoint = f"checkpoint {self.run['checkpoint_sha256'][:12]}"
-        images = f"{self.images:,} image" + ("s" if self.images != 1 else "")
         return f"{images}{earlier}{failed}{below}, {speed}, {checkpoint}, on {self.run['provider']}"
 
 
 def describe_run(classifier: Classifier) -> dict[str, Any]:
     """What makes results: the model, its checkpoint, the execution provider that really runs, versions."""
+    import onnxruntime  # the classifier has imported it
+
     return {
         "rnn_onnx": rnn_runtime.__version__,
-        "onnxruntime": import_onnxruntime().__version__,
+        "onnxruntime": onnxruntime.__version__,
         "model": classifier.path,
         "checkpoint_sha256": classifier.metadata.checkpoint_sha256,
         "provider": classifier.provider,
