@@ -313,7 +313,16 @@ def test_a_bug_of_ours_is_no_damaged_image(
         assert client.post("/classify", content=Path(paths[0]).read_bytes()).status_code == 500
     for command, arguments in {
         infer: ["--model", str(classifier.path), "--provider", "cpu", *paths],
-        train: ["--data", str(tmp_path), "--image-size", "8", "--skip-unreadable", "--no-plots"],
+        train: [
+            "--data",
+            str(tmp_path),
+            "--image-size",
+            "8",
+            "--skip-unreadable",
+            "--no-plots",
+            "--output",
+            str(tmp_path / "model.pt"),
+        ],
     }.items():
         result = CliRunner().invoke(command, arguments)
         assert result.exit_code == 1, result.output
