@@ -3,7 +3,8 @@
 A file that takes long grows under a name that is known, so that a run that is stopped or killed can be continued:
 
 - It grows as `NAME.part`, and gets its name when it is whole.
-- Beside it, `NAME.part.json` records what it is made with and how far it is: bytes, and what the writer adds.
+- Beside it, `NAME.part.json` records what it is made with and how far it is: bytes, and what the writer adds. A SHA-256
+  of these and of the bytes shows whether either file was changed since.
 - The record is replaced every few seconds and when the run ends, always after the bytes that it counts.
 - To continue, the record must be of the same making. The file is cut to the recorded bytes, and goes on from there.
 - A lock on the `.part` keeps others away. It ends with its process, however that ends.
@@ -11,6 +12,7 @@ A file that takes long grows under a name that is known, so that a run that is s
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import stat
@@ -28,6 +30,7 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".
 REMOTE = ("s3://", "gs://")  # what the name of a file in object storage begins with
 
 _SECONDS = 2  # between two records
+_READ_BYTES = 1 << 20  # at a time, of what is hashed
 _HELD = (errno.EWOULDBLOCK, errno.EACCES)  # EACCES on network file systems
 
 
@@ -105,6 +108,7 @@ class GrowingFile:
         self.part, self._record, self._made_with = part, Path(f"{part}.json"), made_with
         self._noted: dict[str, Any] = {"bytes": 0}
         self._saved = time.monotonic()
+        self._hashed, self._content = 0, hashlib.sha256()
 
     def note(self, progress: Mapping[str, Any]) -> None:
         """Note how far the content is that was written so far. The record follows at intervals."""
@@ -121,9 +125,12 @@ class GrowingFile:
         """
         try:
             record = json.loads(self._record.read_bytes())
+            sha256 = record.pop("sha256")
             made_with, progress = dict(record["made_with"]), dict(record["progress"])
-            size = int(progress.pop("bytes"))
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            size = progress.pop("bytes")
+            if type(size) is not int or size < 0:
+                raise ValueError(size)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise InputError(
                 f"{self.part}: can't be continued, since its record {self._record.name} is missing or damaged. Delete "
                 "it, and begin again"
@@ -136,13 +143,31 @@ class GrowingFile:
                 )
         if os.fstat(self.file.fileno()).st_size < size:
             raise InputError(f"{self.part}: shorter than its record says. Delete it, and begin again")
+        self._noted = {**progress, "bytes": size}
+        if self._sha256(record) != sha256:
+            raise InputError(
+                f"{self.part}: can't be continued, since it or its record {self._record.name} was changed or damaged. "
+                "Delete it, and begin again"
+            )
         self.file.truncate(size)
-        self.earlier, self._noted = progress, {**progress, "bytes": size}
+        self.earlier = progress
+
+    def _sha256(self, record: Mapping[str, Any]) -> str:
+        """The SHA-256 of the content up to the noted bytes, of which only what is new is read, and of a record."""
+        with Path(self.part).open("rb", buffering=0) as part:
+            part.seek(self._hashed)
+            while content := part.read(min(self._noted["bytes"] - self._hashed, _READ_BYTES)):
+                self._content.update(content)
+                self._hashed += len(content)
+        both = self._content.copy()
+        both.update(json.dumps(record).encode())
+        return both.hexdigest()
 
     def _save(self) -> None:
         os.fsync(self.file.fileno())
+        record = {"made_with": self._made_with, "progress": self._noted}
         with atomic_write(self._record, follow_link=False) as text:
-            json.dump({"made_with": self._made_with, "progress": self._noted}, text)
+            json.dump({**record, "sha256": self._sha256(record)}, text)
         self._saved = time.monotonic()
 
     def _finish(self) -> None:
@@ -174,7 +199,7 @@ def growing_file(path: str | Path, made_with: Mapping[str, Any], *, resume: bool
 
     Raises:
         InputError: an earlier run left a `.part` file and `resume` is False, or it was made with something else, or
-            its record is missing; another process is writing it; it isn't a regular file.
+            its record is missing, or either was changed since; another process is writing it; it isn't a regular file.
         OSError: the folder is missing or can't be written.
     """
     part = part_of(path)
@@ -199,8 +224,9 @@ def growing_file(path: str | Path, made_with: Mapping[str, Any], *, resume: bool
 
 
 def _open_part(part: str) -> BinaryIO:
-    if os.path.lexists(part) and not stat.S_ISREG(os.lstat(part).st_mode):
-        raise InputError(f"{part}: not a regular file, and results are to be written there. Delete it")
+    with contextlib.suppress(FileNotFoundError):  # or it gets its name from another process at this moment
+        if not stat.S_ISREG(os.lstat(part).st_mode):
+            raise InputError(f"{part}: not a regular file, and results are to be written there. Delete it")
     try:
         return open_locked(part)
     except BlockingIOError:

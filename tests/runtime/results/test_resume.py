@@ -313,6 +313,38 @@ def test_without_a_record_unfinished_results_are_refused(unfinished: Path, run: 
     assert "its record out.csv.part.json is missing or damaged. Delete it, and begin again" in result.stderr
 
 
+WRONG_VALUES = [None, True, -1, 0, 10**30, 1.5, float("inf"), float("nan"), "x", "9" * 5000, [1], {"a": 1}]
+
+
+@pytest.mark.parametrize("key", ["list", "images", "unreadable", "below_min_probability", "placed", "bytes"])
+def test_a_record_with_another_value_or_without_one_is_refused(unfinished: Path, digits_model: Path, key: str) -> None:
+    output, part, record = (unfinished / f"out.csv{suffix}" for suffix in ("", ".part", ".part.json"))
+    images, classifier = find_images([str(unfinished / "images")]), Classifier(digits_model, provider="cpu")
+    written, values = part.read_bytes(), json.loads(record.read_text())
+    right = values["progress"].pop(key)
+    # 1 equals True, and they aren't the same
+    others = [value for value in [*WRONG_VALUES, 1] if type(value) is not type(right) or value != right]
+    for changed in ({}, *({key: value} for value in others)):
+        record.write_text(json.dumps(values | {"progress": values["progress"] | changed}))
+
+        with pytest.raises(InputError, match=r"out\.csv\.part: .*[Dd]elete it, and begin again"):
+            classify_files(classifier, images, output, resume=True)
+
+        assert part.read_bytes() == written
+
+
+def test_unfinished_results_that_were_changed_are_refused(unfinished: Path, digits_model: Path) -> None:
+    part, classifier = unfinished / "out.csv.part", Classifier(digits_model, provider="cpu")
+    written = part.read_bytes()
+    for content in (written.replace(b"0", b"1"), b"\xff" * len(written), b"\0" * len(written), written[::-1]):
+        part.write_bytes(content)
+
+        with pytest.raises(InputError, match=r"it or its record out\.csv\.part\.json was changed or damaged"):
+            classify_files(classifier, find_images([str(unfinished / "images")]), unfinished / "out.csv", resume=True)
+
+        assert part.read_bytes() == content
+
+
 def test_a_record_is_not_written_through_a_link(folder: Path, digits_model: Path) -> None:
     (folder / "precious").write_text("somebody's")
     (folder / "out.csv.part.json").symlink_to(folder / "precious")
