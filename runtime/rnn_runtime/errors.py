@@ -48,7 +48,7 @@ class ImageError(RnnOnnxError):
 
 
 class InputError(RnnOnnxError):
-    """The given paths hold no images, or an argument doesn't fit the model."""
+    """What is given can't be used: no images, files that don't fit, or a place that can't be written to."""
 
 
 class ModelError(RnnOnnxError):

@@ -137,7 +137,7 @@ class TrainingState:
         data_sha256: Of the training images and labels, and of those in a folder of validation images.
         epoch: Number of finished epochs.
         under_way: The unfinished epoch, if any.
-        last_loss: Loss of this process's last step.
+        last_loss: Loss of the last step, over the whole batch.
         history: One row of metrics per finished epoch.
         best_weights: Those of the epoch with the highest validation accuracy so far.
     """

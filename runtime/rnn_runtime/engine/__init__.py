@@ -263,7 +263,7 @@ def _broken(reason: str) -> MissingPackageError:
 
 
 class Batch(Protocol):
-    """Images that are run together, such as an `ImageBatch`: uint8 `(batch, height, width, channels)`, in C order."""
+    """Images that are run together: uint8 `(batch, height, width, channels)`, in C order."""
 
     @property
     def images(self) -> NDArray[np.uint8]: ...

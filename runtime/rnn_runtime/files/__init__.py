@@ -1,4 +1,4 @@
 """Files that appear under their name only once they are complete.
 
-All code in the three packages that writes a file uses it.
+All three packages write their checkpoints, models, results and reports through it.
 """

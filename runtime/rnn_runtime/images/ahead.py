@@ -1,7 +1,7 @@
 """Work on files ahead of the caller, in order and in bounded memory: in its own thread, in threads, or in processes.
 
-How is decided once, before the first file is read, from the number of files, the sizes of the first ones, and the cores
-(docs/explanation/decisions.md, "Reading ahead").
+The way is decided once, before the first file is read, from the number of files, the sizes of the first ones, and the
+cores (docs/explanation/decisions.md, "Reading ahead").
 """
 
 import multiprocessing
@@ -162,7 +162,7 @@ def _size(item: object) -> int:
 def _results(
     submitted: Iterator[tuple[list[Item], list[Future[list[Value]]]]], ahead: int
 ) -> Iterator[tuple[list[Item], list[Value]]]:
-    """The batches that are worked on, as they are finished; so many more are submitted before each is given."""
+    """The values of each batch, in order, with up to `ahead` more batches under way."""
     waiting: deque[tuple[list[Item], list[Future[list[Value]]]]] = deque()
     while True:
         waiting.extend(islice(submitted, 1 + ahead - len(waiting)))
@@ -175,7 +175,7 @@ def _results(
 
 @contextmanager
 def _started(function: Callable[[Iterable[Item]], list[Value]], workers: Workers) -> Iterator[_Submit[Item, Value]]:
-    """What hands a batch to the workers. They are ended with the block."""
+    """Start the workers, and give the function that hands them a batch. They end with the block."""
     if workers.kind == "threads":
         with _threads(function, workers.count, workers.files_per_task) as submit:
             yield submit
@@ -243,7 +243,7 @@ def _processes(function: Callable[[Iterable[Item]], list[Value]], count: int) ->
 
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """Fork processes that ignore Ctrl-C and SIGTERM, which may reach all: this process ends them in order."""
+    """Block Ctrl-C and SIGTERM, for processes that are forked in the block: this process ends them in order."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         with warnings.catch_warnings():

@@ -410,7 +410,7 @@ def kept_in(output: str | Path | None, format: Format) -> Kept:
 
 @contextmanager
 def telling(kept: Callable[[], Kept], output: str | Path | None) -> Iterator[None]:
-    """Note signals, and end whatever ends a run with what is kept of it.
+    """Note signals, and add what is kept to the error that ends a run.
 
     Args:
         kept: The end of the error's text.
