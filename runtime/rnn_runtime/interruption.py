@@ -37,6 +37,7 @@ POLL_SECONDS = 0.1  # the longest wait in which nobody looks for a signal
 _ONE_SIGNAL_SECONDS = 0.2
 
 _Value = TypeVar("_Value")
+_ended_with: int | None = None  # the exit code of a command that has printed its last line
 _noted: int | None = None
 _is_noting = False  # whether a block of `signals_noted` is open
 
@@ -162,10 +163,24 @@ def end_process_at_signals(code: int | None = None) -> None:
         code: The exit code of a process that is about to end and has printed all that it has to say; None to print one
             line, and for the signal's own code.
     """
+    global _ended_with
+    _ended_with = code
     if threading.current_thread() is threading.main_thread():
-        _set_handlers(_end_at_once if code is None else lambda *_: os._exit(code))
+        _set_handlers(_end_at_once)
     if code is not None:
         atexit.register(_set_handlers, signal.SIG_IGN)  # while exiting, Python restores the system's handlers
+
+
+@contextmanager
+def last_line(code: int) -> Iterator[None]:
+    """Print why a command ends with this exit code. A signal meanwhile or later prints nothing more."""
+    global _ended_with
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+        _ended_with = code
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -189,6 +204,8 @@ def _set_handlers(handler: Any) -> None:
 
 
 def _end_at_once(number: int, _frame: FrameType | None) -> None:
+    if _ended_with is not None:
+        os._exit(_ended_with)
     with suppress(OSError):
         # On a terminal, in place of a progress bar's line, and with the cursor that a bar hides.
         start = "\r\x1b[2K\x1b[?25h" if os.isatty(2) else ""

@@ -19,7 +19,13 @@ import click
 
 from rnn_runtime.command.options import Option, format_value, long_name
 from rnn_runtime.errors import Argument, MissingPackageError, RnnOnnxError
-from rnn_runtime.interruption import describe_interrupt, end_process_at_signals, exit_code_of, signals_noted
+from rnn_runtime.interruption import (
+    describe_interrupt,
+    end_process_at_signals,
+    exit_code_of,
+    last_line,
+    signals_noted,
+)
 from rnn_runtime.text import one_line
 
 # Where a module isn't named like its package.
@@ -128,7 +134,8 @@ class Command(click.Command):
             if os.environ.get("RNN_DEBUG") == "1":
                 say(_traceback(error))
             if not (self._reported_elsewhere and self._reported_elsewhere(error)):
-                say(f"Error: {one_line(text)}")
+                with last_line(exit_code):
+                    say(f"Error: {one_line(text)}")
             raise click.exceptions.Exit(exit_code) from None
 
     def _describe(self, error: BaseException, name: str | None) -> tuple[str, int] | None:
@@ -259,7 +266,7 @@ def _import_onnxruntime_quietly() -> None:
     # While it is imported, onnxruntime looks for GPUs and writes warnings to the file descriptor of stderr, before any
     # setting has an effect (github.com/microsoft/onnxruntime/issues/27092). Signals are noted, since their message
     # can reach stderr only afterwards.
-    with contextlib.suppress(Exception), signals_noted():
+    with signals_noted(), contextlib.suppress(Exception):
         kept = os.dup(2)
         try:
             _discard(2)

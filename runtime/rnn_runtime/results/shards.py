@@ -85,7 +85,8 @@ class Part:
         format: `csv`, `tsv`, `jsonl` or `parquet`.
         rows: Number of results.
         unreadable: Those of them with an error.
-        content: The first digits of the file's SHA-256; empty until it is complete.
+        content: The first digits of a SHA-256 of the file and of all that the name says, so that a file under another
+            part's name is found out; empty until it is complete.
     """
 
     shard: Shard
@@ -131,12 +132,15 @@ class Part:
 
     def finished(self, summary: RunSummary, path: str | Path) -> "Part":
         """The same with what is in its file."""
-        return replace(self, rows=summary.images, unreadable=summary.unreadable, content=_digest(path))
+        part = replace(self, rows=summary.images, unreadable=summary.unreadable)
+        return replace(part, content=part.digest(path))
 
-
-def _digest(path: str | Path) -> str:
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:DIGITS]
+    def digest(self, path: str | Path) -> str:
+        """The first digits of the SHA-256 of a file and of what the name says besides, as in `content`."""
+        with Path(path).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256")
+        digest.update(replace(self, content="").name.encode())
+        return digest.hexdigest()[:DIGITS]
 
 
 _NAME = re.compile(
@@ -376,10 +380,10 @@ def merge_parts(folder: str | Path, output: str | Path | None = None) -> PartsSu
         import_arrow("parquet")
     with source.reading([part.name for part in parts]) as paths:
         for part, path in zip(parts, paths, strict=True):
-            if _digest(path) != part.content:
+            if part.digest(path) != part.content:
                 raise InputError(
-                    f"{source.locate(part.name)}: damaged: its content isn't that of its name. Delete it, and run its "
-                    "shard again"
+                    f"{source.locate(part.name)}: damaged or renamed: its content isn't that of its name. Delete it, "
+                    "and run its shard again"
                 )
         if output is None:
             sys.stdout.flush()

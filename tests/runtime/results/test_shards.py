@@ -1,6 +1,5 @@
 """Shards: each process classifies its part of the images, and the parts become one file."""
 
-import hashlib
 import itertools
 import random
 import re
@@ -160,8 +159,10 @@ def test_a_shard_that_was_run_twice_counts_once(folder: Path) -> None:
     content = part.read_bytes().replace(b"0.9", b"0.8")  # as on another processor
     finished = Part.parse(part.name)
     assert finished is not None
-    other = replace(finished, content=hashlib.sha256(content).hexdigest()[:12])
-    part.with_name(other.name).write_bytes(content)
+    again = folder / "again.csv"
+    again.write_bytes(content)
+    other = replace(finished, content=finished.digest(again))
+    again.rename(part.with_name(other.name))
 
     assert merge_parts(folder / "parts", folder / "merged.csv").images == 46
 
@@ -252,10 +253,25 @@ def test_a_damaged_part_is_an_error(folder: Path, damage: str, style: str) -> No
     content = part.read_bytes()
     part.write_bytes({"shortened": content[: len(content) // 2], "empty": b"", "other": b'\xff"{[,\n'}[damage])
 
-    with pytest.raises(InputError, match="damaged: its content isn't that of its name"):
+    with pytest.raises(InputError, match="damaged or renamed: its content isn't that of its name"):
         merge_parts(folder / "parts", folder / f"merged.{style}")
 
     assert not (folder / f"merged.{style}").exists()
+
+
+def test_a_part_under_the_name_of_another_is_an_error(folder: Path) -> None:
+    write_parts(folder, 3)
+    first, second, _ = sorted((folder / "parts").iterdir())
+    renamed = second.with_name(first.name.replace("part-00001", "part-00002"))
+    second.unlink()
+    renamed.write_bytes(first.read_bytes())
+
+    with pytest.raises(InputError, match="damaged or renamed"):
+        merge_parts(folder / "parts", folder / "merged.csv")
+
+    first.rename(first.with_name(first.name.replace("-rows-", "-rows-1")))
+    with pytest.raises(InputError, match="damaged or renamed"):
+        merge_parts(folder / "parts", folder / "merged.csv")
 
 
 def test_one_other_digit_in_a_part_is_noticed(folder: Path) -> None:

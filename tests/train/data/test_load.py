@@ -414,7 +414,7 @@ def test_a_download_that_hangs_does_not_hold_up_a_signal(tmp_path: Path, monkeyp
 
     class Handler(BaseRequestHandler):
         def handle(self) -> None:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)  # SIGINT is ignored in the background of a shell
             ended.wait()
 
     with ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
