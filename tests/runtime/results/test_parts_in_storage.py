@@ -102,7 +102,7 @@ def test_a_damaged_part_is_named_as_it_is_in_the_storage(folder: Path, run: Run)
     result = run("rnn-onnx", "merge", PARTS, "--output", "merged.csv")
 
     assert result.returncode == 2
-    assert result.stderr.startswith(f"Error: s3://results/{name}: damaged: ")
+    assert result.stderr.startswith(f"Error: s3://results/{name}: damaged or renamed: ")
     assert not (folder / "merged.csv").exists()
 
 
