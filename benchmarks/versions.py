@@ -120,7 +120,9 @@ def _run(tree: Path, *arguments: object) -> str:
     """Run Python with the packages of a tree, and give what it prints."""
     path = os.pathsep.join(str(tree / name) for name in (".", "runtime", "train", "export"))
     line = [sys.executable, *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": path}
+    # In the tree, since Python finds the modules of the current folder first.
     result = subprocess.run(
-        line, env=os.environ | {"PYTHONPATH": path}, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        line, cwd=tree, env=environment, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
     return result.stdout.decode()
