@@ -4,26 +4,22 @@ The way is decided once, before the first file is read, from the number of files
 cores (docs/explanation/decisions.md, "Reading ahead").
 """
 
-import multiprocessing
 import os
-import signal
-import statistics
 import threading
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, islice
-from multiprocessing.connection import Connection, wait
-from typing import Any, Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar
 
-from rnn_runtime.errors import ImageError, ProcessLostError
+import numpy as np
+
+from rnn_runtime.errors import ImageError
 from rnn_runtime.files.atomic import REMOTE
 from rnn_runtime.images.decode import TakenImage, result_or_error
-from rnn_runtime.interruption import SIGNALS, result_of, stop_if_signaled
+from rnn_runtime.interruption import result_of, stop_if_signaled
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
@@ -142,7 +138,7 @@ def _choose_workers(first: Sequence[object], complete: bool, threads: int, proce
     if any(isinstance(item, str) and item.startswith(REMOTE) for item in first):
         return Workers("threads", max(threads, _REMOTE_THREADS), _REMOTE_FILES_PER_TASK)
     sizes = [_size(item) for item in first[:: len(first) // _SAMPLED + 1]]
-    small = not sizes or statistics.median(sizes) <= _SMALL
+    small = not sizes or np.median(sizes) <= _SMALL
     if small and not complete and processes > 1:
         return Workers("processes", processes)
     if complete and len(first) <= (_FEW if small else 1):
@@ -180,8 +176,10 @@ def _started(function: Callable[[Iterable[Item]], list[Value]], workers: Workers
         with _threads(function, workers.count, workers.files_per_task) as submit:
             yield submit
         return
+    from rnn_runtime.images.processes import started_processes
+
     with (
-        _processes(function, workers.count) as in_process,
+        started_processes(function, workers.count) as in_process,
         _threads(function, _REMOTE_THREADS, _REMOTE_FILES_PER_TASK) as in_thread,
     ):
         # A connection to object storage can't be shared with a forked process.
@@ -220,57 +218,3 @@ def _threads(
         stopped.set()
         # Not waited for: this may be one of its own threads, if it collects a generator that wasn't read to its end.
         pool.shutdown(wait=False, cancel_futures=True)
-
-
-@contextmanager
-def _processes(function: Callable[[Iterable[Item]], list[Value]], count: int) -> Iterator[_Submit[Item, Value]]:
-    """Processes that are forked from this one, ignore Ctrl-C and SIGTERM, and end with this one or with the block."""
-    ended, end = multiprocessing.Pipe(duplex=False)
-    executor = ProcessPoolExecutor(
-        count, multiprocessing.get_context("fork"), initializer=_begin, initargs=(function, ended, end)
-    )
-    try:
-        with _signals_blocked():
-            executor.submit(int)  # the first task forks all processes
-        yield lambda batch: [executor.submit(_call, batch)]
-    except BrokenProcessPool:
-        raise ProcessLostError("a process that reads images has ended: it was killed, or memory ran out") from None
-    finally:
-        end.close()  # whatever they do, they end
-        executor.shutdown(cancel_futures=True)
-        ended.close()
-
-
-@contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Block Ctrl-C and SIGTERM, for processes that are forked in the block: this process ends them in order."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        with warnings.catch_warnings():
-            # From Python 3.12 on: a thread may hold a lock at the fork. No thread of ours runs yet, and those of
-            # NumPy's and onnxruntime's libraries hold none between two calls.
-            warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
-            yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-_function: Callable[[Any], list[Any]]  # of a process that was started here
-
-
-def _begin(function: Callable[[Any], list[Any]], ended: Connection, end: Connection) -> None:
-    global _function
-    _function = function
-    end.close()  # the parent's is the only one then, so closing that is noticed
-    threading.Thread(target=_end_with_parent, args=(ended,), daemon=True).start()
-
-
-def _end_with_parent(ended: Connection) -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    wait([parent.sentinel, ended])
-    os._exit(1)
-
-
-def _call(batch: list[Any]) -> list[Any]:
-    return _function(batch)
