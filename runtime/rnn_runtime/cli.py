@@ -178,30 +178,34 @@ def main(
     from rnn_runtime.classifier import Classifier
     from rnn_runtime.images.ahead import usable_cores
     from rnn_runtime.images.find import find_images, read_names
-    from rnn_runtime.results.evaluation import FolderEvaluation
-    from rnn_runtime.results.place import ImagePlacer
     from rnn_runtime.results.run import RunOptions, classify_files, write_summary
 
+    if output is None and format is None:
+        format = "table" if sys.stdout.isatty() else "csv"
+    progress = contextlib.nullcontext() if quiet else _progress(output, format)
     cuda = shared.cuda_options(device_id, gpu_memory_limit, tf32)
     classifier = Classifier(model, provider, threads=threads, cuda=cuda)
     if classifier.notice and not quiet:
         say(classifier.notice)
     for file in filter(None, (output if shard is None else None, summary)):
         check_output(file, [classifier.path, *paths])
-    if output is None and format is None:
-        format = "table" if sys.stdout.isatty() else "csv"
     options = RunOptions(format=format, processes=min(classifier.threads, usable_cores()), **columns)
-    folder = copy_to or link_to
-    placer = ImagePlacer(folder, classifier.class_names, link=link_to is not None) if folder else None
-    if placer:
+    placer = evaluation = None
+    if folder := copy_to or link_to:
+        from rnn_runtime.results.place import ImagePlacer
+
+        placer = ImagePlacer(folder, classifier.class_names, link=link_to is not None)
         placer.check_inputs(path for path in paths if path != "-")
-    evaluation = FolderEvaluation(classifier.class_names) if labels_from_folders else None
+    if labels_from_folders:
+        from rnn_runtime.results.evaluation import FolderEvaluation
+
+        evaluation = FolderEvaluation(classifier.class_names)
     names = list(read_names(sys.stdin, null=null)) if "-" in paths else []
 
     def find() -> Iterator[str]:
         return find_images([path for path in paths if path != "-"], recursive=recursive, literal=names)
 
-    with contextlib.nullcontext() if quiet else _progress(output, format) as bar:
+    with progress as bar:
         watch = bar.watch if bar else int
         if shard is not None and output is not None:
             from rnn_runtime.results.shards import Shard, classify_shard

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import rnn_runtime
 from rnn_runtime.classifier import BATCH_SIZE, Classifier, Prediction
@@ -21,8 +21,6 @@ from rnn_runtime.files.atomic import GrowingFile, atomic_write, check_output, gr
 from rnn_runtime.files.remote import import_arrow
 from rnn_runtime.interruption import RunInterruptedError, describe_interrupt, signals_noted, stop_if_signaled
 from rnn_runtime.model.values import BatchSize, Count, PlainFields, Probability, check_argument
-from rnn_runtime.results.evaluation import FolderEvaluation
-from rnn_runtime.results.place import ImagePlacer
 from rnn_runtime.results.write import (
     RESUMABLE,
     TEXT,
@@ -33,6 +31,10 @@ from rnn_runtime.results.write import (
     open_writer,
     read_predictions,
 )
+
+if TYPE_CHECKING:
+    from rnn_runtime.results.evaluation import FolderEvaluation
+    from rnn_runtime.results.place import ImagePlacer
 
 DIGITS = 12  # of a model's SHA-256 in records and names
 _RECORDED = ("images", "unreadable", "below_min_probability", "placed")  # counts of a run, to go on from
@@ -168,8 +170,8 @@ def classify_files(
     output: str | Path | None = None,
     options: RunOptions = DEFAULTS,
     *,
-    evaluation: FolderEvaluation | None = None,
-    placer: ImagePlacer | None = None,
+    evaluation: "FolderEvaluation | None" = None,
+    placer: "ImagePlacer | None" = None,
     resume: bool = False,
     watch: Watch = int,
 ) -> RunSummary:
@@ -237,7 +239,7 @@ def classify_files(
     return run.summary
 
 
-def write_summary(path: str | Path, summary: RunSummary, evaluation: FolderEvaluation | None = None) -> None:
+def write_summary(path: str | Path, summary: RunSummary, evaluation: "FolderEvaluation | None" = None) -> None:
     """Write a summary as JSON, with all figures of an evaluation.
 
     Raises:
@@ -266,8 +268,8 @@ class Run:
     classifier: Classifier
     options: RunOptions
     format: Format
-    evaluation: FolderEvaluation | None = None
-    placer: ImagePlacer | None = None
+    evaluation: "FolderEvaluation | None" = None
+    placer: "ImagePlacer | None" = None
     watch: Watch = int
     columns: Columns = field(init=False)
     summary: RunSummary = field(init=False)
