@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import starmap
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,8 +63,7 @@ class Prediction:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class _Batch:
+class _Batch(NamedTuple):
     """Some images: as they were given, decoded or what is wrong with them, and stacked for the model.
 
     Attributes:

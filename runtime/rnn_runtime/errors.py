@@ -1,11 +1,10 @@
 """The errors of this project. Each text says what is wrong, where, and what to do."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Argument:
+class Argument(NamedTuple):
     """A Python argument that an error speaks of. A command prints its own option instead.
 
     Attributes:

@@ -5,8 +5,7 @@ Seen in Pillow 13.0. Each part names the report that would end it, or has the wo
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImagePalette
@@ -24,8 +23,7 @@ _DEEP = 16  # bits
 _ON_ITS_SIDE = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 
-@dataclass(frozen=True, slots=True)
-class Encoding:
+class Encoding(NamedTuple):
     """How a file encodes its pixels, as far as Pillow leaves that to its caller.
 
     Attributes:
