@@ -20,7 +20,7 @@ from benchmarks.product_limit import MFLOP_AN_IMAGE
 from rnn_export import export_onnx
 from rnn_export.graph import Precision, build_onnx_model
 from rnn_runtime import Classifier
-from rnn_runtime.engine import open_session as open_ours
+from rnn_runtime.engine import create_session
 from rnn_runtime.model.spec import ImageSpec, ModelSpec
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.data import DataSource
@@ -133,9 +133,7 @@ def _int8() -> Iterator[Row]:
     threads = len(os.sched_getaffinity(0))
     precisions: dict[str, Precision] = {"ours": "int8", "fp32": "fp32"}
     sessions = {
-        name: open_ours(
-            build_onnx_model(spec, weights, precision=precision).SerializeToString(), "cpu", threads=threads
-        ).session
+        name: create_session(build_onnx_model(spec, weights, precision=precision).SerializeToString(), threads=threads)
         for name, precision in precisions.items()
     }
     for batch in (1, 64, 256):

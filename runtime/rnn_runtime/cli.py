@@ -43,16 +43,7 @@ def _check(ctx: click.Context) -> None:
     paths, output, format, shard, summary = (given[name] for name in ("paths", "output", "format", "shard", "summary"))
     if not paths:
         raise click.UsageError("Name an image, a folder, a pattern, or - for standard input.")
-    for path in paths:
-        if path.endswith(MODEL_SUFFIXES) and not Path(path).is_dir():
-            raise click.UsageError(f"{path} is a model, not an image. Did you mean --model {path}?")
-        if path.endswith(CHECKPOINT_SUFFIXES) and not Path(path).is_dir():
-            raise click.UsageError(
-                f"{path} is a checkpoint, not an image. Export it with: rnn-export {path} model.onnx, and then use "
-                "--model model.onnx"
-            )
-    if given["null"] and "-" not in paths:
-        raise click.UsageError("--null is for names on standard input. Add -, or leave it out")
+    shared.check_paths(ctx)
     if output is not None:
         shared.check_results_name(output, remote=shard is not None)
     if shard is not None:
@@ -178,7 +169,7 @@ def main(
     from rnn_runtime.classifier import Classifier
     from rnn_runtime.images.ahead import usable_cores
     from rnn_runtime.images.find import find_images, read_names
-    from rnn_runtime.results.run import RunOptions, classify_files, write_summary
+    from rnn_runtime.results.run import RunOptions, classify_files, unwatched, write_summary
 
     if output is None and format is None:
         format = "table" if sys.stdout.isatty() else "csv"
@@ -206,7 +197,7 @@ def main(
         return find_images([path for path in paths if path != "-"], recursive=recursive, literal=names)
 
     with progress as bar:
-        watch = bar.watch if bar else int
+        watch = bar.watch if bar else unwatched
         if shard is not None and output is not None:
             from rnn_runtime.results.shards import Shard, classify_shard
 

@@ -211,7 +211,9 @@ def merge(parts: str | Path, output: Path | None, quiet: bool) -> None:
         say(str(summary))
 
 
-@main.command("ray", cls=Command, requires=("ray",), imports=("onnxruntime", "rnn_runtime.ray"))
+@main.command(
+    "ray", cls=Command, check=shared.check_paths, requires=("ray",), imports=("onnxruntime", "rnn_runtime.ray")
+)
 @click.argument("paths", nargs=-1, required=True, type=click.Path(readable=False))
 @shared.recursive
 @shared.null

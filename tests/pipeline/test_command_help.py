@@ -90,6 +90,7 @@ def test_quiet_training_and_export_print_nothing(run: Run, tmp_path: Path) -> No
             "rnn-infer model.pt images",
             "model.pt is a checkpoint, not an image. Export it with: rnn-export model.pt",
         ),
+        ("rnn-onnx ray m.onnx -o parts", "m.onnx is a model, not an image. Did you mean --model m.onnx?"),
         ("rnn-infer -0 images", "--null is for names on standard input. Add -, or leave it out"),
         ("rnn-infer --null images", "--null is for names on standard input"),
         (

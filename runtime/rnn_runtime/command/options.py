@@ -191,6 +191,24 @@ def check_cuda(ctx: click.Context) -> None:
                 raise click.UsageError(f"{given_name(ctx, name)} {does}")
 
 
+def check_paths(ctx: click.Context) -> None:
+    """Check that PATHS can be images, and are read from standard input if --null is given.
+
+    Raises:
+        click.UsageError: one is a model or a checkpoint, or --null does nothing.
+    """
+    for path in ctx.params["paths"]:
+        if path.endswith(MODEL_SUFFIXES) and not Path(path).is_dir():
+            raise click.UsageError(f"{path} is a model, not an image. Did you mean --model {path}?")
+        if path.endswith(CHECKPOINT_SUFFIXES) and not Path(path).is_dir():
+            raise click.UsageError(
+                f"{path} is a checkpoint, not an image. Export it with: rnn-export {path} model.onnx, and then use "
+                "--model model.onnx"
+            )
+    if ctx.params["null"] and "-" not in ctx.params["paths"]:
+        raise click.UsageError("--null is for names on standard input. Add -, or leave it out")
+
+
 def check_results_name(output: str | Path, *, remote: bool = False) -> None:
     """Check that `--output` is a name for results.
 

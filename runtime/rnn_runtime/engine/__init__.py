@@ -93,9 +93,7 @@ class OpenSession:
     notice: str | None = None
 
 
-def open_session(
-    model: bytes, provider: Provider = "auto", *, threads: int = 1, cuda: CudaOptions = CUDA_DEFAULTS
-) -> OpenSession:
+def open_session(model: bytes, provider: Provider = "auto", *, cuda: CudaOptions = CUDA_DEFAULTS) -> OpenSession:
     """Open a model on an execution provider.
 
     Several threads may run it at once.
@@ -104,11 +102,10 @@ def open_session(
         model: The content of an ONNX file whose one input is uint8 `(batch, height, width, channels)`.
         provider: `cpu`; `cuda`, which runs all nodes on CUDA or raises; or `auto`, which is CUDA if all nodes run
             there, else the CPU.
-        threads: CPU threads per operator; with 1, a run uses the calling thread only.
         cuda: How to run on CUDA.
 
     Returns:
-        The session and its provider. On CUDA, a first run has succeeded.
+        The session and its provider. On CUDA, a first run has succeeded. On the CPU, it uses the calling thread only.
 
     Raises:
         MissingPackageError: onnxruntime isn't installed, or its installation is broken.
@@ -126,7 +123,7 @@ def open_session(
             Argument("provider", "auto"),
         )
     import_onnxruntime()
-    on_cpu = _open_on_cpu(model, threads)
+    on_cpu = _open_on_cpu(model)
     if provider == "cpu":
         return OpenSession(on_cpu, "cpu")
     from rnn_runtime.engine.cuda import CudaError, has_driver, start_cuda
@@ -167,7 +164,7 @@ def make_runner(opened: OpenSession, model: bytes, spec: ModelSpec, *, threads: 
     return CpuRunner(opened.session, threads, _images_per_run(spec), threaded)
 
 
-def _open_on_cpu(model: bytes, threads: int) -> "onnxruntime.InferenceSession":
+def _open_on_cpu(model: bytes, threads: int = 1) -> "onnxruntime.InferenceSession":
     try:
         return create_session(model, threads=threads)
     except Exception as error:  # onnxruntime's exceptions share no base class below this one

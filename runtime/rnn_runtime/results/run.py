@@ -43,6 +43,10 @@ Watch = Callable[[int], object]
 Kept = tuple[str | Argument, ...]
 
 
+def unwatched(results: int) -> None:
+    """The watch of a run that nobody watches."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions(PlainFields):
     """How files are classified, and what a row of the results shows.
@@ -173,7 +177,7 @@ def classify_files(
     evaluation: "FolderEvaluation | None" = None,
     placer: "ImagePlacer | None" = None,
     resume: bool = False,
-    watch: Watch = int,
+    watch: Watch = unwatched,
 ) -> RunSummary:
     """Classify image files, and write the results as they come.
 
@@ -270,7 +274,7 @@ class Run:
     format: Format
     evaluation: "FolderEvaluation | None" = None
     placer: "ImagePlacer | None" = None
-    watch: Watch = int
+    watch: Watch = unwatched
     columns: Columns = field(init=False)
     summary: RunSummary = field(init=False)
     made_with: dict[str, Any] = field(init=False)
