@@ -169,7 +169,7 @@ def main(
     from rnn_runtime.classifier import Classifier
     from rnn_runtime.images.ahead import usable_cores
     from rnn_runtime.images.find import find_images, read_names
-    from rnn_runtime.results.run import RunOptions, classify_files, unwatched, write_summary
+    from rnn_runtime.results.run import RunOptions, classify_files, write_summary
 
     if output is None and format is None:
         format = "table" if sys.stdout.isatty() else "csv"
@@ -197,7 +197,7 @@ def main(
         return find_images([path for path in paths if path != "-"], recursive=recursive, literal=names)
 
     with progress as bar:
-        watch = bar.watch if bar else unwatched
+        watch = bar.watch if bar else None
         if shard is not None and output is not None:
             from rnn_runtime.results.shards import Shard, classify_shard
 

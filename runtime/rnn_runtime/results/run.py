@@ -43,10 +43,6 @@ Watch = Callable[[int], object]
 Kept = tuple[str | Argument, ...]
 
 
-def unwatched(results: int) -> None:
-    """The watch of a run that nobody watches."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions(PlainFields):
     """How files are classified, and what a row of the results shows.
@@ -177,7 +173,7 @@ def classify_files(
     evaluation: "FolderEvaluation | None" = None,
     placer: "ImagePlacer | None" = None,
     resume: bool = False,
-    watch: Watch = unwatched,
+    watch: Watch | None = None,
 ) -> RunSummary:
     """Classify image files, and write the results as they come.
 
@@ -274,7 +270,7 @@ class Run:
     format: Format
     evaluation: "FolderEvaluation | None" = None
     placer: "ImagePlacer | None" = None
-    watch: Watch = unwatched
+    watch: Watch | None = None
     columns: Columns = field(init=False)
     summary: RunSummary = field(init=False)
     made_with: dict[str, Any] = field(init=False)
@@ -347,7 +343,8 @@ class Run:
                 Argument("resume", True),
             )
         self.summary.earlier = self.summary.images
-        self.watch(self.summary.earlier)
+        if self.watch:
+            self.watch(self.summary.earlier)
 
     def _skip(self, paths: Iterator[str], growing: GrowingFile) -> None:
         """Pass over the images that have a result."""
@@ -366,7 +363,8 @@ class Run:
         for name in _RECORDED:
             setattr(self.summary, name, earlier[name])
         self.summary.earlier = self.summary.images
-        self.watch(self.summary.earlier)
+        if self.watch:
+            self.watch(self.summary.earlier)
 
     def _classify(self, paths: Iterable[str], write: Write, note: Callable[[], None] = lambda: None) -> None:
         start = time.perf_counter()
@@ -378,11 +376,13 @@ class Run:
                 # Placed before their rows are written: a run that is killed in between and resumed finds them there.
                 self._place(predictions)
                 rows = [self.columns.row(prediction, self._count(prediction)) for prediction in predictions]
-                self.watch(len(predictions))
+                if self.watch:
+                    self.watch(len(predictions))
                 write(rows)
                 note()
                 stop_if_signaled()
-        self.watch(0)
+        if self.watch:
+            self.watch(0)
         self.summary.seconds = time.perf_counter() - start
 
     def _place(self, predictions: Iterable[Prediction]) -> None:

@@ -21,7 +21,7 @@ from rnn_runtime.files.remote import download, import_arrow, list_remote_folder,
 from rnn_runtime.model.values import check_argument
 from rnn_runtime.results.evaluation import FolderEvaluation
 from rnn_runtime.results.place import ImagePlacer
-from rnn_runtime.results.run import DEFAULTS, DIGITS, ImageList, Run, RunOptions, RunSummary, Watch, telling, unwatched
+from rnn_runtime.results.run import DEFAULTS, DIGITS, ImageList, Run, RunOptions, RunSummary, Watch, telling
 from rnn_runtime.results.write import DELIMITERS, RESUMABLE, Format, choose_format
 from rnn_runtime.text import count_of
 
@@ -241,7 +241,7 @@ def classify_shard(
     *,
     evaluation: FolderEvaluation | None = None,
     placer: ImagePlacer | None = None,
-    watch: Watch = unwatched,
+    watch: Watch | None = None,
 ) -> tuple[str, RunSummary | None]:
     """Classify one shard of a list of images, and write its part of the results into a folder.
 
