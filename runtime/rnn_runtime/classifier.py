@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import starmap
 from pathlib import Path
@@ -92,11 +92,13 @@ class Classifier:
         provider: `cpu`; `cuda`, which raises if CUDA can't run; or `auto`, which is CUDA if it runs, else the CPU.
         threads: CPU threads for decoding and for the model; None for one per core.
         cuda: How to run on CUDA, such as `CudaOptions(device_id=1)`. With `auto`, used only if CUDA runs.
+        invert: Exchange light and dark in all images, for a model that was trained on images the other way round.
 
     Attributes:
         path (str): The model file.
         sha256 (str): SHA-256 of the model file, as it is stored in it.
         metadata (ModelMetadata): What the file says about the model: sizes, metrics, parity, golden samples.
+        image_spec (ImageSpec): The images that the model takes, and how others become such images.
         class_names (tuple[str, ...]): The classes, in the order of the model's outputs.
         threads (int): The number of CPU threads.
         provider (str): The execution provider that runs the model, `cuda` or `cpu`.
@@ -118,6 +120,7 @@ class Classifier:
         *,
         threads: int | None = None,
         cuda: CudaOptions = CUDA_DEFAULTS,
+        invert: bool = False,
     ) -> None:
         check_argument("model", model, Path)
         check_argument("threads", threads, Threads | None)
@@ -133,7 +136,9 @@ class Classifier:
             self.cuda = cuda if opened.provider == "cuda" else CUDA_DEFAULTS
             self.metadata = ModelMetadata.from_props(opened.session.get_modelmeta().custom_metadata_map)
             spec = self.metadata.spec
-            self.class_names, self._image_spec, self._shape = spec.class_names, spec.image_spec, spec.image_spec.shape
+            self.class_names, self.image_spec, self._shape = spec.class_names, spec.image_spec, spec.image_spec.shape
+            if invert:
+                self.image_spec = replace(spec.image_spec, invert=True)
             self._check_interface(opened.session)
             self._runner = make_runner(opened, content, spec, threads=self.threads, device_id=self.cuda.device_id)
         except (ModelError, ProviderError) as error:
@@ -141,7 +146,8 @@ class Classifier:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # In another process, the model is opened again, on the provider that runs here or not at all.
-        return partial(Classifier, self.path, self.provider, threads=self.threads, cuda=self.cuda), ()
+        invert = self.image_spec.invert
+        return partial(Classifier, self.path, self.provider, threads=self.threads, cuda=self.cuda, invert=invert), ()
 
     @overload
     def predict(self, images: NDArray[np.uint8], *, top_k: int = 1, batch_size: int = BATCH_SIZE) -> Any: ...
@@ -167,8 +173,9 @@ class Classifier:
         - a uint8 array of any size: `(height, width)` for gray, or `(height, width, channels)` with 1 (gray), 2 (gray,
           alpha), 3 (RGB) or 4 (RGBA) channels
 
-        All are resized in the same way as in training; don't resize them yourself. Pixels give the same result as their
-        file, bit for bit. The exceptions are JPEG files that your code has decoded: see the guide to Python.
+        All become the model's input in the same way as in training; don't resize them yourself. Pixels give the same
+        result as their file, bit for bit. The exceptions are JPEG files that your code has decoded: see the guide to
+        Python.
 
         Args:
             images: One image, an iterable of images of any kinds, or an array `(count, height, width, channels)`.
@@ -186,7 +193,7 @@ class Classifier:
         """
         if is_single_image(images):
             _check_sizes(top_k, batch_size)
-            (prediction,) = self._classify_here(take_images(images, self._image_spec), top_k)
+            (prediction,) = self._classify_here(take_images(images, self.image_spec), top_k)
             return prediction
         return list(self.iter_predictions(images, top_k=top_k, batch_size=batch_size))  # type: ignore[arg-type]
 
@@ -214,7 +221,7 @@ class Classifier:
         _check_sizes(top_k, batch_size)
         if is_single_image(images):  # a text is a sequence of letters, and each would be taken for a path
             raise InputError(Argument("images"), " is a single image. Pass it to `predict`, or put it into a list")
-        return self._iterate(take_images(images, self._image_spec), top_k, batch_size)
+        return self._iterate(take_images(images, self.image_spec), top_k, batch_size)
 
     @contextmanager
     def classify_batches(
@@ -240,12 +247,12 @@ class Classifier:
             with files.map(partial(self._classify_here, top_k=top_k, alone=True)) as classified:
                 yield (predictions for _, predictions in classified)
             return
-        with files.map(partial(read_images, spec=self._image_spec)) as batches:
+        with files.map(partial(read_images, spec=self.image_spec)) as batches:
             found = self._runner.stream("probabilities", starmap(self._stack, batches))
             yield starmap(partial(self._predictions, top_k=top_k), found)
 
     def predict_proba(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Compute the probability of each class for images that have the model's own size.
+        """Compute the probability of each class for images that are the model's input already, whatever its `fit`.
 
         `predict` takes images of any size. Images resized in another way than in training can get other labels.
 
@@ -278,7 +285,7 @@ class Classifier:
     ) -> list[Prediction]:
         """Decode and classify images in the calling thread; `alone` in one of several processes."""
         given = list(images)
-        batch = self._stack(given, read_images(given, self._image_spec))
+        batch = self._stack(given, read_images(given, self.image_spec))
         return self._predictions(batch, self._runner.run("probabilities", batch.images, alone=alone), top_k=top_k)
 
     def _stack(self, given: Sequence[str | TakenImage], decoded: Sequence[Decoded | ImageError]) -> _Batch:

@@ -83,6 +83,7 @@ def _check(ctx: click.Context) -> None:
 @click.argument("paths", nargs=-1, type=click.Path(readable=False))  # who may read it is asked when it is read
 @shared.recursive
 @shared.null
+@shared.invert
 @_input(
     "--labels-from-folders",
     is_flag=True,
@@ -139,6 +140,7 @@ def main(
     paths: tuple[str, ...],
     recursive: bool,
     null: bool,
+    invert: bool,
     labels_from_folders: bool,
     shard: str | None,
     model: Path,
@@ -175,7 +177,7 @@ def main(
         format = "table" if sys.stdout.isatty() else "csv"
     progress = contextlib.nullcontext() if quiet else _progress(output, format)
     cuda = shared.cuda_options(device_id, gpu_memory_limit, tf32)
-    classifier = Classifier(model, provider, threads=threads, cuda=cuda)
+    classifier = Classifier(model, provider, threads=threads, cuda=cuda, invert=invert)
     if classifier.notice and not quiet:
         say(classifier.notice)
     for file in filter(None, (output if shard is None else None, summary)):

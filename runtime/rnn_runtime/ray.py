@@ -51,6 +51,7 @@ def classify_on_ray(
     provider: Provider = "auto",
     threads: int | None = None,
     shards: int | None = None,
+    invert: bool = False,
 ) -> PartsSummary:
     """Classify images on a Ray cluster, and write parts as `classify_shard` does, for `merge_parts`.
 
@@ -67,6 +68,7 @@ def classify_on_ray(
         provider: `cpu`; `cuda`, with one GPU per task; or `auto`, which is `cuda` if the cluster has GPUs.
         threads: CPU threads per task; None for one on the CPU, and for a GPU its share of the cores.
         shards: How many parts; None for one per 10,000 images.
+        invert: As for `Classifier`.
 
     Raises:
         MissingPackageError: Ray isn't installed.
@@ -79,7 +81,9 @@ def classify_on_ray(
     check_argument("provider", provider, Provider)
     check_argument("shards", shards, Count | None)
     ray = _import_ray()
-    classifier = Classifier(model, "cpu", threads=1)  # so that a wrong model is found before anything is started
+    classifier = Classifier(
+        model, "cpu", threads=1, invert=invert
+    )  # so that a wrong model is found before anything is started
     if isinstance(paths, str):
         raise InputError(Argument("paths"), " is a single text. Put it into a list")
     names = list(paths)
@@ -96,7 +100,11 @@ def classify_on_ray(
         relative = not all(name.startswith(REMOTE) or os.path.isabs(name) for name in names)
         with telling(lambda: (_REMEDY,), folder), _connected(ray):
             work = _Work(
-                os.path.abspath(model), *_lay_out(ray, provider, threads), os.getcwd() if relative else None, options
+                os.path.abspath(model),
+                *_lay_out(ray, provider, threads),
+                os.getcwd() if relative else None,
+                options,
+                invert,
             )
             images_of = {part: names[slice(*part.shard.bounds(len(names)))] for part in missing}
             for part, content in _run(ray, work, images_of):
@@ -117,6 +125,7 @@ class _Work:
         threads: CPU threads.
         folder: What relative names of images are relative to; None if there are none.
         options: As for `classify_files`.
+        invert: As for `Classifier`.
     """
 
     model: str
@@ -124,6 +133,7 @@ class _Work:
     threads: int
     folder: str | None
     options: RunOptions
+    invert: bool
 
 
 _open = cache(Classifier)  # in a worker, for all its shards
@@ -134,7 +144,7 @@ def _classify_part(work: _Work, part: Part, images: Sequence[str]) -> tuple[Part
     try:
         if work.folder is not None:
             _enter(work.folder)
-        classifier = _open(work.model, work.provider, threads=work.threads)
+        classifier = _open(work.model, work.provider, threads=work.threads, invert=work.invert)
         if not classifier.sha256.startswith(part.model):
             raise ModelError(f"{work.model}: another model than the one on the machine that started the run")
         run = Run(classifier, work.options, part.format)

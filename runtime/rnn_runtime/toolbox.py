@@ -217,6 +217,7 @@ def merge(parts: str | Path, output: Path | None, quiet: bool) -> None:
 @click.argument("paths", nargs=-1, required=True, type=click.Path(readable=False))
 @shared.recursive
 @shared.null
+@shared.invert
 @_input(
     "--shards",
     type=_Shards,
@@ -263,6 +264,7 @@ def ray(
     output: str | Path,
     recursive: bool,
     null: bool,
+    invert: bool,
     quiet: bool,
     provider: "Provider",
     threads: int | None,
@@ -285,7 +287,9 @@ def ray(
     names = list(read_names(sys.stdin, null=null)) if "-" in paths else []
     images = find_images([path for path in paths if path != "-"], recursive=recursive, literal=names)
     options = RunOptions(**columns)
-    summary = classify_on_ray(model, images, output, options, provider=provider, threads=threads, shards=shards)
+    summary = classify_on_ray(
+        model, images, output, options, provider=provider, threads=threads, shards=shards, invert=invert
+    )
     if summary.unreadable or not quiet:
         say(str(summary))
     if summary.unreadable:

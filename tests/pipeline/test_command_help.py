@@ -13,7 +13,7 @@ from tests.support.commands import COMMANDS, Run, installed
 GROUPS = {
     "rnn-infer": ["Input", "Model and provider", "Output", "CUDA", "Help"],
     "rnn-export": ["Graph", "Parity", "Output", "Help"],
-    "rnn-serve": ["Model and provider", "Service", "Limits", "CUDA", "Help"],
+    "rnn-serve": ["Model and provider", "Input", "Service", "Limits", "CUDA", "Help"],
     "rnn-onnx": ["Commands", "Help"],
     "rnn-onnx doctor": ["Model and provider", "CUDA", "Help"],
     "rnn-onnx check": ["Model and provider", "Tolerance", "CUDA", "Help"],

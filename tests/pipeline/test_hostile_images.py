@@ -76,6 +76,10 @@ class Readable:
     tolerance: int = 0
 
 
+def _on_black(pixels: NDArray[Any], alpha: NDArray[Any]) -> NDArray[np.uint8]:
+    return np.rint(pixels * (alpha / 255)).astype(np.uint8)
+
+
 def _with_palette(**options: Any) -> bytes:
     image = to_image(PIXELS)
     image.putpalette([255 - value for value in range(256) for _ in "rgb"])
@@ -97,10 +101,20 @@ READABLE = {
     "16-bit.tif": Readable(save(Image.fromarray(DEEP), "TIFF"), UPPER_BITS),
     "black-and-white.png": Readable(save(to_image(HALVES).convert("1"), "PNG"), HALVES),
     "palette.png": Readable(_with_palette(), 255 - PIXELS),
-    "palette-transparent.png": Readable(_with_palette(transparency=bytes(range(256))), 255 - PIXELS),
-    "gray-alpha.png": Readable(save(Image.merge("LA", [to_image(PIXELS), to_image(255 - PIXELS)]), "PNG"), PIXELS),
-    "alpha.png": Readable(encode(np.concatenate([COLOUR, 255 - PIXELS], axis=2)), PIXELS),
-    "alpha.webp": Readable(encode(np.concatenate([COLOUR, PIXELS | 1], axis=2), ".webp"), PIXELS),
+    "palette-transparent.png": Readable(
+        _with_palette(transparency=bytes(range(256))), _on_black(255 - PIXELS, PIXELS), tolerance=1
+    ),
+    "gray-alpha.png": Readable(
+        save(Image.merge("LA", [to_image(PIXELS), to_image(255 - PIXELS)]), "PNG"),
+        _on_black(PIXELS, 255 - PIXELS),
+        tolerance=1,
+    ),
+    "alpha.png": Readable(
+        encode(np.concatenate([COLOUR, 255 - PIXELS], axis=2)), _on_black(PIXELS, 255 - PIXELS), tolerance=1
+    ),
+    "alpha.webp": Readable(
+        encode(np.concatenate([COLOUR, PIXELS | 1], axis=2), ".webp"), _on_black(PIXELS, PIXELS | 1), tolerance=1
+    ),
     "cmyk.jpg": Readable(save(to_image(HALVES).convert("CMYK"), "JPEG", quality=100), HALVES, tolerance=3),
     # Of a gray pixel, a and b of LAB are in the middle. L is the perceived lightness, which is near the gray value.
     "lab.tif": Readable(
@@ -300,7 +314,7 @@ def test_a_bug_of_ours_is_no_damaged_image(
     def raising(*_: object) -> Any:
         raise kind("a bug")
 
-    monkeypatch.setattr(decode, "_fit", raising)
+    monkeypatch.setattr(decode, "fit_image", raising)
     monkeypatch.setattr(ahead, "PEEKED", len(paths))  # enough for the command to start processes
 
     with Image.open(paths[0]) as opened:

@@ -40,7 +40,7 @@ def whole() -> bytes:
     checkpoint = random_checkpoint(SPEC)
     content = {
         "format": "rnn-onnx checkpoint",
-        "format_version": 5,
+        "format_version": 6,
         "model": SPEC.to_dict(),
         "weights": dict(checkpoint.weights),
         "settings": checkpoint.settings.to_dict(),
@@ -225,7 +225,7 @@ def test_what_other_programs_save_is_refused(tmp_path: Path, content: object) ->
 @pytest.mark.parametrize(
     ("version", "problem"),
     [
-        (5, r"a checkpoint of another rnn-onnx: format version 5, and this one reads 6\. Train again, or upgrade"),
+        (5, r"a checkpoint of another rnn-onnx: format version 5, and this one reads 7\. Train again, or upgrade"),
         ("6", "a checkpoint of another rnn-onnx: format version '6', and"),
         (None, "a checkpoint of another rnn-onnx: format version None, and"),
     ],

@@ -14,6 +14,7 @@ import rnn_runtime
 from rnn_runtime.command.command import Command, say
 from rnn_runtime.command.options import Decorator, format_value, given_name, is_given, option_group
 from rnn_runtime.files.atomic import CHECKPOINT_SUFFIXES, IMAGE_SUFFIXES, MODEL_SUFFIXES
+from rnn_runtime.model.spec import FITS
 from rnn_runtime.model.values import Count, CountFromZero, Share
 from rnn_train.settings import DATASETS, PRESETS, TrainSettings, preset_settings
 
@@ -151,6 +152,19 @@ def _is_reported_elsewhere(error: BaseException) -> bool:
     default_text="what a file's bits can hold",
     help="Values of black and white in gray images of more than 8 bits, for training and serving. auto: those of the "
     "training images. full: 0-65535.",
+)
+@_data(
+    "--fit",
+    type=click.Choice(FITS),
+    default_text="glyph for mnist and kmnist, else stretch",
+    help="How images become the model's input, in training and serving. stretch: resize them. pad, crop: keep their "
+    "aspect ratio. glyph: one digit, character or symbol per image is made light on dark, scaled and centered.",
+)
+@_data(
+    "--background",
+    metavar="COLOR",
+    default_text="found in the images",
+    help="What is behind transparent pixels, such as white or #ffe0b0.",
 )
 @_data("--skip-unreadable", is_flag=True, help="Leave out image files that can't be decoded, instead of stopping.")
 @_data(

@@ -17,7 +17,7 @@ import numpy as np
 
 import rnn_runtime
 from rnn_runtime.files.atomic import atomic_write
-from rnn_runtime.images.decode import to_image
+from rnn_runtime.images.fit import to_image
 from rnn_runtime.metrics.evaluation import BINS, CalibrationBins
 from rnn_runtime.text import printable, shorten
 from rnn_train.checkpoint import Checkpoint, file_sha256

@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +23,8 @@ from rnn_runtime.errors import ImageError, RnnOnnxError
 from rnn_runtime.files.atomic import REMOTE
 from rnn_runtime.files.remote import read_remote
 from rnn_runtime.images.depth import check_depth, read_values, to_8_bits
+from rnn_runtime.images.fit import fit_image, fit_pixels, is_transparent, mode_of, to_image
+from rnn_runtime.images.glyph import are_glyphs
 from rnn_runtime.images.limits import MAX_FILE_BYTES, TOO_MANY_BYTES, TOO_MANY_PIXELS, check_size, check_work
 from rnn_runtime.images.pillow_quirks import (
     DEEP_MODES,
@@ -36,15 +38,17 @@ from rnn_runtime.images.pillow_quirks import (
     mend_tiff,
     upright_size,
 )
-from rnn_runtime.model.spec import ImageSpec
+from rnn_runtime.model.spec import DepthRange, ImageSpec
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM")  # Pillow's names; Pillow reads many more
 _SMALL_PNG = 1 << 15  # bytes
+_GLYPH_SIDE = 768  # pixels; of a larger image, a small sign is still found
 _MOST_PACKED = 1032  # deflate's largest ratio (zlib's technical details); a PNG that claims more isn't complete
-_ORIENTING = (b"eXIf", b"iTXt", b"Raw profile type")  # chunks of a PNG that may hold an orientation
+# Chunks of a PNG that may hold an orientation, or make a color transparent.
+_FOR_PILLOW = (b"eXIf", b"iTXt", b"Raw profile type", b"tRNS")
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _DAMAGED = "a damaged image, or an unsupported kind"
 _NOT_AN_IMAGE = "not an image in a supported format, or damaged"
@@ -53,15 +57,19 @@ _NO_MEMORY = "not enough memory to decode it"
 
 
 class Decoded(NamedTuple):
-    """An image at the model's input size.
+    """An image as the model takes it, and what it was before.
 
     Attributes:
         pixels: uint8, shape `(spec.height, spec.width, spec.channels)`, 0 to 255.
         colors_ignored: Whether the model takes gray images, and the file is one in color.
+        size: Height and width that the image had, after a JPEG was decoded at a part of its size; None for the model's.
+        transparent: Whether some of its pixels weren't opaque.
     """
 
     pixels: NDArray[np.uint8]
     colors_ignored: bool = False
+    size: tuple[int, int] | None = None
+    transparent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +103,9 @@ def read_images(images: Iterable[str | TakenImage], spec: ImageSpec) -> list[Dec
         content = image.content if isinstance(image, TakenImage) else read_bytes(image)
         if isinstance(content, ImageError):
             raise content
-        return decode_image(content, spec) if isinstance(content, bytes) else Decoded(content)
+        return _decode(content, spec) if isinstance(content, bytes) else Decoded(content, size=spec.shape[:2])
 
-    return [result_or_error(read, image) for image in images]
+    return _make_glyphs([result_or_error(read, image) for image in images], spec)
 
 
 def decode_image(data: bytes, spec: ImageSpec) -> Decoded:
@@ -107,26 +115,18 @@ def decode_image(data: bytes, spec: ImageSpec) -> Decoded:
 
     Args:
         data: The bytes of a PNG, JPEG, BMP, TIFF, WebP, GIF (first frame), PGM or PPM file.
-        spec: Size and channels that the model was trained with.
+        spec: The input that the model was trained with.
 
     Returns:
-        The pixels, and whether colors are ignored. Gray images of 16 bits are read by `spec.depth_range`, others keep
-        their upper 8 bits. Transparency is dropped, EXIF rotation is applied, three channels are in RGB order.
+        The pixels, and what the image was before. Gray images of 16 bits are read by `spec.depth_range`, others keep
+        their upper 8 bits. EXIF rotation is applied. `spec.fit` says how the rest is done.
 
     Raises:
         ImageError: The bytes are not a complete image, or one beyond the limits in `rnn_runtime.images.limits`.
     """
-    try:
-        pixels = _decode_small_png(data)
-        if pixels is None:
-            image, colors_ignored = _read_tolerantly(partial(_decode, spec=spec), data)
-        elif pixels.shape == (spec.height, spec.width, spec.channels):
-            return Decoded(pixels)
-        else:
-            image, colors_ignored = to_image(pixels), pixels.shape[2] > spec.channels
-        return Decoded(_fit(image, spec), colors_ignored)
-    except MemoryError as error:
-        raise ImageError(_NO_MEMORY) from error
+    (decoded,) = _make_glyphs([_decode(data, spec)], spec)
+    assert isinstance(decoded, Decoded)
+    return decoded
 
 
 def convert_image(image: Image.Image, spec: ImageSpec) -> NDArray[np.uint8]:
@@ -151,7 +151,7 @@ def convert_image(image: Image.Image, spec: ImageSpec) -> NDArray[np.uint8]:
             image.load()
             if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
                 image = ImageOps.exif_transpose(image)
-        return _fit(_to_mode(image, encoding, spec), spec)
+        return fit_image(_to_mode(image, encoding, spec), spec)
     except MemoryError as error:
         raise ImageError(_NO_MEMORY) from error
 
@@ -186,17 +186,26 @@ def deep_values(data: bytes) -> NDArray[np.int32] | None:
         raise ImageError(_NO_MEMORY) from error
 
 
-def resize_image(pixels: NDArray[np.uint8], spec: ImageSpec) -> NDArray[np.uint8]:
-    """Stretch an image to the model's input size: by area when it shrinks, bilinear when it grows.
+def decode_as_it_is(data: bytes, depth_range: DepthRange | None = None) -> Image.Image:
+    """Decode an image and leave it as it is: with its transparency, its colors and about its size.
+
+    A JPEG of more than twice `_GLYPH_SIDE` is decoded at a part of its size.
 
     Args:
-        pixels: uint8, shape `(height, width, spec.channels)`.
-        spec: The size to reach.
+        data: As for `decode_image`.
+        depth_range: As in `ImageSpec`.
 
     Returns:
-        uint8, shape `(spec.height, spec.width, spec.channels)`. The same array if the size is right.
+        An upright image in mode `L`, `LA`, `RGB` or `RGBA`.
+
+    Raises:
+        ImageError: As for `decode_image`.
     """
-    return pixels if pixels.shape == spec.shape else _fit(to_image(pixels), spec)
+    spec = ImageSpec(1, 1, 1, depth_range, fit="glyph")
+    try:
+        return _read_tolerantly(partial(_decode_to_image, spec=spec), data)[0]
+    except MemoryError as error:
+        raise ImageError(_NO_MEMORY) from error
 
 
 def result_or_error(function: Callable[[Item], Value], image: Item) -> Value | ImageError:
@@ -302,7 +311,7 @@ def _decode_small_png(data: bytes) -> NDArray[np.uint8] | None:
         return None
     width, height, bits, color = struct.unpack_from(">IIBB", data, 16)
     mode = {(8, 0): "mono", (8, 2): "rgb"}.get((bits, color))
-    if mode is None or width * height > _MOST_PACKED * len(data) or any(name in data for name in _ORIENTING):
+    if mode is None or width * height > _MOST_PACKED * len(data) or any(name in data for name in _FOR_PILLOW):
         return None
     try:
         pixels: NDArray[np.uint8] = decode_image_png_u8(data, (height, width), mode)
@@ -327,14 +336,48 @@ def _read_tolerantly(read: Callable[[bytes], Value], data: bytes) -> Value:
         raise
 
 
-def _decode(data: bytes, spec: ImageSpec) -> tuple[Image.Image, bool]:
-    """Decode to mode `L` or `RGB`, upright, and say whether colors are ignored."""
+def _decode(data: bytes, spec: ImageSpec) -> Decoded:
+    """Decode an image to the model's input. For `glyph`, pixels of the model's size are left to `_make_glyphs`."""
+    try:
+        pixels = _decode_small_png(data)
+        if pixels is None:
+            image, colors_ignored = _read_tolerantly(partial(_decode_to_image, spec=spec), data)
+        elif pixels.shape == spec.shape:
+            return Decoded(255 - pixels if spec.invert else pixels)
+        else:
+            image, colors_ignored = to_image(pixels), pixels.shape[2] > spec.channels and spec.fit != "glyph"
+        if spec.fit == "glyph" and image.mode == "L" and image.size == (spec.width, spec.height):
+            return Decoded(fit_pixels(np.asarray(image).reshape(spec.shape), replace(spec, fit="stretch")))
+        return Decoded(fit_image(image, spec), colors_ignored, (image.height, image.width), is_transparent(image))
+    except MemoryError as error:
+        raise ImageError(_NO_MEMORY) from error
+
+
+def _make_glyphs(images: list[Decoded | ImageError], spec: ImageSpec) -> list[Decoded | ImageError]:
+    """Bring images of the model's own size to the form of `glyph`, all others already are.
+
+    Most that were stored for training already have that form, and asking so of all at once takes a tenth of the time.
+    """
+    if spec.fit != "glyph":
+        return images
+    waiting = [i for i, image in enumerate(images) if isinstance(image, Decoded) and image.size is None]
+    if not waiting:
+        return images
+    pixels = np.stack([images[i].pixels[..., 0] for i in waiting])  # type: ignore[union-attr]
+    for i in np.flatnonzero(~are_glyphs(pixels)):
+        images[waiting[i]] = Decoded(fit_image(Image.fromarray(pixels[i]), replace(spec, invert=False)))
+    return images
+
+
+def _decode_to_image(data: bytes, spec: ImageSpec) -> tuple[Image.Image, bool]:
+    """Decode to an upright image in mode `L`, `LA`, `RGB` or `RGBA`, and say whether its colors are ignored."""
     image, encoding = _open(data)
-    # A JPEG may come out at twice the model's size or more, so that each final pixel is an average of at least four.
-    least_side = 2 * max(spec.height, spec.width)
+    # A JPEG may come out at twice the size that is needed or more, so that each final pixel is an average of at least
+    # four.
+    least_side = 2 * (_GLYPH_SIDE if spec.fit == "glyph" else max(spec.height, spec.width))
     with PillowErrors():
-        colors_ignored = spec.channels == 1 and not is_gray(image)
-        image.draft(_mode_of(spec), (least_side, least_side))
+        colors_ignored = spec.channels == 1 and spec.fit != "glyph" and not is_gray(image)
+        image.draft("RGB" if spec.fit == "glyph" else mode_of(spec), (least_side, least_side))
         image.load()
         ImageOps.exif_transpose(image, in_place=True)  # in place: a copy of the largest image takes 256 MB
     return _to_mode(image, encoding, spec), colors_ignored
@@ -376,34 +419,18 @@ def _open(data: bytes) -> tuple[Image.Image, Encoding]:
 
 
 def _to_mode(image: Image.Image, encoding: Encoding, spec: ImageSpec) -> Image.Image:
-    """A decoded image in mode `L` or `RGB`."""
+    """A decoded image in mode `L` or `RGB`, with transparency `LA` or `RGBA`."""
     check_depth(image.mode, encoding, spec.depth_range)
     with PillowErrors():
         image = mend_gif(image)
     if image.mode in DEEP_MODES:
-        image = to_8_bits(image, encoding, spec.depth_range)
-    elif image.mode == "F":
+        return to_8_bits(image, encoding, spec.depth_range)
+    if image.mode == "F":
         raise ImageError("its pixels are floating-point numbers of unknown range")
     with PillowErrors():
-        return convert(image, _mode_of(spec))
-
-
-def _mode_of(spec: ImageSpec) -> str:
-    """Pillow's mode of the model's input."""
-    return "L" if spec.channels == 1 else "RGB"
-
-
-def _fit(image: Image.Image, spec: ImageSpec) -> NDArray[np.uint8]:
-    mode = _mode_of(spec)
-    if image.mode != mode:
-        image = image.convert(mode)
-    if image.size != (spec.width, spec.height):
-        shrinks = image.height >= spec.height and image.width >= spec.width
-        method = Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR
-        image = image.resize((spec.width, spec.height), method)
-    return np.asarray(image).reshape(spec.shape)
-
-
-def to_image(pixels: NDArray[np.uint8]) -> Image.Image:
-    """A PIL image of uint8 pixels `(height, width, channels)`, with 1 to 4 channels."""
-    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+        gray = image.mode in ("1", "L", "LA", "La")
+        if image.has_transparency_data:
+            image = convert(image, "LA" if gray else "RGBA")
+            if is_transparent(image):
+                return image
+        return convert(image, mode_of(spec) if spec.fit != "glyph" else "L" if gray else "RGB")

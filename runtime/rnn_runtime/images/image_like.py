@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rnn_runtime.errors import Argument, ImageError, InputError
-from rnn_runtime.images.decode import FORMATS, PillowErrors, TakenImage, convert_image, to_image
+from rnn_runtime.images.decode import FORMATS, PillowErrors, TakenImage, convert_image
+from rnn_runtime.images.fit import fit_pixels, to_image
 from rnn_runtime.images.limits import MAX_FILE_BYTES, TOO_MANY_BYTES
 from rnn_runtime.images.pillow_quirks import undecoded_file
 from rnn_runtime.model.spec import ImageSpec
@@ -109,7 +110,9 @@ def _convert_array(pixels: NDArray[np.uint8], place: Argument, spec: ImageSpec) 
     if not pixels.size:
         raise ImageError("the image has no pixels")
     pixels = pixels.reshape(*pixels.shape[:2], -1)
-    return pixels.copy() if pixels.shape == spec.shape else convert_image(to_image(pixels), spec)
+    if pixels.shape == spec.shape and spec.fit != "glyph":
+        return fit_pixels(pixels.copy(), spec)
+    return convert_image(to_image(pixels), spec)
 
 
 def _describe_shape(pixels: NDArray[np.generic]) -> str:

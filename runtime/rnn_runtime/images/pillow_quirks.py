@@ -117,7 +117,7 @@ def mend_gif(image: Image.Image) -> Image.Image:
 
 
 def convert(image: Image.Image, mode: str) -> Image.Image:
-    """Convert a decoded image to mode `L` or `RGB`.
+    """Convert a decoded image to mode `L`, `LA`, `RGB` or `RGBA`.
 
     Pillow converts LAB and La in two steps only. No report yet (python-pillow/Pillow#6706 is the same for RGBa):
     "convert('L') fails for LAB and La". It warns of palettes with several transparent colors that aren't converted to

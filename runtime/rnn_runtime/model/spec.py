@@ -13,9 +13,11 @@ from rnn_runtime.model.values import Finite, PlainFields, Positive, Share, check
 
 Cell = Literal["rnn", "gru", "lstm"]
 Nonlinearity = Literal["tanh", "relu"]
+Fit = Literal["stretch", "pad", "crop", "glyph"]
 
 CELLS: tuple[Cell, ...] = ("rnn", "gru", "lstm")
 NONLINEARITIES: tuple[Nonlinearity, ...] = ("tanh", "relu")
+FITS: tuple[Fit, ...] = ("stretch", "pad", "crop", "glyph")
 MAX_IMAGE_SIDE = 4096  # pixels; a row is a time step, and recurrent nets aren't trained over more
 MAX_HIDDEN_SIZE = 65536
 MAX_LAYERS = 64
@@ -28,6 +30,7 @@ HiddenSize = Annotated[int, Meta(ge=1, le=MAX_HIDDEN_SIZE)]
 Layers = Annotated[int, Meta(ge=1, le=MAX_LAYERS)]
 DepthValue = Annotated[int, Meta(ge=DEEPEST[0], le=DEEPEST[1])]
 DepthRange = tuple[DepthValue, DepthValue]
+Byte = Annotated[int, Meta(ge=0, le=255)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,20 +42,35 @@ class ImageSpec(PlainFields):
     all values that the bits of a file can hold; images that keep less than `FEWEST_GRAYS` of 256 grays by that are
     refused. So are, with a range, images of which no value lies within it.
 
+    `fit` is how an image of another size is brought to this one:
+
+    - `stretch` changes its aspect ratio
+    - `pad` scales it as a whole, and fills what is left with the background
+    - `crop` takes the largest centered part that has this aspect ratio
+    - `glyph` is for one sign on a background: see `rnn_runtime.images.glyph.to_glyph`
+
+    `background` is what is behind transparent pixels and what `pad` adds: red, green and blue. `glyph` doesn't use it.
+    `invert` exchanges light and dark, before the image is fitted. Models are trained without it.
+
     Raises:
-        SettingsError: a side isn't within 1 to `MAX_IMAGE_SIDE`, channels is neither 1 (gray) nor 3 (RGB), or the range
-            is empty or beyond 16 bits.
+        SettingsError: a side isn't within 1 to `MAX_IMAGE_SIDE`, channels is neither 1 (gray) nor 3 (RGB), or 3 with
+            `glyph`, or the range is empty or beyond 16 bits.
     """
 
     height: Side
     width: Side
     channels: int
     depth_range: DepthRange | None = None
+    fit: Fit = "stretch"
+    background: tuple[Byte, Byte, Byte] = (0, 0, 0)
+    invert: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self, "image ")
         if self.channels not in (1, 3):
             raise SettingsError(f"image channels must be 1 (gray) or 3 (RGB), not {self.channels!r}")
+        if self.fit == "glyph" and self.channels != 1:
+            raise SettingsError("glyph gives gray images, so image channels must be 1 with it")
         if self.depth_range and self.depth_range[0] >= self.depth_range[1]:
             raise SettingsError(
                 "the depth range must go from a smaller value to a larger one, not {} to {}".format(*self.depth_range)

@@ -287,6 +287,7 @@ class Run:
             "model": self.classifier.sha256[:DIGITS],
             "format": self.format,
             **asdict(self.columns),
+            "invert": self.classifier.image_spec.invert,
             "copies": str(self.placer.folder) if self.placer else None,
         }
 

@@ -121,7 +121,7 @@ class _Metrics:
 class _Service:
     def __init__(self, classifier: Classifier, name: str, limits: ServeLimits, token: str | None) -> None:
         self._classifier, self._name, self._limits, self._token = classifier, name, limits, token
-        self._spec = classifier.metadata.spec.image_spec
+        self._spec = classifier.image_spec
         self._metrics = _Metrics()
         self._batcher = Batcher(classifier, limits.batch_size, self._metrics.batch.observe)
         self._decoders = ThreadPoolExecutor(classifier.threads, thread_name_prefix="decode")

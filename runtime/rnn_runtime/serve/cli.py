@@ -39,6 +39,7 @@ _Limit = Annotated[int, Meta(ge=1, le=1 << 16)]
 @shared.model
 @shared.provider
 @shared.threads
+@shared.invert
 @_service("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 is all of this machine's.")
 @_service("--port", type=_Port, default=8080, help="Port to listen on; 0 is any that is free.")
 @_service("--name", default="rnn", help="The model's name in the Open Inference Protocol.")
@@ -63,6 +64,7 @@ def main(
     model: Path,
     provider: "Provider",
     threads: int | None,
+    invert: bool,
     host: str,
     port: int,
     name: str,
@@ -91,7 +93,7 @@ def main(
     from rnn_runtime.serve.server import listen, serve
 
     cuda = shared.cuda_options(device_id, gpu_memory_limit, tf32)
-    classifier = Classifier(model, provider, threads=threads, cuda=cuda)
+    classifier = Classifier(model, provider, threads=threads, cuda=cuda, invert=invert)
     limits = ServeLimits(batch_size, queue, max_body << 20)
     app = make_app(classifier, name=name, limits=limits, token=None if token_file is None else _read_token(token_file))
     listener = listen(host, port)

@@ -15,7 +15,8 @@ from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
 from rnn_runtime.errors import ImageError
-from rnn_runtime.images.decode import image_shape, resize_image
+from rnn_runtime.images.decode import image_shape
+from rnn_runtime.images.fit import fit_pixels
 from rnn_runtime.model.spec import ImageSpec
 from tests.support.encoded_images import LOSSLESS, encode, pattern, pixels_of, png_chunk, to_image
 from tests.support.hostile_images import png
@@ -74,12 +75,6 @@ def test_16_bit_images_keep_their_upper_8_bits() -> None:
     decoded = pixels_of(data, GRAY)[:, :, 0]
 
     assert np.array_equal(decoded, deep >> 8)
-
-
-def test_transparency_is_dropped() -> None:
-    pixels = pattern(8, 6, 4)
-
-    assert np.array_equal(pixels_of(encode(pixels), RGB), pixels[:, :, :3])
 
 
 def test_exif_rotation_is_applied() -> None:
@@ -156,7 +151,7 @@ def test_any_size_is_brought_to_the_models(
 def test_halving_averages_blocks_of_four() -> None:
     pixels = pattern(8, 12, 1).astype(int) // 4 * 4
 
-    halved = resize_image(pixels.astype(np.uint8), ImageSpec(4, 6, 1))
+    halved = fit_pixels(pixels.astype(np.uint8), ImageSpec(4, 6, 1))
 
     expected = pixels.reshape(4, 2, 6, 2).mean(axis=(1, 3))
     assert np.abs(halved[:, :, 0] - expected).max() <= 0.5
@@ -188,14 +183,15 @@ def test_half_a_color_at_the_end_of_a_palette_is_no_damage() -> None:
 
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("is_gray", [False, True])
-def test_transparency_is_no_color(bits: int, is_gray: bool) -> None:
+def test_gray_images_with_transparency_are_gray(bits: int, is_gray: bool) -> None:
     values = pattern(8, 6, 2 if is_gray else 4)
     rows = b"".join(b"\0" + row.astype(f">u{bits // 8}").tobytes() for row in values.astype(int) * 257 ** (bits // 16))
     data = png(6, 8, (b"IDAT", zlib.compress(rows)), bits=bits, color=4 if is_gray else 6)
 
     spec = GRAY if is_gray else RGB
     assert image_shape(data) == spec.shape
-    assert np.array_equal(pixels_of(data, spec), values[:, :, : spec.channels])
+    on_black = values[:, :, : spec.channels] * (values[:, :, -1:] / 255)
+    assert np.abs(pixels_of(data, spec) - on_black).max() <= 1
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (10_000, 1), (1, 10_000)])
@@ -259,7 +255,7 @@ def test_large_jpeg_decoded_at_less_than_its_size_looks_the_same() -> None:
 
     scaled = pixels_of(encode(photo, ".jpg"), spec)
 
-    exact = resize_image(photo, spec)
+    exact = fit_pixels(photo, spec)
     assert np.abs(scaled.astype(int) - exact).mean() < 2
 
 

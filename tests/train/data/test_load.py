@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rnn_runtime.errors import DataError, SettingsError
-from rnn_runtime.images.decode import resize_image
+from rnn_runtime.images.fit import fit_pixels
 from rnn_runtime.interruption import signals_noted
 from rnn_runtime.model.spec import ImageSpec
 from rnn_train.data import Data, DataSource, LabeledImages, load_data
@@ -150,7 +150,9 @@ def test_the_names_that_some_mirrors_give_idx_files_are_found(tmp_path: Path) ->
 def test_idx_files_may_hold_color(tmp_path: Path) -> None:
     write_idx_folder(tmp_path, train=12, test=8)
     for prefix, count in (("train", 12), ("t10k", 8)):
-        (tmp_path / f"{prefix}-images-idx3-ubyte").write_bytes(idx_bytes(np.full((count, 4, 5, 3), 9, np.uint8)))
+        (tmp_path / f"{prefix}-images-idx3-ubyte").write_bytes(
+            idx_bytes(np.arange(count * 60, dtype=np.uint8).reshape(count, 4, 5, 3))
+        )
 
     assert load_data(DataSource(data=str(tmp_path))).image_spec == ImageSpec(4, 5, 3)
 
@@ -256,7 +258,7 @@ def test_image_size_resizes_all_parts_as_the_runtime_does(tmp_path: Path, size: 
     for part, before in ((data.train, original.train), (data.test, original.test)):
         assert part is not None
         assert before is not None
-        assert np.array_equal(part.images, [resize_image(image, spec) for image in before.images])
+        assert np.array_equal(part.images, [fit_pixels(image, spec) for image in before.images])
         assert np.array_equal(part.labels, before.labels)
 
 

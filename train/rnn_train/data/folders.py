@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from rnn_runtime.errors import Argument, DataError, ImageError, InputError, SettingsError
 from rnn_runtime.files.atomic import IMAGE_SUFFIXES, atomic_write
 from rnn_runtime.images.ahead import read_each, usable_cores
-from rnn_runtime.images.decode import decode_image, deep_values, image_shape, read_bytes, to_image
+from rnn_runtime.images.decode import decode_image, deep_values, image_shape, read_bytes
 from rnn_runtime.images.find import class_folders, find_images
+from rnn_runtime.images.fit import to_image
 from rnn_runtime.interruption import signals_noted, stop_if_signaled
 from rnn_runtime.model.spec import DepthRange, ImageSpec
+from rnn_train.data.looks import find_background, look_at, suggest_fit
 from rnn_train.data.source import Data, DataSource, LabeledImages
 
 _SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
@@ -59,11 +61,18 @@ def load_class_folders(folder: Path, source: DataSource) -> Data:
     if source.depth_range == "auto":
         depth_range = find_depth_range(paths["train"])
         notes.append(_describe_depth(depth_range))
+    background = source.fixed_background
+    if background is None or source.fit is None:
+        looks = look_at(paths["train"])
+        background = background or find_background(looks)
+        if source.fit is None and (suggestion := suggest_fit(looks, source.image_size)):
+            notes.append(suggestion)
+    fit = source.chosen_fit
     pixels, errors = load_images(
         list(itertools.chain(*paths.values())),
         source.image_size,
-        source.channels,
-        depth_range,
+        1 if fit == "glyph" else source.channels,
+        partial(ImageSpec, depth_range=depth_range, fit=fit, background=background),
         skip_unreadable=source.skip_unreadable,
     )
     images, start = {}, 0
@@ -86,14 +95,23 @@ def load_class_folders(folder: Path, source: DataSource) -> Data:
                 f"Left out {len(unreadable)} of {len(labels)} images that can't be decoded, the first: "
                 f"{paths[split][first]}: {unreadable[first]}"
             )
-    return Data(images["train"], images.get("validation"), images.get("test"), class_names, tuple(notes), depth_range)
+    return Data(
+        images["train"],
+        images.get("validation"),
+        images.get("test"),
+        class_names,
+        tuple(notes),
+        depth_range,
+        fit,
+        background,
+    )
 
 
 def load_images(
     paths: Sequence[str],
     image_size: tuple[int, int] | None = None,
     channels: int | None = None,
-    depth_range: DepthRange | None = None,
+    make_spec: Callable[[int, int, int], ImageSpec] = ImageSpec,
     *,
     skip_unreadable: bool = False,
 ) -> tuple[NDArray[np.uint8], dict[int, str]]:
@@ -103,7 +121,7 @@ def load_images(
         paths: The files.
         image_size: `(height, width)` to resize them to; None if they all have the same size.
         channels: 1 or 3; None for 3 if any image is in color, else 1.
-        depth_range: The values of black and white in images of more than 8 bits, as in `ImageSpec`.
+        make_spec: Makes the spec that they are read by, of height, width and channels.
         skip_unreadable: Leave out files that can't be decoded, instead of raising.
 
     Returns:
@@ -113,7 +131,7 @@ def load_images(
     Raises:
         DataError: a file can't be decoded, or the images differ in size and there is no `image_size`.
     """
-    read = partial(_read, size=image_size, channels=channels, depth_range=depth_range)
+    read = partial(_read, size=image_size, channels=channels, make_spec=make_spec)
     images = np.empty((len(paths), *image_size, channels), np.uint8) if image_size and channels else None
     errors: dict[int, str] = {}
     first, kept = "", 0
@@ -150,7 +168,10 @@ def load_images(
 
 
 def _read(
-    path: str, size: tuple[int, int] | None, channels: int | None, depth_range: DepthRange | None
+    path: str,
+    size: tuple[int, int] | None,
+    channels: int | None,
+    make_spec: Callable[[int, int, int], ImageSpec],
 ) -> NDArray[np.uint8]:
     """Read and decode a file, in its own size or channels where none are given."""
     data = read_bytes(path)
@@ -161,7 +182,7 @@ def _read(
         # A gray image stays gray here; `load_images` repeats its values for RGB where needed.
         shape = (*(size or found[:2]), channels or found[2])
     try:
-        spec = ImageSpec(*shape, depth_range)
+        spec = make_spec(*shape)
     except SettingsError as error:
         raise DataError(f"{path}: ", *error.args, ". Resize all images with ", Argument("image_size")) from None
     return decode_image(data, spec).pixels

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rnn_runtime.errors import Argument, DataError, SettingsError
-from rnn_runtime.images.decode import resize_image
+from rnn_runtime.images.fit import fit_pixels
 from rnn_runtime.interruption import stop_if_signaled, wait_for
 from rnn_runtime.model.spec import ImageSpec
 from rnn_train.data.folders import load_class_folders, name_classes
@@ -43,12 +43,13 @@ def load_data(source: DataSource, *, download: bool = True) -> Data:
         data = _load_torchvision(source.dataset or "mnist", source.data_root, download)
     if source.fixed_depth_range:
         data = replace(data, depth_range=source.fixed_depth_range)
-    if source.image_size:
-        data = _resize(data, source.image_size)
+    if not data.train.paths:  # image files are fitted when they are decoded
+        data = _fit(data, source)
     try:
         _ = data.image_spec
     except SettingsError as error:
         raise DataError(f"{source.name}: ", *error.args, ". Resize the images with ", Argument("image_size")) from None
+    _check_variety(data, source)
     if source.val_split:
         data = _hold_out(data, source)
     return replace(data, notes=(*data.notes, *_missing_classes(data)))
@@ -107,19 +108,44 @@ def _load_torchvision(dataset: Dataset, root: str, download: bool) -> Data:
     return Data(train, None, test, _CLASSES[dataset])
 
 
-def _resize(data: Data, size: tuple[int, int]) -> Data:
-    def resize(split: LabeledImages) -> LabeledImages:
-        spec = ImageSpec(*size, split.images.shape[3])
-        if split.images.shape[1:] == spec.shape:
+def _fit(data: Data, source: DataSource) -> Data:
+    """Bring images in memory to the model's input."""
+    height, width, channels = data.train.images.shape[1:]
+    background = source.fixed_background or (0, 0, 0)
+    try:
+        height, width = source.image_size or (height, width)
+        spec = ImageSpec(height, width, channels, None, source.chosen_fit, background)
+    except SettingsError as error:
+        raise DataError(f"{source.name}: ", *error.args, ". Resize the images with ", Argument("image_size")) from None
+
+    def fit(split: LabeledImages) -> LabeledImages:
+        if split.images.shape[1:] == spec.shape and spec.fit != "glyph":
             return split
-        resized = np.empty((len(split), *spec.shape), np.uint8)
+        fitted = np.empty((len(split), *spec.shape), np.uint8)
         for i, image in enumerate(split.images):
             stop_if_signaled()
-            resized[i] = resize_image(image, spec)
-        return replace(split, images=resized)
+            fitted[i] = fit_pixels(image, spec)
+        return replace(split, images=fitted)
 
-    validation, test = (split and resize(split) for split in (data.validation, data.test))
-    return replace(data, train=resize(data.train), validation=validation, test=test)
+    validation, test = (split and fit(split) for split in (data.validation, data.test))
+    return replace(
+        data, train=fit(data.train), validation=validation, test=test, fit=spec.fit, background=spec.background
+    )
+
+
+def _check_variety(data: Data, source: DataSource) -> None:
+    """Check that the training images aren't all the same one, of which nothing can be learned."""
+    first, *others = data.train.images
+    if not others or any(not np.array_equal(image, first) for image in others):
+        return
+    what = "all black" if not first.any() else "one color each" if not np.ptp(first, axis=(0, 1)).any() else "the same"
+    raise DataError(
+        f"{source.name}: after decoding, all {len(data.train)} training images are {what}. If they are transparent, "
+        "choose another ",
+        Argument("background"),
+        "; else look at how they become the model's input with ",
+        Argument("fit"),
+    )
 
 
 def _hold_out(data: Data, source: DataSource) -> Data:

@@ -6,9 +6,11 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import ImageColor
 
 from rnn_runtime.errors import Argument, SettingsError
-from rnn_runtime.model.spec import DEEPEST, FEWEST_GRAYS, DepthRange, ImageSpec
+from rnn_runtime.images.fit import Color
+from rnn_runtime.model.spec import DEEPEST, FEWEST_GRAYS, DepthRange, Fit, ImageSpec
 from rnn_runtime.model.values import PlainFields, Share, check_fields
 from rnn_train.settings import Dataset
 
@@ -35,6 +37,11 @@ class DataSource(PlainFields):
             white, `"full"` 0 to 65535, `"auto"` the smallest and largest value of the training images. By default
             all values that the bits of a file can hold; an image that loses most of its grays by that is an error.
         skip_unreadable: Leave out image files that can't be decoded, instead of stopping.
+        fit: How an image becomes the model's input, as in `ImageSpec`; by default `glyph` for the data sets of signs,
+            mnist and kmnist, else `stretch`. `glyph` reads colors itself and gives gray images.
+        background: A color behind transparent pixels, such as `white` or `#ffe0b0`. By default, it is black for a data
+            set with a name. In folders of images, it is what their visible pixels stand out from, or what is at their
+            borders.
 
     Raises:
         SettingsError: a value is out of range, or two contradict each other.
@@ -50,6 +57,8 @@ class DataSource(PlainFields):
     split_seed: int = 0
     depth_range: str | None = None
     skip_unreadable: bool = False
+    fit: Fit | None = None
+    background: str | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -68,7 +77,28 @@ class DataSource(PlainFields):
                 f"with a validation split, the seed must be from 0 to {2**32 - 1}, not {self.split_seed!r}"
             )
         # checks their ranges
-        ImageSpec(*(self.image_size or (1, 1)), 1 if self.channels is None else self.channels, self.fixed_depth_range)
+        channels = 1 if self.channels is None else self.channels
+        ImageSpec(*(self.image_size or (1, 1)), channels, self.fixed_depth_range, self.chosen_fit)
+        _ = self.fixed_background
+
+    @property
+    def chosen_fit(self) -> Fit:
+        """How an image becomes the model's input, also where nothing was chosen."""
+        is_of_signs = self.dataset in ("mnist", "kmnist") or (self.dataset is None and self.data is None)
+        return self.fit or ("glyph" if is_of_signs and self.channels != 3 else "stretch")
+
+    @property
+    def fixed_background(self) -> Color | None:
+        """The color behind transparent pixels, unless it is to be found in the data."""
+        if self.background is None:
+            return None if self.data else (0, 0, 0)
+        try:
+            red, green, blue, *_ = ImageColor.getrgb(self.background)
+        except ValueError:
+            raise SettingsError(
+                Argument("background"), f" must be a color such as white, black or #ffe0b0, not {self.background!r}"
+            ) from None
+        return red, green, blue
 
     @property
     def fixed_depth_range(self) -> DepthRange | None:
@@ -134,6 +164,8 @@ class Data:
         class_names: The classes, in the order of their labels.
         notes: Sentences about what was left out or is missing.
         depth_range: How images of more than 8 bits were read, as in `ImageSpec`.
+        fit: How they were brought to the model's input, as in `ImageSpec`.
+        background: The color behind transparent pixels, as in `ImageSpec`.
     """
 
     train: LabeledImages
@@ -142,12 +174,14 @@ class Data:
     class_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
     depth_range: DepthRange | None = None
+    fit: Fit = "stretch"
+    background: Color = (0, 0, 0)
 
     @property
     def image_spec(self) -> ImageSpec:
         """Size and channels of the images, and how they were read."""
         height, width, channels = self.train.images.shape[1:]
-        return ImageSpec(height, width, channels, self.depth_range)
+        return ImageSpec(height, width, channels, self.depth_range, self.fit, self.background)
 
     @property
     def held_out(self) -> dict[HeldOut, LabeledImages]:

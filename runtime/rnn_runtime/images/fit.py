@@ -1,0 +1,124 @@
+"""How a decoded image becomes the model's input: transparency, polarity, and its way to the model's size."""
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageChops, ImageOps
+
+from rnn_runtime.images.glyph import to_glyph
+from rnn_runtime.images.pillow_quirks import convert
+from rnn_runtime.model.spec import ImageSpec
+
+Color = tuple[int, int, int]
+
+_VISIBLE = 12  # of 255; what differs less from the background can't be seen
+_MIDDLE_GRAY = 128
+
+
+def fit_image(image: Image.Image, spec: ImageSpec) -> NDArray[np.uint8]:
+    """Bring an image to the model's input, by `spec.fit`, `spec.background` and `spec.invert`.
+
+    Args:
+        image: A decoded image, upright, in mode `L`, `LA`, `RGB` or `RGBA`.
+        spec: The model's input.
+
+    Returns:
+        uint8, shape `spec.shape`.
+    """
+    if spec.invert:
+        image = _invert(image)
+    if spec.fit == "glyph":
+        return to_glyph(image, spec.height, spec.width).reshape(spec.shape)
+    image = convert(flatten(image, spec.background), mode_of(spec))
+    size = spec.width, spec.height
+    if image.size != size:
+        shrinks = image.height >= spec.height and image.width >= spec.width
+        method = Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR
+        if spec.fit == "pad":
+            color = _in_mode(spec.background, image.mode)
+            image = ImageOps.pad(image, size, method, color)
+        elif spec.fit == "crop":
+            image = ImageOps.fit(image, size, method)
+        else:
+            image = image.resize(size, method)
+    return np.asarray(image).reshape(spec.shape)
+
+
+def fit_pixels(pixels: NDArray[np.uint8], spec: ImageSpec) -> NDArray[np.uint8]:
+    """Bring pixels to the model's input, as `fit_image` does with an image.
+
+    Args:
+        pixels: uint8, shape `(height, width, channels)`, with 1 (gray), 2 (gray, alpha), 3 (RGB) or 4 (RGBA) channels.
+        spec: The model's input.
+
+    Returns:
+        uint8, shape `spec.shape`. The same array if it needs no change.
+    """
+    if pixels.shape == spec.shape and spec.fit != "glyph":
+        return 255 - pixels if spec.invert else pixels
+    return fit_image(to_image(pixels), spec)
+
+
+def to_image(pixels: NDArray[np.uint8]) -> Image.Image:
+    """A PIL image of uint8 pixels `(height, width, channels)`, with 1 to 4 channels."""
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+
+
+def mode_of(spec: ImageSpec) -> str:
+    """Pillow's mode of the model's input."""
+    return "L" if spec.channels == 1 else "RGB"
+
+
+def is_transparent(image: Image.Image) -> bool:
+    """Whether an image in mode `L`, `LA`, `RGB` or `RGBA` has pixels that aren't opaque."""
+    return image.mode in ("LA", "RGBA") and image.getchannel("A").getextrema() != (255, 255)
+
+
+def flatten(image: Image.Image, background: Color) -> Image.Image:
+    """Put an image onto a background.
+
+    What can't be seen on it, such as black strokes on black, comes onto white or black, whichever it stands out from.
+    Then it is still a picture.
+
+    Args:
+        image: In mode `L`, `LA`, `RGB` or `RGBA`.
+        background: Red, green and blue.
+
+    Returns:
+        The image in mode `L` or `RGB`. Without transparency, its pixels are as they were.
+    """
+    if not is_transparent(image):
+        return convert(image, {"LA": "L", "RGBA": "RGB"}.get(image.mode, image.mode))
+    flat = _compose(image, background)
+    if _largest_difference(flat, background) >= _VISIBLE:
+        return flat
+    return _compose(image, (0, 0, 0) if _luma(background) >= _MIDDLE_GRAY else (255, 255, 255))
+
+
+def _compose(image: Image.Image, background: Color) -> Image.Image:
+    below = Image.new("RGB", image.size, background)
+    below.paste(image.convert("RGB"), mask=image.getchannel("A"))
+    is_gray = image.mode == "LA" and len(set(background)) == 1
+    return below.convert("L") if is_gray else below
+
+
+def _largest_difference(image: Image.Image, color: Color) -> int:
+    blank = Image.new(image.mode, image.size, _in_mode(color, image.mode))
+    extremes = np.atleast_2d(ImageChops.difference(image, blank).getextrema())
+    return int(extremes[:, 1].max())
+
+
+def _in_mode(color: Color, mode: str) -> Color | int:
+    return _luma(color) if mode == "L" else color
+
+
+def _luma(color: Color) -> int:
+    """A color's gray value, as Pillow converts it."""
+    return int(np.asarray(Image.new("RGB", (1, 1), color).convert("L"))[0, 0])
+
+
+def _invert(image: Image.Image) -> Image.Image:
+    """Exchange light and dark; transparency stays."""
+    if image.mode in ("L", "RGB"):
+        return ImageChops.invert(image)
+    *colors, alpha = image.split()
+    return Image.merge(image.mode, [*map(ImageChops.invert, colors), alpha])

@@ -1,0 +1,314 @@
+"""Bring one sign (a digit, a character, a symbol, a drawing) to the form of MNIST's images, whatever it is drawn on.
+
+MNIST's authors scaled each digit, with its aspect ratio, into a box of 20 x 20 pixels, and placed its center of mass in
+the center of 28 x 28 (Y. LeCun, C. Cortes, C. J. C. Burges, "The MNIST database of handwritten digits"). Here the same
+is done for any size, after the background was taken away, so that the sign is light on black.
+
+All of it is NumPy and Pillow, in float64, so that it gives the same pixels on every processor in all but rare ties.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+Plane = NDArray[np.float64]  # (height, width), one value per pixel
+_Extreme = Callable[..., Any]  # np.maximum or np.minimum
+
+BOX = 20 / 28  # of the model's height and width, the box that the sign fills
+_LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in a gray value (ITU-R BT.601), as in Pillow
+_WORKING_SIDE = 192  # pixels; a larger image is made smaller before its background is estimated
+_FAINTEST = 12.0  # of 255; what differs less from the background is no sign
+_SMALL = 30  # pixels; in smaller images, the border is no sample of the background's texture
+_BACKGROUND, _INK = 0.25, 0.8  # of the sign's contrast: what is black, and what is white
+_UNEVEN = 0.15  # of the sign's contrast; where the border differs more from a plane, the background isn't one
+_WIDEST_STROKE = 0.3  # of the shorter side; wider things belong to an uneven background
+_DARKEST_PAPER = 48.0  # of 255; a shadow that is darker hides the sign
+_LEVEL = 90.0  # of 255; brighter pixels count as ink
+_COARSE_SIDE = 48  # cells; the parts of an image are told apart on this grid
+_SMALLEST_PART = 0.03  # of the main part's ink; smaller parts are dust
+_FRAME = 0.85  # of the height and width; a part that spans both is a frame
+_CENTER = 0.2  # of the height and width, standard deviation of the weight by which the main part is chosen
+_THINNEST, _THICKENED = 1.6, 2.0  # pixels in the box: thinner strokes are made that thick
+
+# An image that already has this form isn't touched.
+_BLACK = 8  # of 255, the brightest that pixels outside of the box may be
+_PEAK = 192  # of 255, what its brightest pixel must reach
+_OFF_CENTER = 0.75  # pixels, the farthest that its center of mass may be from the center
+
+
+def to_glyph(image: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
+    """Make a sign light on black, scale it into the inner box with its aspect ratio, and center it by mass.
+
+    Polarity, size, place, color and slow changes of the background are gone after that. So are frames, and other signs
+    that the border cuts.
+
+    Args:
+        image: A decoded image, upright, in mode `L`, `LA`, `RGB` or `RGBA`.
+        height: Of the result, in pixels.
+        width: Of the result, in pixels.
+
+    Returns:
+        uint8, shape `(height, width)`. Black without a sign. The image's own pixels, if `are_glyphs` says so.
+    """
+    if image.mode == "L" and image.size == (width, height):
+        pixels = np.asarray(image)
+        if are_glyphs(pixels[np.newaxis])[0]:
+            return pixels
+    return _to_glyph(image, height, width, is_crop=False)
+
+
+def are_glyphs(images: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Which images already are as `to_glyph` would make them: black, but for a sign that fills the box.
+
+    Args:
+        images: uint8, shape `(images, height, width)`.
+
+    Returns:
+        bool, shape `(images,)`.
+    """
+    height, width = images.shape[1:]
+    columns, rows = images.max(axis=1), images.max(axis=2)
+    fills = np.maximum(_extent(rows) - height * BOX, _extent(columns) - width * BOX)
+    by_row = images.sum(axis=2, dtype=np.uint32)
+    by_column = images.sum(axis=1, dtype=np.uint32)
+    total = np.maximum(by_row.sum(axis=1), 1)
+    down = by_row @ np.arange(height) / total - height / 2
+    right = by_column @ np.arange(width) / total - width / 2
+    centered = np.maximum(np.abs(down), np.abs(right)) <= _OFF_CENTER
+    found: NDArray[np.bool_] = (rows.max(axis=1) >= _PEAK) & (np.abs(fills) <= 1) & centered
+    return found
+
+
+def _extent(brightest: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """From the first to the last row or column of each image with any ink, in pixels."""
+    inked = brightest > _BLACK
+    extent: NDArray[np.int64] = brightest.shape[1] - inked.argmax(axis=1) - inked[:, ::-1].argmax(axis=1)
+    return extent
+
+
+def _to_glyph(image: Image.Image, height: int, width: int, *, is_crop: bool) -> NDArray[np.uint8]:
+    glyph = np.zeros((height, width), np.uint8)
+    ink = _find_sign(_find_ink(image))
+    inked: NDArray[np.bool_] = ink > _LEVEL
+    if not inked.any():
+        return glyph
+    top, bottom = _span(inked, 0)
+    left, right = _span(inked, 1)
+    scale = min(height * BOX / (bottom - top), width * BOX / (right - left))
+    shrunk = max(image.size) / _WORKING_SIDE
+    if shrunk > 1 and scale > 0.7 and not is_crop:  # a small sign in a large image: look at it closely
+        margin = 0.4 * max(bottom - top, right - left)
+        region = (left - margin, top - margin, right + margin, bottom + margin)
+        return _to_glyph(_crop(image, [side * shrunk for side in region]), height, width, is_crop=True)
+    sign = _thicken(ink[top:bottom, left:right], scale)
+    scale = min(height * BOX / sign.shape[0], width * BOX / sign.shape[1])
+    size = max(1, round(sign.shape[1] * scale)), max(1, round(sign.shape[0] * scale))
+    method = Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR
+    scaled = np.asarray(_to_image(sign).resize(size, method), np.float64)
+    scaled = scaled * (255 / scaled.max())
+    top, left = _corner(scaled.sum(axis=1), height), _corner(scaled.sum(axis=0), width)
+    glyph[top : top + size[1], left : left + size[0]] = np.rint(scaled)
+    return glyph
+
+
+def _span(inked: NDArray[np.bool_], axis: int) -> tuple[int, int]:
+    """The first row (axis 0) or column (axis 1) with ink, and the one behind the last."""
+    found = np.flatnonzero(inked.any(axis=1 - axis))
+    return int(found[0]), int(found[-1]) + 1
+
+
+def _corner(mass: Plane, side: int) -> int:
+    """Where a sign's first row or column comes, so that its center of mass is at `side / 2`, as in MNIST."""
+    center = float(mass @ np.arange(len(mass)) / mass.sum())
+    return min(max(round(side / 2 - center), 0), side - len(mass))
+
+
+def _crop(image: Image.Image, region: list[float]) -> Image.Image:
+    left, top, right, bottom = map(int, region)
+    return image.crop((max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height)))
+
+
+def _to_image(values: Plane) -> Image.Image:
+    return Image.fromarray(np.rint(values).astype(np.uint8))
+
+
+def _find_ink(image: Image.Image) -> Plane:
+    """How much each pixel differs from the background: 0 for all that is background, 255 for the sign's strokes."""
+    colors, background = _colors(_shrink(image, _WORKING_SIDE))
+    border = _border(*colors.shape[:2])
+    if background is not None:
+        difference = np.abs(colors - background).max(axis=2)
+        contrast = float(np.percentile(difference, 99.9))
+        noise = 0.0
+    else:
+        from_plane = [_subtract_plane(channel, border) for channel in np.moveaxis(colors, 2, 0)]
+        difference = np.max([np.abs(channel) for channel, _ in from_plane], axis=0)
+        contrast = float(np.percentile(difference, 99.9))
+        is_small = min(border.shape) <= _SMALL
+        if not is_small and max(unevenness for _, unevenness in from_plane) > _UNEVEN * contrast:
+            difference = np.max([_strokes(channel) for channel in np.moveaxis(colors, 2, 0)], axis=0)
+            contrast = float(np.percentile(difference, 99.9))
+        noise = 0.0 if is_small else float(np.percentile(difference[border], 95))
+    if contrast < _FAINTEST:
+        return np.zeros(border.shape)
+    black = max(_BACKGROUND * contrast, min(noise, 0.5 * contrast))
+    ink: Plane = np.clip((difference - black) / (_INK * contrast - black), 0, 1) * 255
+    return ink
+
+
+def _shrink(image: Image.Image, side: int) -> Image.Image:
+    factor = max(image.size) / side
+    if factor <= 1:
+        return image
+    size = max(1, round(image.width / factor)), max(1, round(image.height / factor))
+    return image.resize(size, Image.Resampling.BOX)
+
+
+def _colors(image: Image.Image) -> tuple[Plane, float | None]:
+    """The image's values, `(height, width, channels)`, and the background where it is known: behind transparency.
+
+    That is white or black, whichever makes the visible pixels stand out.
+    """
+    values = np.asarray(image, np.float64)
+    if image.mode in ("L", "RGB"):
+        return values.reshape(image.height, image.width, -1), None
+    color, alpha = values[..., :-1], values[..., -1:] / 255
+    if alpha.min() == 1:
+        return color, None
+    luma = color @ (_LUMA if color.shape[2] == 3 else (1.0,))
+    background = 255.0 if (luma * alpha[..., 0]).sum() < 128 * alpha.sum() else 0.0
+    return color * alpha + background * (1 - alpha), background
+
+
+def _border(height: int, width: int) -> NDArray[np.bool_]:
+    """The outermost pixels, which mostly show the background."""
+    depth = max(1, min(height, width) // 14)
+    border = np.ones((height, width), np.bool_)
+    border[depth : height - depth, depth : width - depth] = False
+    return border
+
+
+def _subtract_plane(values: Plane, border: NDArray[np.bool_]) -> tuple[Plane, float]:
+    """An image's difference from a plane through its border, and how much most of the border differs from that.
+
+    The plane is fitted by least squares, twice, to the three quarters of the border that are nearest to it.
+    """
+    height, width = values.shape
+    terms = np.ones((height, width, 3))
+    terms[..., 1] = np.arange(width) / width - 0.5
+    terms[..., 2] = (np.arange(height) / height - 0.5)[:, np.newaxis]
+    here, there = terms[border], values[border]
+    away = np.abs(there - np.median(there))
+    for _ in range(2):
+        near = away <= np.percentile(away, 75) + 1
+        plane = np.linalg.lstsq(here[near], there[near], rcond=None)[0]
+        away = np.abs(here @ plane - there)
+    return values - terms @ plane, float(np.percentile(away, 75))
+
+
+def _strokes(values: Plane) -> Plane:
+    """What is narrow and differs from its surroundings, on a background that may have shadows or be a photograph.
+
+    A morphological closing removes dark strokes, an opening light ones (J. Serra, "Image Analysis and Mathematical
+    Morphology", 1982). Ink takes a share of the light, so dark strokes count as that share.
+    """
+    window = int(min(values.shape) * _WIDEST_STROKE) | 1
+    if _is_light_on_dark(values):
+        return values - _extreme(_extreme(values, window, np.minimum), window, np.maximum)
+    closed = _extreme(_extreme(values, window, np.maximum), window, np.minimum)
+    return (closed - values) * (255 / np.maximum(closed, _DARKEST_PAPER))
+
+
+def _is_light_on_dark(values: Plane) -> bool:
+    """Whether what differs from the median of its surroundings is mostly light, near the center."""
+    coarse = _shrink(_to_image(values), _COARSE_SIDE)
+    surroundings = coarse.filter(ImageFilter.MedianFilter(15))
+    difference = np.asarray(coarse, np.float64) - np.asarray(surroundings, np.float64)
+    return bool((difference * np.abs(difference) * _central_weights(*difference.shape)).sum() > 0)
+
+
+def _extreme(values: Plane, window: int, extreme: _Extreme) -> Plane:
+    """The largest or smallest value within a square window around each pixel, whose side is odd."""
+    return _extreme_along(_extreme_along(values, window, extreme).T, window, extreme).T
+
+
+def _extreme_along(values: Plane, window: int, extreme: _Extreme) -> Plane:
+    length, reach = len(values), 1
+    values = np.pad(values, ((window // 2, window // 2), (0, 0)), mode="edge")
+    while 2 * reach <= window:  # each value now is that of `reach` pixels from there on
+        values = extreme(values[:-reach], values[reach:])
+        reach *= 2
+    joined: Plane = extreme(values[:length], values[window - reach : window - reach + length])
+    return joined
+
+
+def _central_weights(height: int, width: int) -> Plane:
+    """A bell around the center, `(height, width)`."""
+    down, right = (
+        np.exp(-(((np.arange(side) + 0.5) / side - 0.5) ** 2) / (2 * _CENTER**2)) for side in (height, width)
+    )
+    return np.outer(down, right)
+
+
+def _find_sign(ink: Plane) -> Plane:
+    """The ink without dust, frames, and what the border cuts, unless that is the main part itself."""
+    height, width = ink.shape
+    cell = -(-max(height, width) // _COARSE_SIDE)
+    rows, columns = -(-height // cell), -(-width // cell)
+    padded = np.pad(ink, ((0, rows * cell - height), (0, columns * cell - width)))
+    cells = padded.reshape(rows, cell, columns, cell)
+    labels, count = _label_parts(cells.max(axis=(1, 3)) > _LEVEL)
+    if count < 2:
+        return ink
+    mass = cells.sum(axis=(1, 3))
+    masses = np.bincount(labels.ravel(), mass.ravel())[1:]
+    central = np.bincount(labels.ravel(), (mass * _central_weights(rows, columns)).ravel())[1:]
+    main = int(central.argmax())
+    kept = np.zeros(count + 1, np.bool_)
+    main_is_cut = False
+    for part in (main, *range(count)):
+        top, bottom = _span(labels == part + 1, 0)
+        left, right = _span(labels == part + 1, 1)
+        is_cut = top == 0 or left == 0 or bottom == rows or right == columns
+        is_frame = bottom - top >= _FRAME * rows and right - left >= _FRAME * columns
+        if part == main:
+            kept[part + 1], main_is_cut = True, is_cut
+        else:
+            is_dust = masses[part] < _SMALLEST_PART * masses[main]
+            kept[part + 1] = not (is_dust or is_frame or (is_cut and not main_is_cut))
+    # Blurred edges lie in the cells around a part.
+    wanted = _extreme(kept[labels].astype(np.float64), 3, np.maximum) > 0
+    wanted &= kept[labels] | (labels == 0)
+    sign: Plane = ink * np.kron(wanted, np.ones((cell, cell)))[:height, :width]
+    return sign
+
+
+def _label_parts(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int64], int]:
+    """Number the connected parts of a mask (8 neighbors) from 1 on; 0 is outside. Returns them and their count."""
+    labels = np.where(mask, np.arange(1, mask.size + 1).reshape(mask.shape), 0)
+    while True:
+        largest = np.where(mask, _extreme(labels, 3, np.maximum), 0)
+        largest = np.concatenate([[0], largest.ravel()])[largest]  # that pixel's own label is larger still
+        if np.array_equal(largest, labels):
+            break
+        labels = largest
+    names, numbers = np.unique(labels, return_inverse=True)
+    numbers = numbers.reshape(mask.shape)
+    return (numbers, len(names) - 1) if names[0] == 0 else (numbers + 1, len(names))
+
+
+def _thicken(sign: Plane, scale: float) -> Plane:
+    """Make strokes thicker that would be thin in the box, as of a fine pen in a large drawing."""
+    if scale >= 1:
+        return sign
+    inked = np.pad(sign > 127, 1)
+    edges = int(np.count_nonzero(inked[1:] != inked[:-1]) + np.count_nonzero(inked[:, 1:] != inked[:, :-1]))
+    # A stroke has two edges, and steps along the axes are 4/pi times as long as a slanted edge, on average.
+    thickness = 8 / np.pi * np.count_nonzero(inked) / max(edges, 1) * scale
+    if thickness >= _THINNEST:
+        return sign
+    more = round((_THICKENED - thickness) / (2 * scale))  # pixels at each edge
+    return _extreme(np.pad(sign, more), 2 * more + 1, np.maximum) if more else sign

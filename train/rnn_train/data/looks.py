@@ -1,0 +1,106 @@
+"""What image files look like before they become the model's input: their background, and which fit suits them."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from rnn_runtime.images.ahead import read_each, usable_cores
+from rnn_runtime.images.decode import decode_as_it_is, image_shape, read_bytes
+from rnn_runtime.images.fit import Color, is_transparent
+from rnn_runtime.model.spec import DEEPEST
+
+_SAMPLE = 200  # files
+_FILES_PER_BATCH = 32
+_BLACK: Color = (0, 0, 0)
+_WHITE: Color = (255, 255, 255)
+_DARK, _LIGHT = 64, 192  # of 255
+_EVEN = 12.0  # of 255, the largest standard deviation along a border that shows an even background
+_RATIO = 1.25  # by which an image may be wider or higher than the model's input
+_MOST, _SOME, _FEW = 0.9, 0.1, 0.05  # of the files
+
+
+class Look(NamedTuple):
+    """What an image looks like before it is fitted.
+
+    Attributes:
+        height: In pixels.
+        width: In pixels.
+        border: The median color of its border.
+        unevenness: The standard deviation along the border, of the channel where it is largest.
+        visible: The mean gray of its visible pixels, 0 to 255, each counted by its opacity; None for opaque images.
+    """
+
+    height: int
+    width: int
+    border: Color
+    unevenness: float
+    visible: float | None
+
+
+def look_at(paths: Sequence[str]) -> list[Look]:
+    """Look at a sample of image files, evenly spaced. Files that can't be read are left out."""
+    sample = paths[:: -(-len(paths) // _SAMPLE)]
+    looks = read_each(_look, sample, batch_size=_FILES_PER_BATCH, threads=usable_cores())
+    return [look for _, look in looks if isinstance(look, Look)]
+
+
+def find_background(looks: Sequence[Look]) -> Color:
+    """The color to put behind transparent pixels, and around images that are padded.
+
+    White or black, whichever the visible pixels of transparent images stand out from. Without such images, the median
+    color of the borders.
+    """
+    visible = [look.visible for look in looks if look.visible is not None]
+    if visible:
+        return _WHITE if np.mean(visible) < 128 else _BLACK
+    if not looks:
+        return _BLACK
+    red, green, blue = np.median([look.border for look in looks], axis=0).astype(int).tolist()
+    return red, green, blue
+
+
+def suggest_fit(looks: Sequence[Look], image_size: tuple[int, int] | None) -> str | None:
+    """Name another way to fit images than `stretch`, if their looks speak for it.
+
+    Args:
+        looks: A sample of the images.
+        image_size: Height and width of the model's input, if they were chosen.
+
+    Returns:
+        A sentence with the figures; None if nothing speaks for another way.
+    """
+    count = len(looks)
+    transparent = sum(look.visible is not None for look in looks)
+    even = [max(look.border) for look in looks if look.visible is None and look.unevenness <= _EVEN]
+    dark, light = sum(value < _DARK for value in even), sum(value > _LIGHT for value in even)
+    reason = fit = None
+    if count and transparent >= _MOST * count:
+        reason, fit = f"{transparent} have a transparent background", "glyph"
+    elif count and transparent + len(even) >= _MOST * count and min(dark, light) >= _FEW * count:
+        reason, fit = f"{dark} have a dark and {light} a light background", "glyph"
+    elif image_size:
+        height, width = image_size
+        odd = sum(abs(math.log(look.width * height / (look.height * width))) > math.log(_RATIO) for look in looks)
+        if count and odd >= _SOME * count:
+            reason, fit = f"{odd} change their aspect ratio by more than a quarter", "pad"
+    if fit is None:
+        return None
+    purpose = "made for one sign per image" if fit == "glyph" else "which keeps it"
+    return f"Of {count} images looked at, {reason}. Consider --fit {fit}, {purpose}"
+
+
+def _look(path: str) -> Look:
+    data = read_bytes(path)
+    image = decode_as_it_is(data, (0, DEEPEST[1]))
+    height, width, _ = image_shape(data)
+    colors = np.asarray(image.convert("RGBA"))
+    border = np.concatenate([colors[0], colors[-1], colors[:, 0], colors[:, -1]])[:, :3]
+    red, green, blue = np.median(border, axis=0).astype(int).tolist()
+    visible = None
+    if is_transparent(image):
+        alpha = colors[..., 3].astype(np.float64)
+        gray = np.asarray(image.convert("RGB").convert("L"), np.float64)
+        visible = float((gray * alpha).sum() / max(alpha.sum(), 1))
+    return Look(height, width, (red, green, blue), float(border.std(axis=0).max()), visible)
