@@ -4,7 +4,9 @@ A request's way: `guard`, `read_body`, `_pixels`, the batcher, an answer.
 """
 
 import asyncio
+import base64
 import hmac
+import io
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +28,7 @@ import rnn_runtime
 from rnn_runtime.classifier import Classifier
 from rnn_runtime.errors import ImageError, ModelError, ProviderError
 from rnn_runtime.images.decode import decode_image
+from rnn_runtime.images.fit import to_image
 from rnn_runtime.serve.batcher import Batcher
 from rnn_runtime.serve.protocol import (
     BINARY_HEADER,
@@ -207,6 +210,7 @@ class _Service:
 
     async def classify(self, request: Request) -> Response:
         top = _parse_top(request.query_params.get("top", "3"))
+        wants_input = _parse_flag("input", request.query_params.get("input", "false"))
         body = await read_body(request, self._limits.body)
         images = await self._pixels(InferRequest(None, (body,), {}))
         (probabilities,) = (await self._batcher.run(images, ["probabilities"]))["probabilities"]
@@ -215,7 +219,8 @@ class _Service:
             {"label": names[i], "probability": float(probabilities[i])}
             for i in np.argsort(-probabilities, kind="stable")[:top]
         ]
-        return JSONResponse({**ranked[0], "top": ranked})
+        answer = {**ranked[0], "top": ranked}
+        return JSONResponse({**answer, "input": _as_data_url(images[0])} if wants_input else answer)
 
     def _check_model(self, request: Request) -> None:
         name, version = request.path_params["name"], request.path_params.get("version", VERSION)
@@ -290,6 +295,19 @@ def _parse_top(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) >= 1):
         raise RequestError(f"top must be a whole number from 1 up, not {text[:40]!r}")
     return int(text)
+
+
+def _parse_flag(name: str, text: str) -> bool:
+    if text not in ("true", "false"):
+        raise RequestError(f"{name} must be true or false, not {text[:40]!r}")
+    return text == "true"
+
+
+def _as_data_url(pixels: NDArray[np.uint8]) -> str:
+    """Pixels as a PNG that a page can show."""
+    file = io.BytesIO()
+    to_image(pixels).save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
 def _error(text: str, status: int, headers: dict[str, str] | None = None) -> Response:

@@ -1,6 +1,8 @@
 """The web service as a process, and clients that aren't ours: tritonclient, httpx, and raw connections."""
 
+import base64
 import contextlib
+import io
 import signal
 import socket
 import time
@@ -16,10 +18,12 @@ import tritonclient.http as triton
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image
 from tritonclient.utils import InferenceServerException
 
 from rnn_runtime import Classifier
 from rnn_runtime.errors import MissingPackageError
+from rnn_runtime.images.decode import convert_image
 from rnn_runtime.serve.server import listen
 from tests.support.commands import Run, RunProcess
 from tests.support.encoded_images import png_of_claimed_size
@@ -117,9 +121,24 @@ def test_a_file_in_the_body_gets_its_class(service: Service, classifier: Classif
     assert answer.json() == {**expected[0], "top": expected}
 
 
+def test_an_answer_shows_the_image_as_the_model_sees_it(service: Service, classifier: Classifier) -> None:
+    drawing = Image.new("LA", (60, 40), (0, 0))
+    drawing.paste((0, 255), (25, 5, 35, 35))
+    file = io.BytesIO()
+    drawing.save(file, "PNG")
+
+    answer = httpx.post(f"{service.url}/classify?input=true", content=file.getvalue()).json()
+
+    kind, data = answer["input"].split(",")
+    seen = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
+    assert kind == "data:image/png;base64"
+    assert np.array_equal(seen, convert_image(drawing, classifier.image_spec)[..., 0])
+
+
 @pytest.mark.parametrize(
     ("method", "path", "content", "status", "problem"),
     [
+        ("POST", "/classify?input=1", b"", 400, "input must be true or false, not '1'"),
         ("POST", "/classify", b"no image", 422, "not an image in a supported format, or damaged"),
         ("POST", "/classify", b"", 422, "the file is empty"),
         ("POST", "/classify?top=0", b"", 400, "top must be a whole number from 1 up, not '0'"),
