@@ -41,12 +41,14 @@ $(VENV)/.dev-$(RUNTIME): pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/pip
 
 demo: $(VENV)/.train-$(RUNTIME)
 	rm -rf demo && mkdir demo
-	$(BIN)/rnn-train --dataset digits --epochs 30 --learning-rate 0.005 --output demo/model.pt
+	$(BIN)/rnn-train --dataset digits --image-size 28 --fit glyph --augment --cell gru --epochs 30 \
+	    --schedule one-cycle --learning-rate 0.003 --output demo/model.pt
 	$(BIN)/rnn-export demo/model.pt demo/model.onnx
 	$(BIN)/rnn-onnx write-images --dataset digits demo/images
 	$(BIN)/rnn-infer --model demo/model.onnx --recursive --labels-from-folders --output demo/predictions.csv demo/images
 	$(BIN)/rnn-onnx check demo/model.onnx
 	@echo "See demo/: report.html, examples.png, metrics.csv, model.pt, model.onnx, images/, predictions.csv"
+	@echo "Draw a digit: run $(BIN)/rnn-serve -m demo/model.onnx, and open http://localhost:8080"
 
 test: $(VENV)/.dev-$(RUNTIME)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(PYTEST_OPTIONS)
