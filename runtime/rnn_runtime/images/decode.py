@@ -36,6 +36,7 @@ from rnn_runtime.images.pillow_quirks import (
     mend_gif,
     mend_png,
     mend_tiff,
+    release_decoder,
     upright_size,
 )
 from rnn_runtime.model.spec import DepthRange, ImageSpec
@@ -379,6 +380,7 @@ def _decode_to_image(data: bytes, spec: ImageSpec) -> tuple[Image.Image, bool]:
         colors_ignored = spec.channels == 1 and spec.fit != "glyph" and not is_gray(image)
         image.draft("RGB" if spec.fit == "glyph" else mode_of(spec), (least_side, least_side))
         image.load()
+        release_decoder(image)
         ImageOps.exif_transpose(image, in_place=True)  # in place: a copy of the largest image takes 256 MB
     return _to_mode(image, encoding, spec), colors_ignored
 

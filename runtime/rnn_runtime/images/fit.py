@@ -10,6 +10,7 @@ from rnn_runtime.model.spec import ImageSpec
 
 Color = tuple[int, int, int]
 
+_BAND = 256  # rows
 _VISIBLE = 12  # of 255; what differs less from the background can't be seen
 _MIDDLE_GRAY = 128
 
@@ -88,23 +89,25 @@ def flatten(image: Image.Image, background: Color) -> Image.Image:
     """
     if not is_transparent(image):
         return convert(image, {"LA": "L", "RGBA": "RGB"}.get(image.mode, image.mode))
-    flat = _compose(image, background)
-    if _largest_difference(flat, background) >= _VISIBLE:
-        return flat
-    return _compose(image, (0, 0, 0) if _luma(background) >= _MIDDLE_GRAY else (255, 255, 255))
+    flat, largest_difference = _compose(image, background)
+    if largest_difference < _VISIBLE:
+        opposite = (0, 0, 0) if _luma(background) >= _MIDDLE_GRAY else (255, 255, 255)
+        flat, _ = _compose(image, opposite)
+    return flat
 
 
-def _compose(image: Image.Image, background: Color) -> Image.Image:
-    below = Image.new("RGB", image.size, background)
-    below.paste(image.convert("RGB"), mask=image.getchannel("A"))
-    is_gray = image.mode == "LA" and len(set(background)) == 1
-    return below.convert("L") if is_gray else below
-
-
-def _largest_difference(image: Image.Image, color: Color) -> int:
-    blank = Image.new(image.mode, image.size, _in_mode(color, image.mode))
-    extremes = np.atleast_2d(ImageChops.difference(image, blank).getextrema())
-    return int(extremes[:, 1].max())
+def _compose(image: Image.Image, background: Color) -> tuple[Image.Image, int]:
+    """An image on a background, in mode `RGB`, and its largest difference from that. Band by band, to save memory."""
+    flat, largest = Image.new("RGB", image.size, background), 0
+    for top in range(0, image.height, _BAND):
+        band = image.crop((0, top, image.width, min(top + _BAND, image.height)))
+        below = Image.new("RGB", band.size, background)
+        on_background = below.copy()
+        on_background.paste(band.convert("RGB"), mask=band.getchannel("A"))
+        flat.paste(on_background, (0, top))
+        extremes = ImageChops.difference(on_background, below).getextrema()
+        largest = max(largest, int(np.max(extremes)))
+    return flat, largest
 
 
 def _in_mode(color: Color, mode: str) -> Color | int:

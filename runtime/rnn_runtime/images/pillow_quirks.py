@@ -106,6 +106,15 @@ def mend_tiff(image: ImageFile.ImageFile) -> None:
         image.palette = ImagePalette.raw("RGB;L", bytes(tags[_COLOR_MAP]))
 
 
+def release_decoder(image: Image.Image) -> None:
+    """Let go of the decoder of an image that is decoded; only its first frame can be used then.
+
+    That of WebP keeps two frames in memory. No report yet: "WebPImageFile keeps its decoder's canvases after load()".
+    """
+    if hasattr(image, "_decoder"):
+        image._decoder = None
+
+
 def mend_gif(image: Image.Image) -> Image.Image:
     """A decoded image whose mode is that of its pixels.
 
