@@ -81,9 +81,8 @@ def classify_on_ray(
     check_argument("provider", provider, Provider)
     check_argument("shards", shards, Count | None)
     ray = _import_ray()
-    classifier = Classifier(
-        model, "cpu", threads=1, invert=invert
-    )  # so that a wrong model is found before anything is started
+    # A wrong model is found before anything is started.
+    classifier = Classifier(model, "cpu", threads=1, invert=invert)
     if isinstance(paths, str):
         raise InputError(Argument("paths"), " is a single text. Put it into a list")
     names = list(paths)

@@ -14,7 +14,7 @@ import rnn_runtime
 from rnn_runtime.command.command import Command, say
 from rnn_runtime.command.options import Decorator, format_value, given_name, is_given, option_group
 from rnn_runtime.files.atomic import CHECKPOINT_SUFFIXES, IMAGE_SUFFIXES, MODEL_SUFFIXES
-from rnn_runtime.model.spec import FITS
+from rnn_runtime.model.spec import Fit
 from rnn_runtime.model.values import Count, CountFromZero, Share
 from rnn_train.settings import DATASETS, PRESETS, TrainSettings, preset_settings
 
@@ -155,7 +155,7 @@ def _is_reported_elsewhere(error: BaseException) -> bool:
 )
 @_data(
     "--fit",
-    type=click.Choice(FITS),
+    type=Fit,
     default_text="glyph for mnist and kmnist, else stretch",
     help="How images become the model's input, in training and serving. stretch: resize them. pad, crop: keep their "
     "aspect ratio. glyph: one digit, character or symbol per image is made light on dark, scaled and centered.",

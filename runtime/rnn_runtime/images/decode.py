@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -23,8 +23,7 @@ from rnn_runtime.errors import ImageError, RnnOnnxError
 from rnn_runtime.files.atomic import REMOTE
 from rnn_runtime.files.remote import read_remote
 from rnn_runtime.images.depth import check_depth, read_values, to_8_bits
-from rnn_runtime.images.fit import fit_image, fit_pixels, is_transparent, mode_of, to_image
-from rnn_runtime.images.glyph import are_glyphs
+from rnn_runtime.images.fit import fit_image, fit_pixels, to_image
 from rnn_runtime.images.limits import MAX_FILE_BYTES, TOO_MANY_BYTES, TOO_MANY_PIXELS, check_size, check_work
 from rnn_runtime.images.pillow_quirks import (
     DEEP_MODES,
@@ -46,7 +45,7 @@ Value = TypeVar("Value")
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM")  # Pillow's names; Pillow reads many more
 _SMALL_PNG = 1 << 15  # bytes
-_GLYPH_SIDE = 768  # pixels; of a larger image, a small sign is still found
+_LEAST_SIDE = 1536  # pixels of an image whose size the model doesn't bound, so that a small sign is still found
 _MOST_PACKED = 1032  # deflate's largest ratio (zlib's technical details); a PNG that claims more isn't complete
 # Chunks of a PNG that may hold an orientation, or make a color transparent.
 _FOR_PILLOW = (b"eXIf", b"iTXt", b"Raw profile type", b"tRNS")
@@ -58,19 +57,15 @@ _NO_MEMORY = "not enough memory to decode it"
 
 
 class Decoded(NamedTuple):
-    """An image as the model takes it, and what it was before.
+    """An image as the model takes it.
 
     Attributes:
         pixels: uint8, shape `(spec.height, spec.width, spec.channels)`, 0 to 255.
         colors_ignored: Whether the model takes gray images, and the file is one in color.
-        size: Height and width that the image had, after a JPEG was decoded at a part of its size; None for the model's.
-        transparent: Whether some of its pixels weren't opaque.
     """
 
     pixels: NDArray[np.uint8]
     colors_ignored: bool = False
-    size: tuple[int, int] | None = None
-    transparent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +95,16 @@ def read_images(images: Iterable[str | TakenImage], spec: ImageSpec) -> list[Dec
         StorageError: Object storage doesn't answer, or refuses.
     """
 
-    def read(image: str | TakenImage) -> Decoded:
+    def read(image: str | TakenImage) -> Decoded | NDArray[np.uint8]:
         content = image.content if isinstance(image, TakenImage) else read_bytes(image)
         if isinstance(content, ImageError):
             raise content
-        return _decode(content, spec) if isinstance(content, bytes) else Decoded(content, size=spec.shape[:2])
+        return _decode(content, spec) if isinstance(content, bytes) else Decoded(content)
 
-    return _make_glyphs([result_or_error(read, image) for image in images], spec)
+    found = [result_or_error(read, image) for image in images]
+    waiting = [image for image in found if isinstance(image, np.ndarray)]
+    fitted = iter(fit_pixels(np.stack(waiting), spec) if waiting else ())
+    return [Decoded(next(fitted)) if isinstance(image, np.ndarray) else image for image in found]
 
 
 def decode_image(data: bytes, spec: ImageSpec) -> Decoded:
@@ -119,15 +117,14 @@ def decode_image(data: bytes, spec: ImageSpec) -> Decoded:
         spec: The input that the model was trained with.
 
     Returns:
-        The pixels, and what the image was before. Gray images of 16 bits are read by `spec.depth_range`, others keep
+        The pixels, and whether colors are ignored. Gray images of 16 bits are read by `spec.depth_range`, others keep
         their upper 8 bits. EXIF rotation is applied. `spec.fit` says how the rest is done.
 
     Raises:
         ImageError: The bytes are not a complete image, or one beyond the limits in `rnn_runtime.images.limits`.
     """
-    (decoded,) = _make_glyphs([_decode(data, spec)], spec)
-    assert isinstance(decoded, Decoded)
-    return decoded
+    decoded = _decode(data, spec)
+    return decoded if isinstance(decoded, Decoded) else Decoded(fit_pixels(decoded[np.newaxis], spec)[0])
 
 
 def convert_image(image: Image.Image, spec: ImageSpec) -> NDArray[np.uint8]:
@@ -152,7 +149,7 @@ def convert_image(image: Image.Image, spec: ImageSpec) -> NDArray[np.uint8]:
             image.load()
             if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
                 image = ImageOps.exif_transpose(image)
-        return fit_image(_to_mode(image, encoding, spec), spec)
+        return fit_image(_to_mode(image, encoding, spec.depth_range, _mode_for(spec)), spec)
     except MemoryError as error:
         raise ImageError(_NO_MEMORY) from error
 
@@ -188,23 +185,23 @@ def deep_values(data: bytes) -> NDArray[np.int32] | None:
 
 
 def decode_as_it_is(data: bytes, depth_range: DepthRange | None = None) -> Image.Image:
-    """Decode an image and leave it as it is: with its transparency, its colors and about its size.
+    """Decode an image and leave it as it is: with its transparency and its colors.
 
-    A JPEG of more than twice `_GLYPH_SIDE` is decoded at a part of its size.
+    A much larger JPEG is decoded at a half, quarter or eighth of its size, at 1,536 pixels or more.
 
     Args:
         data: As for `decode_image`.
         depth_range: As in `ImageSpec`.
 
     Returns:
-        An upright image in mode `L`, `LA`, `RGB` or `RGBA`.
+        An upright image in mode `L` or `RGB`; where some pixels aren't opaque, `LA` or `RGBA`.
 
     Raises:
         ImageError: As for `decode_image`.
     """
-    spec = ImageSpec(1, 1, 1, depth_range, fit="glyph")
+    read = partial(_decode_to_image, mode=None, least_side=_LEAST_SIDE, depth_range=depth_range)
     try:
-        return _read_tolerantly(partial(_decode_to_image, spec=spec), data)[0]
+        return _read_tolerantly(read, data)[0]
     except MemoryError as error:
         raise ImageError(_NO_MEMORY) from error
 
@@ -337,52 +334,50 @@ def _read_tolerantly(read: Callable[[bytes], Value], data: bytes) -> Value:
         raise
 
 
-def _decode(data: bytes, spec: ImageSpec) -> Decoded:
-    """Decode an image to the model's input. For `glyph`, pixels of the model's size are left to `_make_glyphs`."""
+def _decode(data: bytes, spec: ImageSpec) -> Decoded | NDArray[np.uint8]:
+    """Decode an image to the model's input.
+
+    For `glyph`, pixels of the model's size are left to `fit_pixels`, which takes less time for many together.
+    """
+    mode = _mode_for(spec)
     try:
         pixels = _decode_small_png(data)
         if pixels is None:
-            image, colors_ignored = _read_tolerantly(partial(_decode_to_image, spec=spec), data)
+            # A JPEG may come out at twice the model's size or more, so that each final pixel is an average of at least
+            # four.
+            least_side = 2 * max(spec.height, spec.width) if mode else _LEAST_SIDE
+            read = partial(_decode_to_image, mode=mode, least_side=least_side, depth_range=spec.depth_range)
+            image, colors_ignored = _read_tolerantly(read, data)
         elif pixels.shape == spec.shape:
+            if spec.fit == "glyph":
+                return pixels
             return Decoded(255 - pixels if spec.invert else pixels)
         else:
-            image, colors_ignored = to_image(pixels), pixels.shape[2] > spec.channels and spec.fit != "glyph"
-        if spec.fit == "glyph" and image.mode == "L" and image.size == (spec.width, spec.height):
-            return Decoded(fit_pixels(np.asarray(image).reshape(spec.shape), replace(spec, fit="stretch")))
-        return Decoded(fit_image(image, spec), colors_ignored, (image.height, image.width), is_transparent(image))
+            image, colors_ignored = to_image(pixels), mode == "L" and pixels.shape[2] == 3
+        return Decoded(fit_image(image, spec), colors_ignored)
     except MemoryError as error:
         raise ImageError(_NO_MEMORY) from error
 
 
-def _make_glyphs(images: list[Decoded | ImageError], spec: ImageSpec) -> list[Decoded | ImageError]:
-    """Bring images of the model's own size to the form of `glyph`, all others already are.
-
-    Most that were stored for training already have that form, and asking so of all at once takes a tenth of the time.
-    """
-    if spec.fit != "glyph":
-        return images
-    waiting = [i for i, image in enumerate(images) if isinstance(image, Decoded) and image.size is None]
-    if not waiting:
-        return images
-    pixels = np.stack([images[i].pixels[..., 0] for i in waiting])  # type: ignore[union-attr]
-    for i in np.flatnonzero(~are_glyphs(pixels)):
-        images[waiting[i]] = Decoded(fit_image(Image.fromarray(pixels[i]), replace(spec, invert=False)))
-    return images
+def _mode_for(spec: ImageSpec) -> str | None:
+    """The mode to decode to: that of the model's input, or None for the image's own, whose colors `glyph` needs."""
+    if spec.fit == "glyph":
+        return None
+    return "L" if spec.channels == 1 else "RGB"
 
 
-def _decode_to_image(data: bytes, spec: ImageSpec) -> tuple[Image.Image, bool]:
-    """Decode to an upright image in mode `L`, `LA`, `RGB` or `RGBA`, and say whether its colors are ignored."""
+def _decode_to_image(
+    data: bytes, mode: str | None, least_side: int, depth_range: DepthRange | None
+) -> tuple[Image.Image, bool]:
+    """Decode to an upright image, as `_to_mode` gives it, and say whether colors are ignored."""
     image, encoding = _open(data)
-    # A JPEG may come out at twice the size that is needed or more, so that each final pixel is an average of at least
-    # four.
-    least_side = 2 * (_GLYPH_SIDE if spec.fit == "glyph" else max(spec.height, spec.width))
     with PillowErrors():
-        colors_ignored = spec.channels == 1 and spec.fit != "glyph" and not is_gray(image)
-        image.draft("RGB" if spec.fit == "glyph" else mode_of(spec), (least_side, least_side))
+        colors_ignored = mode == "L" and not is_gray(image)
+        image.draft(mode or "RGB", (least_side, least_side))
         image.load()
         release_decoder(image)
         ImageOps.exif_transpose(image, in_place=True)  # in place: a copy of the largest image takes 256 MB
-    return _to_mode(image, encoding, spec), colors_ignored
+    return _to_mode(image, encoding, depth_range, mode), colors_ignored
 
 
 def _shape(data: bytes) -> tuple[int, int, int]:
@@ -420,19 +415,22 @@ def _open(data: bytes) -> tuple[Image.Image, Encoding]:
     return image, encoding
 
 
-def _to_mode(image: Image.Image, encoding: Encoding, spec: ImageSpec) -> Image.Image:
-    """A decoded image in mode `L` or `RGB`, with transparency `LA` or `RGBA`."""
-    check_depth(image.mode, encoding, spec.depth_range)
+def _to_mode(image: Image.Image, encoding: Encoding, depth_range: DepthRange | None, mode: str | None) -> Image.Image:
+    """A decoded image in mode `L` or `RGB`, the one that is asked for or else its own.
+
+    Where some pixels aren't opaque, it is in its own mode with transparency, `LA` or `RGBA`.
+    """
+    check_depth(image.mode, encoding, depth_range)
     with PillowErrors():
         image = mend_gif(image)
     if image.mode in DEEP_MODES:
-        return to_8_bits(image, encoding, spec.depth_range)
-    if image.mode == "F":
+        image = to_8_bits(image, encoding, depth_range)
+    elif image.mode == "F":
         raise ImageError("its pixels are floating-point numbers of unknown range")
     with PillowErrors():
-        gray = image.mode in ("1", "L", "LA", "La")
+        own = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
         if image.has_transparency_data:
-            image = convert(image, "LA" if gray else "RGBA")
-            if is_transparent(image):
+            image = convert(image, own + "A")
+            if image.getchannel("A").getextrema() != (255, 255):
                 return image
-        return convert(image, mode_of(spec) if spec.fit != "glyph" else "L" if gray else "RGB")
+        return convert(image, mode or own)

@@ -4,8 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageOps
 
-from rnn_runtime.images.glyph import to_glyph
-from rnn_runtime.images.pillow_quirks import convert
+from rnn_runtime.images.glyph import make_glyphs, to_glyph
 from rnn_runtime.model.spec import ImageSpec
 
 Color = tuple[int, int, int]
@@ -19,7 +18,7 @@ def fit_image(image: Image.Image, spec: ImageSpec) -> NDArray[np.uint8]:
     """Bring an image to the model's input, by `spec.fit`, `spec.background` and `spec.invert`.
 
     Args:
-        image: A decoded image, upright, in mode `L`, `LA`, `RGB` or `RGBA`.
+        image: A decoded image, upright, in mode `L` or `RGB`; where some pixels aren't opaque, `LA` or `RGBA`.
         spec: The model's input.
 
     Returns:
@@ -29,13 +28,13 @@ def fit_image(image: Image.Image, spec: ImageSpec) -> NDArray[np.uint8]:
         image = _invert(image)
     if spec.fit == "glyph":
         return to_glyph(image, spec.height, spec.width).reshape(spec.shape)
-    image = convert(flatten(image, spec.background), mode_of(spec))
+    image = _flatten(image, spec.background).convert("L" if spec.channels == 1 else "RGB")
     size = spec.width, spec.height
     if image.size != size:
         shrinks = image.height >= spec.height and image.width >= spec.width
         method = Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR
         if spec.fit == "pad":
-            color = _in_mode(spec.background, image.mode)
+            color = spec.background if image.mode == "RGB" else _luma(spec.background)
             image = ImageOps.pad(image, size, method, color)
         elif spec.fit == "crop":
             image = ImageOps.fit(image, size, method)
@@ -44,19 +43,21 @@ def fit_image(image: Image.Image, spec: ImageSpec) -> NDArray[np.uint8]:
     return np.asarray(image).reshape(spec.shape)
 
 
-def fit_pixels(pixels: NDArray[np.uint8], spec: ImageSpec) -> NDArray[np.uint8]:
-    """Bring pixels to the model's input, as `fit_image` does with an image.
+def fit_pixels(images: NDArray[np.uint8], spec: ImageSpec) -> NDArray[np.uint8]:
+    """Bring several images of one size to the model's input, as `fit_image` does with each.
 
     Args:
-        pixels: uint8, shape `(height, width, channels)`, with 1 (gray), 2 (gray, alpha), 3 (RGB) or 4 (RGBA) channels.
+        images: uint8, shape `(images, height, width, channels)`, gray or RGB.
         spec: The model's input.
 
     Returns:
-        uint8, shape `spec.shape`. The same array if it needs no change.
+        uint8, shape `(images, *spec.shape)`. The same array if no image needs a change.
     """
-    if pixels.shape == spec.shape and spec.fit != "glyph":
-        return 255 - pixels if spec.invert else pixels
-    return fit_image(to_image(pixels), spec)
+    if images.shape[1:] != spec.shape:
+        return np.stack([fit_image(to_image(image), spec) for image in images])
+    if spec.invert:
+        images = 255 - images
+    return make_glyphs(images[..., 0])[..., np.newaxis] if spec.fit == "glyph" else images
 
 
 def to_image(pixels: NDArray[np.uint8]) -> Image.Image:
@@ -64,31 +65,21 @@ def to_image(pixels: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 
 
-def mode_of(spec: ImageSpec) -> str:
-    """Pillow's mode of the model's input."""
-    return "L" if spec.channels == 1 else "RGB"
-
-
-def is_transparent(image: Image.Image) -> bool:
-    """Whether an image in mode `L`, `LA`, `RGB` or `RGBA` has pixels that aren't opaque."""
-    return image.mode in ("LA", "RGBA") and image.getchannel("A").getextrema() != (255, 255)
-
-
-def flatten(image: Image.Image, background: Color) -> Image.Image:
+def _flatten(image: Image.Image, background: Color) -> Image.Image:
     """Put an image onto a background.
 
     What can't be seen on it, such as black strokes on black, comes onto white or black, whichever it stands out from.
     Then it is still a picture.
 
     Args:
-        image: In mode `L`, `LA`, `RGB` or `RGBA`.
+        image: As for `fit_image`.
         background: Red, green and blue.
 
     Returns:
-        The image in mode `L` or `RGB`. Without transparency, its pixels are as they were.
+        The image in mode `L` or `RGB`; the same one if it is opaque.
     """
-    if not is_transparent(image):
-        return convert(image, {"LA": "L", "RGBA": "RGB"}.get(image.mode, image.mode))
+    if image.mode in ("L", "RGB"):
+        return image
     flat, largest_difference = _compose(image, background)
     if largest_difference < _VISIBLE:
         opposite = (0, 0, 0) if _luma(background) >= _MIDDLE_GRAY else (255, 255, 255)
@@ -108,10 +99,6 @@ def _compose(image: Image.Image, background: Color) -> tuple[Image.Image, int]:
         extremes = ImageChops.difference(on_background, below).getextrema()
         largest = max(largest, int(np.max(extremes)))
     return flat, largest
-
-
-def _in_mode(color: Color, mode: str) -> Color | int:
-    return _luma(color) if mode == "L" else color
 
 
 def _luma(color: Color) -> int:

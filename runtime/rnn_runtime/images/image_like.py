@@ -110,8 +110,9 @@ def _convert_array(pixels: NDArray[np.uint8], place: Argument, spec: ImageSpec) 
     if not pixels.size:
         raise ImageError("the image has no pixels")
     pixels = pixels.reshape(*pixels.shape[:2], -1)
-    if pixels.shape == spec.shape and spec.fit != "glyph":
-        return fit_pixels(pixels.copy(), spec)
+    if pixels.shape == spec.shape:
+        (fitted,) = fit_pixels(pixels.copy()[np.newaxis], spec)
+        return fitted  # type: ignore[no-any-return]
     return convert_image(to_image(pixels), spec)
 
 

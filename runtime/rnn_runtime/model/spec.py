@@ -17,7 +17,6 @@ Fit = Literal["stretch", "pad", "crop", "glyph"]
 
 CELLS: tuple[Cell, ...] = ("rnn", "gru", "lstm")
 NONLINEARITIES: tuple[Nonlinearity, ...] = ("tanh", "relu")
-FITS: tuple[Fit, ...] = ("stretch", "pad", "crop", "glyph")
 MAX_IMAGE_SIDE = 4096  # pixels; a row is a time step, and recurrent nets aren't trained over more
 MAX_HIDDEN_SIZE = 65536
 MAX_LAYERS = 64

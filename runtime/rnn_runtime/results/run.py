@@ -344,8 +344,7 @@ class Run:
                 Argument("resume", True),
             )
         self.summary.earlier = self.summary.images
-        if self.watch:
-            self.watch(self.summary.earlier)
+        self._tell(self.summary.earlier)
 
     def _skip(self, paths: Iterator[str], growing: GrowingFile) -> None:
         """Pass over the images that have a result."""
@@ -364,8 +363,7 @@ class Run:
         for name in _RECORDED:
             setattr(self.summary, name, earlier[name])
         self.summary.earlier = self.summary.images
-        if self.watch:
-            self.watch(self.summary.earlier)
+        self._tell(self.summary.earlier)
 
     def _classify(self, paths: Iterable[str], write: Write, note: Callable[[], None] = lambda: None) -> None:
         start = time.perf_counter()
@@ -377,14 +375,16 @@ class Run:
                 # Placed before their rows are written: a run that is killed in between and resumed finds them there.
                 self._place(predictions)
                 rows = [self.columns.row(prediction, self._count(prediction)) for prediction in predictions]
-                if self.watch:
-                    self.watch(len(predictions))
+                self._tell(len(predictions))
                 write(rows)
                 note()
                 stop_if_signaled()
-        if self.watch:
-            self.watch(0)
+        self._tell(0)
         self.summary.seconds = time.perf_counter() - start
+
+    def _tell(self, results: int) -> None:
+        if self.watch:
+            self.watch(results)
 
     def _place(self, predictions: Iterable[Prediction]) -> None:
         if self.placer is None:

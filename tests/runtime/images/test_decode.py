@@ -151,7 +151,7 @@ def test_any_size_is_brought_to_the_models(
 def test_halving_averages_blocks_of_four() -> None:
     pixels = pattern(8, 12, 1).astype(int) // 4 * 4
 
-    halved = fit_pixels(pixels.astype(np.uint8), ImageSpec(4, 6, 1))
+    (halved,) = fit_pixels(pixels.astype(np.uint8)[np.newaxis], ImageSpec(4, 6, 1))
 
     expected = pixels.reshape(4, 2, 6, 2).mean(axis=(1, 3))
     assert np.abs(halved[:, :, 0] - expected).max() <= 0.5
@@ -255,7 +255,7 @@ def test_large_jpeg_decoded_at_less_than_its_size_looks_the_same() -> None:
 
     scaled = pixels_of(encode(photo, ".jpg"), spec)
 
-    exact = fit_pixels(photo, spec)
+    (exact,) = fit_pixels(photo[np.newaxis], spec)
     assert np.abs(scaled.astype(int) - exact).mean() < 2
 
 

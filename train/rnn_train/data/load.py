@@ -16,6 +16,7 @@ from rnn_train.data.idx import load_idx_folder
 from rnn_train.data.source import Data, DataSource, LabeledImages
 from rnn_train.settings import Dataset
 
+_FITTED_TOGETHER = 256  # images, between two looks at signals
 _CLOTHES = "T-shirt/top, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot"
 _CLASSES: dict[Dataset, tuple[str, ...]] = {
     "mnist": tuple("0123456789"),
@@ -43,9 +44,9 @@ def load_data(source: DataSource, *, download: bool = True) -> Data:
         data = _load_torchvision(source.dataset or "mnist", source.data_root, download)
     if source.fixed_depth_range:
         data = replace(data, depth_range=source.fixed_depth_range)
-    if not data.train.paths:  # image files are fitted when they are decoded
-        data = _fit(data, source)
     try:
+        if not data.train.paths:  # image files are fitted when they are decoded
+            data = _fit(data, source)
         _ = data.image_spec
     except SettingsError as error:
         raise DataError(f"{source.name}: ", *error.args, ". Resize the images with ", Argument("image_size")) from None
@@ -109,22 +110,24 @@ def _load_torchvision(dataset: Dataset, root: str, download: bool) -> Data:
 
 
 def _fit(data: Data, source: DataSource) -> Data:
-    """Bring images in memory to the model's input."""
+    """Bring images in memory to the model's input.
+
+    Raises:
+        SettingsError: they have a size that no model takes.
+    """
     height, width, channels = data.train.images.shape[1:]
+    height, width = source.image_size or (height, width)
     background = source.fixed_background or (0, 0, 0)
-    try:
-        height, width = source.image_size or (height, width)
-        spec = ImageSpec(height, width, channels, None, source.chosen_fit, background)
-    except SettingsError as error:
-        raise DataError(f"{source.name}: ", *error.args, ". Resize the images with ", Argument("image_size")) from None
+    spec = ImageSpec(height, width, channels, None, source.chosen_fit, background)
 
     def fit(split: LabeledImages) -> LabeledImages:
-        if split.images.shape[1:] == spec.shape and spec.fit != "glyph":
+        if split.images.shape[1:] == spec.shape and spec.fit != "glyph":  # nothing to do, and no copy of all images
             return split
         fitted = np.empty((len(split), *spec.shape), np.uint8)
-        for i, image in enumerate(split.images):
+        for start in range(0, len(split), _FITTED_TOGETHER):
             stop_if_signaled()
-            fitted[i] = fit_pixels(image, spec)
+            batch = slice(start, start + _FITTED_TOGETHER)
+            fitted[batch] = fit_pixels(split.images[batch], spec)
         return replace(split, images=fitted)
 
     validation, test = (split and fit(split) for split in (data.validation, data.test))
@@ -135,8 +138,9 @@ def _fit(data: Data, source: DataSource) -> Data:
 
 def _check_variety(data: Data, source: DataSource) -> None:
     """Check that the training images aren't all the same one, of which nothing can be learned."""
-    first, *others = data.train.images
-    if not others or any(not np.array_equal(image, first) for image in others):
+    images = data.train.images
+    first = images[0]
+    if len(images) == 1 or any(not np.array_equal(image, first) for image in images[1:]):
         return
     what = "all black" if not first.any() else "one color each" if not np.ptp(first, axis=(0, 1)).any() else "the same"
     raise DataError(

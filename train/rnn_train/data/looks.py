@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from rnn_runtime.images.ahead import read_each, usable_cores
-from rnn_runtime.images.decode import decode_as_it_is, image_shape, read_bytes
-from rnn_runtime.images.fit import Color, is_transparent
+from rnn_runtime.images.decode import decode_as_it_is, read_bytes
+from rnn_runtime.images.fit import Color
+from rnn_runtime.images.glyph import visible_gray
 from rnn_runtime.model.spec import DEEPEST
 
 _SAMPLE = 200  # files
@@ -25,8 +26,8 @@ class Look(NamedTuple):
     """What an image looks like before it is fitted.
 
     Attributes:
-        height: In pixels.
-        width: In pixels.
+        height: In pixels, after a JPEG was decoded at a part of its size.
+        width: The same.
         border: The median color of its border.
         unevenness: The standard deviation along the border, of the channel where it is largest.
         visible: The mean gray of its visible pixels, 0 to 255, each counted by its opacity; None for opaque images.
@@ -92,15 +93,10 @@ def suggest_fit(looks: Sequence[Look], image_size: tuple[int, int] | None) -> st
 
 
 def _look(path: str) -> Look:
-    data = read_bytes(path)
-    image = decode_as_it_is(data, (0, DEEPEST[1]))
-    height, width, _ = image_shape(data)
+    image = decode_as_it_is(read_bytes(path), (0, DEEPEST[1]))
     colors = np.asarray(image.convert("RGBA"))
     border = np.concatenate([colors[0], colors[-1], colors[:, 0], colors[:, -1]])[:, :3]
     red, green, blue = np.median(border, axis=0).astype(int).tolist()
-    visible = None
-    if is_transparent(image):
-        alpha = colors[..., 3].astype(np.float64)
-        gray = np.asarray(image.convert("RGB").convert("L"), np.float64)
-        visible = float((gray * alpha).sum() / max(alpha.sum(), 1))
-    return Look(height, width, (red, green, blue), float(border.std(axis=0).max()), visible)
+    is_opaque = image.mode in ("L", "RGB")
+    visible = None if is_opaque else visible_gray(colors[..., :3].astype(np.float64), colors[..., 3] / 255)
+    return Look(image.height, image.width, (red, green, blue), float(border.std(axis=0).max()), visible)

@@ -78,8 +78,8 @@ class DataSource(PlainFields):
             )
         # checks their ranges
         channels = 1 if self.channels is None else self.channels
-        ImageSpec(*(self.image_size or (1, 1)), channels, self.fixed_depth_range, self.chosen_fit)
-        _ = self.fixed_background
+        size, background = self.image_size or (1, 1), self.fixed_background or (0, 0, 0)
+        ImageSpec(*size, channels, self.fixed_depth_range, self.chosen_fit, background)
 
     @property
     def chosen_fit(self) -> Fit:
