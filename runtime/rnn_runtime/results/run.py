@@ -261,7 +261,8 @@ class Run:
 
     Attributes:
         summary: What came out so far.
-        made_with: The model and all settings that results depend on.
+        settings: The settings that rows depend on.
+        made_with: The model, these settings, and where images are put.
         listed: The images that have a result so far.
     """
 
@@ -273,6 +274,7 @@ class Run:
     watch: Watch | None = None
     columns: Columns = field(init=False)
     summary: RunSummary = field(init=False)
+    settings: dict[str, Any] = field(init=False)
     made_with: dict[str, Any] = field(init=False)
     listed: ImageList = field(init=False, default_factory=ImageList)
 
@@ -283,11 +285,11 @@ class Run:
             self.summary.below_min_probability = 0
         if self.placer:
             self.summary.placed = 0
+        self.settings = {**asdict(self.columns), "invert": self.classifier.image_spec.invert}
         self.made_with = {
             "model": self.classifier.sha256[:DIGITS],
             "format": self.format,
-            **asdict(self.columns),
-            "invert": self.classifier.image_spec.invert,
+            **self.settings,
             "copies": str(self.placer.folder) if self.placer else None,
         }
 

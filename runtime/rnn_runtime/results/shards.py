@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
@@ -101,7 +101,7 @@ class Part:
     @classmethod
     def of(cls, run: Run, shard: Shard, images: ImageList) -> "Part":
         """The part that a run makes of a list of images."""
-        settings = hashlib.sha256(json.dumps(asdict(run.columns)).encode()).hexdigest()
+        settings = hashlib.sha256(json.dumps(run.settings).encode()).hexdigest()
         return cls(shard, run.classifier.sha256[:DIGITS], images.sha256[:DIGITS], settings[:DIGITS], run.format)
 
     @property

@@ -46,8 +46,8 @@ def find(folder: Path) -> Iterator[str]:
     return find_images([str(folder / "images")])
 
 
-def write_parts(folder: Path, count: int, **options: Any) -> None:
-    classifier = Classifier(folder / "model.onnx", "cpu", threads=1)
+def write_parts(folder: Path, count: int, *, invert: bool = False, **options: Any) -> None:
+    classifier = Classifier(folder / "model.onnx", "cpu", threads=1, invert=invert)
     for number in range(1, count + 1):
         classify_shard(classifier, lambda: find(folder), Shard(number, count), folder / "parts", RunOptions(**options))
 
@@ -223,6 +223,9 @@ def test_parts_that_do_not_belong_together_are_refused(folder: Path) -> None:
 
     write_parts(folder, 2)
     write_parts(folder, 2, top_k=2)
+    assert_refused("2 settings")
+    write_parts(folder, 2)
+    write_parts(folder, 2, invert=True)
     assert_refused("2 settings")
     write_parts(folder, 2)
     write_parts(folder, 2, format="jsonl")
