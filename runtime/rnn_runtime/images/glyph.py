@@ -4,7 +4,7 @@ MNIST's authors scaled each digit, with its aspect ratio, into a box of 20 x 20 
 the center of 28 x 28 (Y. LeCun, C. Cortes, C. J. C. Burges, "The MNIST database of handwritten digits"). Here the same
 is done for any size, after the background was taken away, so that the sign is light on black.
 
-All of it is NumPy and Pillow, in float64, so that it gives the same pixels on every processor in all but rare ties.
+All of it is NumPy and Pillow, in float64: processors give other pixels in rare ties only.
 """
 
 from collections.abc import Callable
@@ -43,8 +43,8 @@ _OFF_CENTER = 0.75  # pixels, the farthest that its center of mass may be from t
 def to_glyph(image: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
     """Make a sign light on black, scale it into the inner box with its aspect ratio, and center it by mass.
 
-    Polarity, size, place, color and slow changes of the background are gone after that. So are frames, and other signs
-    that the border cuts.
+    Polarity, size, place, color and slow changes of the background are gone after that. So are frames along the border,
+    and other signs that the border cuts.
 
     Args:
         image: A decoded image, upright, in mode `L`, `LA`, `RGB` or `RGBA`.
@@ -52,7 +52,7 @@ def to_glyph(image: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
         width: Of the result, in pixels.
 
     Returns:
-        uint8, shape `(height, width)`. Black without a sign. The image's own pixels, if `are_glyphs` says so.
+        uint8, shape `(height, width)`: black without contrast, the image's own pixels if `are_glyphs` says so.
     """
     if image.mode == "L" and image.size == (width, height):
         (glyph,) = make_glyphs(np.asarray(image)[np.newaxis])
