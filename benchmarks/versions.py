@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 SMALL = 10_000  # images in a folder
 BATCHES = (1, 64, 1024)
 PRESETS = ("article", "accurate")
-EPOCHS = 7  # of digits
+EPOCHS = 15  # of digits; the median is of no epoch that opens sessions or in which Python collects garbage
 SPEED_ROUNDS = 4
 
 _INFER = "from rnn_runtime.cli import main; main()"

@@ -34,6 +34,7 @@ _MOST_PARTS = 16  # each has gradients of all parameters
 # Where one of two packages that share a module was uninstalled, an empty module is left.
 _NEEDED = {"onnx": "helper", "onnxruntime": "InferenceSession"}
 _FLOATS: Mapping[torch.dtype, type[np.generic]] = {torch.float32: np.float32, torch.float64: np.float64}
+_MOST_FREE = 2  # buffers: those of an epoch's batches, and of the smaller one at its end
 # Steps in one graph. It takes about 0.4 ms to open for each, once.
 _LONGEST = 128
 
@@ -80,18 +81,15 @@ class OnnxruntimeSteps:
 
     Args:
         net: An RNN or GRU with biases, in float32 or float64 on the CPU.
-
-    Attributes:
-        free: The buffers of the last pass, once it has gone back.
     """
 
     def __init__(self, net: nn.RNNBase) -> None:
         self._net = net
         self._helpers: ThreadPoolExecutor | None = None
-        self.free: _Buffers | None = None
+        self._free: dict[Any, _Buffers] = {}  # by what they are for; the one used last at the end
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_net": self._net, "_helpers": None, "free": None}  # copies and pickles have buffers of their own
+        return {"_net": self._net, "_helpers": None, "_free": {}}  # copies and pickles have buffers of their own
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """The last layer's outputs at the last step of each direction, with dropout between layers.
@@ -124,12 +122,16 @@ class OnnxruntimeSteps:
             self._helpers = None
 
     def take_buffers(self, inputs: Tensor) -> "_Buffers":
-        """Buffers for inputs of this shape; new ones if those of the last pass don't fit, or aren't back yet."""
-        taken, self.free = self.free, None
-        if taken is None or taken.fits != (inputs.shape, inputs.dtype):
-            taken = _Buffers(self._net, inputs)
+        """Buffers for inputs of this shape: those of an earlier pass that has gone back, or new ones."""
+        taken = self._free.pop((inputs.shape, inputs.dtype), None) or _Buffers(self._net, inputs)
         taken.passes += 1
         return taken
+
+    def give_back(self, buffers: "_Buffers") -> None:
+        """Let a later pass have the buffers of this one."""
+        self._free[buffers.fits] = buffers
+        if len(self._free) > _MOST_FREE:
+            del self._free[next(iter(self._free))]
 
     def share(self, tasks: Sequence[Callable[[], _Value]]) -> list[_Value]:
         """Compute tasks in this thread and in helpers, without gradients; the results, in order.
@@ -169,7 +171,7 @@ class _LastOutputs(torch.autograd.Function):
             raise RuntimeError("another forward pass has used the buffers of this one since its backward pass")
         parts = zip(buffers.parts, buffers.slices, strict=True)
         gradients = steps.share([partial(part.backward, gradient[rows]) for part, rows in parts])
-        steps.free = buffers
+        steps.give_back(buffers)
         return None, None, None, *(torch.stack(each).sum(0) for each in zip(*gradients, strict=True))
 
 
@@ -237,7 +239,7 @@ class _Part:
         self._masks = [torch.empty_like(each) for each in self._inputs] if dropout else []
         self._go_down = [
             [
-                _products([pair for each in upper for pair in each.input_products(below)], direction.of_outputs)
+                _products([pair for each in upper for pair in each.input_products(below)], direction.grad_outputs)
                 for below, direction in enumerate(lower)
             ]
             for lower, upper in pairwise(self._layers)
@@ -273,8 +275,8 @@ class _Part:
                     compute()
                 if self._dropout:
                     for direction, own in zip(lower, self._masks[number].chunk(len(lower), dim=2), strict=True):
-                        direction.of_outputs.mul_(own)
-        return [tensor for layer in self._layers for direction in layer for tensor in direction.of_parameters]
+                        direction.grad_outputs.mul_(own)
+        return [tensor for layer in self._layers for direction in layer for tensor in direction.grad_parameters]
 
 
 class _Direction:
@@ -288,8 +290,8 @@ class _Direction:
 
     Attributes:
         outputs: The states after each step, shape `(steps, batch, hidden)`.
-        of_outputs: Their gradient.
-        of_parameters: The gradients of `weight_ih`, `weight_hh`, `bias_ih` and `bias_hh`.
+        grad_outputs: Their gradient.
+        grad_parameters: The gradients of `weight_ih`, `weight_hh`, `bias_ih` and `bias_hh`.
     """
 
     def __init__(self, cell: "Cell", weights: "_Weights", inputs: Tensor, reverse: bool) -> None:
@@ -299,15 +301,15 @@ class _Direction:
         states = inputs.new_zeros(steps + 1, batch, size)  # the state at the start stays zero
         self._before, self.outputs = (states[1:], states[:-1]) if reverse else (states[:-1], states[1:])
         self._tensors = {"before": self._before, "state": self.outputs}
-        for name in ("of_output", *cell.sums, *cell.saved, *cell.factors, *cell.gradients):
+        for name in ("grad_output", *cell.sums, *cell.saved, *cell.factors, *cell.gradients):
             replaced = cell.in_place_of.get(name)
             self._tensors[name] = self._tensors[replaced] if replaced else inputs.new_empty(steps, batch, size)
         self._is_derived = False
-        self.of_outputs = self._tensors["of_output"]
-        self._of_later, self._of_earlier = inputs.new_zeros(2, batch, size)
+        self.grad_outputs = self._tensors["grad_output"]
+        self._grad_later, self._grad_earlier = inputs.new_zeros(2, batch, size)
         rows = cell.gates * size
-        self.of_parameters = [inputs.new_empty(rows, width) for width in (features, size)]
-        self.of_parameters += [inputs.new_empty(rows) for _ in range(2)]
+        self.grad_parameters = [inputs.new_empty(rows, width) for width in (features, size)]
+        self.grad_parameters += [inputs.new_empty(rows) for _ in range(2)]
 
         order = list(range(steps))[:: -1 if reverse else 1]
         self._last = order[-1]
@@ -330,18 +332,18 @@ class _Direction:
             self._bind(
                 open_backward(cell, len(chunk), inputs.dtype),
                 chunk,
-                of_later=self._of_later,
-                of_earlier=self._of_earlier,
+                grad_later=self._grad_later,
+                grad_earlier=self._grad_earlier,
                 **_number("hidden_weight", weights.to_state),
             )
             for chunk in reversed(chunks)
         ]
-        of_weight_ih, of_weight_hh, *self._of_biases = self.of_parameters
+        grad_weight_ih, grad_weight_hh, *self._grad_biases = self.grad_parameters
         self._differentiate = [
             _products([(self._tensors[name], factor)], rows, transposed=True)
             for total, names, factor in (
-                (of_weight_ih, cell.of_sums, inputs),
-                (of_weight_hh, cell.of_states, self._before),
+                (grad_weight_ih, cell.grad_sums, inputs),
+                (grad_weight_hh, cell.grad_states, self._before),
             )
             for rows, name in zip(total.chunk(cell.gates), names, strict=True)
         ]
@@ -353,8 +355,8 @@ class _Direction:
 
     def start_back(self, gradient: Tensor) -> None:
         """Set the gradient of the outputs to that of the last step alone."""
-        self.of_outputs.zero_()
-        self.of_outputs[self._last].copy_(gradient)
+        self.grad_outputs.zero_()
+        self.grad_outputs[self._last].copy_(gradient)
 
     def forward(self) -> None:
         """Compute `outputs` of the inputs."""
@@ -363,22 +365,22 @@ class _Direction:
         self._is_derived = False
 
     def backward(self) -> None:
-        """Compute the gradients of the gates' sums, of `of_outputs`."""
+        """Compute the gradients of the gates' sums, of `grad_outputs`."""
         if not self._is_derived:  # whoever keeps the autograd graph may go back twice
             self._cell.derive(self._tensors)
             self._is_derived = True
-        self._of_later.zero_()
+        self._grad_later.zero_()
         for compute in self._go_back:
             compute()
-            self._of_later.copy_(self._of_earlier)
+            self._grad_later.copy_(self._grad_earlier)
 
     def differentiate_parameters(self) -> None:
-        """Compute `of_parameters`, after `backward`."""
+        """Compute `grad_parameters`, after `backward`."""
         for compute in self._differentiate:
             compute()
         sums = {name: self._tensors[name].flatten(0, 1).sum(0) for name in self._cell.gradients}
-        for of_bias, names in zip(self._of_biases, (self._cell.of_sums, self._cell.of_states), strict=True):
-            torch.cat([sums[name] for name in names], out=of_bias)
+        for grad_bias, names in zip(self._grad_biases, (self._cell.grad_sums, self._cell.grad_states), strict=True):
+            torch.cat([sums[name] for name in names], out=grad_bias)
 
     def input_products(self, below: int) -> list[tuple[Tensor, Tensor]]:
         """What adds up to the gradient of the inputs: pairs of factors.
@@ -388,7 +390,7 @@ class _Direction:
         """
         return [
             (self._tensors[name], parts[below])
-            for name, parts in zip(self._cell.of_sums, self._weights.to_input, strict=True)
+            for name, parts in zip(self._cell.grad_sums, self._weights.to_input, strict=True)
         ]
 
     def _bind(self, session: "onnxruntime.InferenceSession", order: Sequence[int], **others: Tensor) -> "_Computation":
@@ -425,14 +427,14 @@ class _Weights:
 
     def copy(self, parameters: Sequence[Tensor]) -> None:
         """Take the values of `weight_ih`, `weight_hh`, `bias_ih` and `bias_hh`."""
-        for gate, (of_input, of_state, input_bias, hidden_bias) in enumerate(
+        for gate, (input_weight, state_weight, input_bias, hidden_bias) in enumerate(
             zip(*(parameter.detach().chunk(self._cell.gates) for parameter in parameters), strict=True)
         ):
-            self.from_input[gate].copy_(of_input.t())
-            self.from_state[gate].copy_(of_state.t())
-            self.to_state[gate].copy_(of_state)
+            self.from_input[gate].copy_(input_weight.t())
+            self.from_state[gate].copy_(state_weight.t())
+            self.to_state[gate].copy_(state_weight)
             parts = self.to_input[gate]
-            for part, columns in zip(parts, of_input.chunk(len(parts), dim=1), strict=True):
+            for part, columns in zip(parts, input_weight.chunk(len(parts), dim=1), strict=True):
                 part.copy_(columns)
             self.sums_bias[gate].copy_(input_bias)
             if gate == self._cell.separate_bias:
@@ -503,14 +505,14 @@ class Cell(ABC):
     A gate is a function of two sums: of the inputs times the rows of `weight_ih` that belong to it, and of the states
     times those of `weight_hh`. A vanilla RNN is a cell of one gate.
 
-    `sums0`, `sums1` and so on are the gates' sums of the inputs, with biases; `of_sums0` and so on their gradients.
+    `sums0`, `sums1` and so on are the gates' sums of the inputs, with biases; `grad_sums0` and so on their gradients.
     `hidden_weight0` and so on are the gates' parts of `weight_hh`, in `forward` transposed.
 
     Attributes:
         gates: How many there are.
         saved: The results of a step that `derive` needs, beside the state.
         factors: What `derive` computes for `backward`.
-        of_states: For each gate, the gradient of its sum of the states: that of its sum of the inputs, but where the
+        grad_states: For each gate, the gradient of its sum of the states: that of its sum of the inputs, but where the
             two sums aren't simply added.
         separate_bias: The gate whose sum of the states has a bias of its own, `hidden_bias`; None if both biases belong
             to the sums of the inputs.
@@ -521,14 +523,14 @@ class Cell(ABC):
     gates: int
     saved: tuple[str, ...]
     factors: tuple[str, ...]
-    of_states: tuple[str, ...]
+    grad_states: tuple[str, ...]
     separate_bias: int | None
     in_place_of: ClassVar[Mapping[str, str]]
 
     @property
-    def of_sums(self) -> tuple[str, ...]:
+    def grad_sums(self) -> tuple[str, ...]:
         """For each gate, the gradient of its sum of the inputs."""
-        return tuple(f"of_sums{gate}" for gate in range(self.gates))
+        return tuple(f"grad_sums{gate}" for gate in range(self.gates))
 
     @property
     def sums(self) -> tuple[str, ...]:
@@ -538,7 +540,7 @@ class Cell(ABC):
     @property
     def gradients(self) -> tuple[str, ...]:
         """All that `backward` computes."""
-        return tuple(dict.fromkeys((*self.of_sums, *self.of_states)))
+        return tuple(dict.fromkeys((*self.grad_sums, *self.grad_states)))
 
     @abstractmethod
     def forward(self, graph: "GraphBuilder", step: int, before: str) -> str:
@@ -577,9 +579,9 @@ class _RNN(Cell):
     gates = 1
     saved = ()
     factors = ("slope",)
-    of_states = ("of_sums0",)
+    grad_states = ("grad_sums0",)
     separate_bias = None
-    in_place_of: ClassVar = {"slope": "sums0", "of_sums0": "of_output"}
+    in_place_of: ClassVar = {"slope": "sums0", "grad_sums0": "grad_output"}
 
     def __init__(self, activation: str) -> None:
         self.activation = activation
@@ -596,8 +598,8 @@ class _RNN(Cell):
             torch.addcmul(slope.new_ones(()), outputs, outputs, value=-1, out=slope)
 
     def backward(self, graph: "GraphBuilder", step: int, state: str, addend: str | None) -> str:
-        of_sums = graph.node("Mul", [state, f"slope.{step}"], f"of_sums0.{step}")
-        return graph.node("Gemm", [of_sums, "hidden_weight0", *([addend] if addend else [])])
+        grad_sums = graph.node("Mul", [state, f"slope.{step}"], f"grad_sums0.{step}")
+        return graph.node("Gemm", [grad_sums, "hidden_weight0", *([addend] if addend else [])])
 
 
 class _GRU(Cell):
@@ -608,16 +610,16 @@ class _GRU(Cell):
 
     gates = 3
     saved = ("r", "z", "n", "q")
-    factors = ("of_r", "of_z", "of_n")
-    of_states = ("of_sums0", "of_sums1", "of_q")
+    factors = ("slope_r", "slope_z", "slope_n")
+    grad_states = ("grad_sums0", "grad_sums1", "grad_q")
     separate_bias = 2
     in_place_of: ClassVar = {
-        "of_r": "q",
-        "of_n": "n",
-        "of_z": "sums0",
-        "of_sums1": "sums1",
-        "of_sums2": "sums2",
-        "of_q": "of_output",
+        "slope_r": "q",
+        "slope_n": "n",
+        "slope_z": "sums0",
+        "grad_sums1": "sums1",
+        "grad_sums2": "sums2",
+        "grad_q": "grad_output",
     }
 
     def forward(self, graph: "GraphBuilder", step: int, before: str) -> str:
@@ -634,27 +636,28 @@ class _GRU(Cell):
         return graph.node("Sigmoid", [total], f"{name}.{step}")
 
     def derive(self, tensors: Mapping[str, Tensor]) -> None:
-        before, r, z, n, q, of_r, of_z, of_n = (tensors[name] for name in ("before", *self.saved, *self.factors))
-        torch.sub(before, n, out=of_z)
-        of_z.mul_(z)
-        of_z.addcmul_(of_z, z, value=-1)
-        torch.addcmul(n.new_ones(()), n, n, value=-1, out=of_n)
-        of_n.addcmul_(of_n, z, value=-1)  # (1 - n²) * (1 - z)
-        torch.mul(q, r, out=of_r)  # a factor of n's gradient
-        of_r.addcmul_(of_r, r, value=-1)
+        before, r, z, n, q = (tensors[name] for name in ("before", *self.saved))
+        slope_r, slope_z, slope_n = (tensors[name] for name in self.factors)
+        torch.sub(before, n, out=slope_z)
+        slope_z.mul_(z)
+        slope_z.addcmul_(slope_z, z, value=-1)
+        torch.addcmul(n.new_ones(()), n, n, value=-1, out=slope_n)
+        slope_n.addcmul_(slope_n, z, value=-1)  # (1 - n²) * (1 - z)
+        torch.mul(q, r, out=slope_r)  # a factor of n's gradient
+        slope_r.addcmul_(slope_r, r, value=-1)
 
     def backward(self, graph: "GraphBuilder", step: int, state: str, addend: str | None) -> str:
-        of_n = graph.node("Mul", [state, f"of_n.{step}"], f"of_sums2.{step}")
-        of_gates = (
-            graph.node("Mul", [of_n, f"of_r.{step}"], f"of_sums0.{step}"),
-            graph.node("Mul", [state, f"of_z.{step}"], f"of_sums1.{step}"),
-            graph.node("Mul", [of_n, f"r.{step}"], f"of_q.{step}"),
+        grad_n = graph.node("Mul", [state, f"slope_n.{step}"], f"grad_sums2.{step}")
+        grad_gates = (
+            graph.node("Mul", [grad_n, f"slope_r.{step}"], f"grad_sums0.{step}"),
+            graph.node("Mul", [state, f"slope_z.{step}"], f"grad_sums1.{step}"),
+            graph.node("Mul", [grad_n, f"r.{step}"], f"grad_q.{step}"),
         )
         total = graph.node("Mul", [state, f"z.{step}"])
         if addend:
             total = graph.node("Add", [total, addend])
-        for gate, of_gate in enumerate(of_gates):
-            total = graph.node("Gemm", [of_gate, f"hidden_weight{gate}", total])
+        for gate, grad_gate in enumerate(grad_gates):
+            total = graph.node("Gemm", [grad_gate, f"hidden_weight{gate}", total])
         return total
 
 
@@ -676,15 +679,16 @@ def open_forward(cell: Cell, steps: int, dtype: torch.dtype) -> "onnxruntime.Inf
 def open_backward(cell: Cell, steps: int, dtype: torch.dtype) -> "onnxruntime.InferenceSession":
     """All steps of a cell from the last to the first.
 
-    Its inputs are the states' gradients by what isn't a step of the cell, as `of_output.<step>`, and by the step after
-    the last, as `of_later`. Its outputs are those of the sums, and of the state before the first step, as `of_earlier`.
+    Its inputs are the states' gradients by what isn't a step of the cell, as `grad_output.<step>`, and by the step
+    after the last, as `grad_later`. Its outputs are the gradients of the sums, and of the state before the first step,
+    as `grad_earlier`.
     """
     graph = _new_graph(dtype)
-    state = graph.node("Add", ["of_later", f"of_output.{steps - 1}"])
+    state = graph.node("Add", ["grad_later", f"grad_output.{steps - 1}"])
     for step in range(steps - 1, -1, -1):
-        state = cell.backward(graph, step, state, f"of_output.{step - 1}" if step else None)
-    graph.node("Identity", [state], "of_earlier")
-    return _open(graph, ["of_earlier", *_each(cell.gradients, steps)])
+        state = cell.backward(graph, step, state, f"grad_output.{step - 1}" if step else None)
+    graph.node("Identity", [state], "grad_earlier")
+    return _open(graph, ["grad_earlier", *_each(cell.gradients, steps)])
 
 
 @cache
