@@ -30,6 +30,7 @@ from rnn_train.report import write_metrics, write_reports
 from rnn_train.training import TrainResult
 from tests.support.commands import run_in_process
 from tests.support.html_pages import Element, read_page
+from tests.support.training import Recorder
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SPEC = ImageSpec(6, 5, 1)
@@ -190,13 +191,23 @@ def test_a_run_replaces_the_reports_of_an_earlier_run(tmp_path: Path) -> None:
     assert not page.find("section", id="classes") + page.find("section", id="mistakes")
 
 
-def test_without_plots_earlier_reports_are_removed(tmp_path: Path) -> None:
-    for name in ("report.html", "examples.png"):
-        (tmp_path / name).write_bytes(b"of an earlier run")
+def test_without_plots_earlier_reports_stay_and_a_message_names_them(tmp_path: Path) -> None:
+    report, recorder = tmp_path / "report.html", Recorder()
+    report.write_bytes(b"of an earlier run")
 
-    train(DIGITS, TrainSettings(hidden_size=4, epochs=1), tmp_path / "m.pt", device="cpu", plots=False)
+    for _ in range(2):  # the second finds the run complete
+        train(
+            DIGITS,
+            TrainSettings(hidden_size=4, epochs=1),
+            tmp_path / "m.pt",
+            resume="auto",
+            device="cpu",
+            callback=recorder,
+            plots=False,
+        )
 
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.pt", "metrics.csv"]
+    assert report.read_bytes() == b"of an earlier run"
+    assert recorder.messages.count("Of an earlier run, and left as they were: report.html") == 1
 
 
 def test_metrics_have_a_row_an_epoch_and_a_column_a_quantity(tmp_path: Path) -> None:

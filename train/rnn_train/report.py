@@ -67,7 +67,7 @@ def write_metrics(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
         writer.writerows(history)
 
 
-def write_reports(output: Path, checkpoint: Checkpoint, data: Data, results: Results, *, plots: bool = True) -> None:
+def write_reports(output: Path, checkpoint: Checkpoint, data: Data, results: Results) -> None:
     """Write `report.html` and `examples.png` into the folder of a finished run, in place of those of an earlier run.
 
     Without images that were held out, there is no `examples.png`. The page needs no other file, no network and no
@@ -79,15 +79,12 @@ def write_reports(output: Path, checkpoint: Checkpoint, data: Data, results: Res
         checkpoint: What it holds.
         data: What it was trained on.
         results: What it does on images that it wasn't trained on.
-        plots: Whether to write them. If not, those of an earlier run are removed all the same.
 
     Raises:
         OSError: a file can't be written or removed.
     """
     for name in REPORTS:  # of an earlier run, or they would seem to be this one's
         (output.parent / name).unlink(missing_ok=True)
-    if not plots:
-        return
     if results.splits:
         _draw_examples(output.parent / "examples.png", results.splits[0], data.class_names)
     with atomic_write(output.parent / "report.html", encoding="utf-8") as file:

@@ -25,7 +25,7 @@ from rnn_train.callbacks import TrainingCallback
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.data import DataSource
 from rnn_train.evaluation import evaluate, predict_held_out, predict_shared
-from rnn_train.report import write_metrics, write_reports
+from rnn_train.report import REPORTS, write_metrics, write_reports
 from rnn_train.settings import TrainSettings
 from rnn_train.training_state import LARGEST_VALUE, Device, EpochState, OneProcess, TrainingState
 
@@ -83,7 +83,7 @@ def train(
         device: `auto` is CUDA where torch has it.
         checkpoint_every: Also write a checkpoint every this many steps; None for after each epoch only.
         callback: Called at every step, epoch and message; None for none. Of several processes, only the first calls it.
-        plots: Whether to write `report.html` and `examples.png`.
+        plots: Whether to write `report.html` and `examples.png`. If not, earlier ones stay as they are.
 
     Raises:
         DataError: the data is missing, damaged, not as expected, or not what the run to continue was trained on.
@@ -246,7 +246,10 @@ def _finish(run: TrainingState, saving: "_Saving", callback: TrainingCallback, p
     best = results.splits[0] if results.splits else None
     if run.processes.is_first:
         stop_if_signaled()
-        write_reports(saving.output, final, run.data, results, plots=plots)
+        if plots:
+            write_reports(saving.output, final, run.data, results)
+        elif earlier := saving.earlier_reports():
+            callback.message(f"Of an earlier run, and left as they were: {', '.join(earlier)}")
     if run.data.validation:
         if run.stopped_early:
             callback.message(
@@ -334,6 +337,10 @@ class _Saving:
         except OSError as error:
             reason = f"{path}: {what} can't be written: {error.strerror or error}; "
             raise OutputError(reason, *self.how_to_continue()) from None
+
+    def earlier_reports(self) -> list[str]:
+        """The reports in the folder that aren't of the checkpoint that was written; none if it was there already."""
+        return [name for name in REPORTS if self.has_written and (self.output.parent / name).exists()]
 
     def how_to_continue(self) -> tuple[str | Argument, ...]:
         """The end of an error's text."""
