@@ -105,7 +105,7 @@ def test_a_range_can_only_be_found_in_folders_of_images(run: Run) -> None:
     ("value", "problem"),
     [
         ("wide", "--depth-range must be full, auto or the values of black and white, such as 0-4095, not 'wide'"),
-        ("9-5", "the depth range must go from a smaller value to a larger one, not 9 to 5"),
+        ("9-5", "--depth-range must go from a smaller value to a larger one, not 9 to 5"),
         ("0-65536", "--depth-range must have values from -32768 to 65535, not '0-65536'"),
         ("-10--5", "--depth-range must hold 17 values or more, one for each gray that is left, not '-10--5'"),
     ],

@@ -7,7 +7,7 @@ import click
 
 from rnn_runtime.command.command import Command
 from rnn_runtime.command.options import option_group
-from rnn_runtime.errors import DataError
+from rnn_runtime.errors import Argument, DataError
 from rnn_runtime.model.values import Count
 from rnn_train.settings import DATASETS
 
@@ -30,9 +30,10 @@ def main(dataset: Any, data: str | None, data_root: str, part: str, limit: int |
 
     if output.is_dir() and any(output.iterdir()):
         raise DataError(f"{output}: this folder isn't empty; choose a new one, so that images of two sets don't mix")
-    loaded = load_data(DataSource(dataset=dataset, data=data, data_root=data_root))
+    source = DataSource(dataset=dataset, data=data, data_root=data_root)
+    loaded = load_data(source)
     images = loaded.train if part == "train" else loaded.test
     if images is None:
-        raise DataError(f"{data}: no {part} split in this data")
+        raise DataError(f"{source.name}: this data has no test images. Choose ", Argument("part", "train"))
     write_image_folder(output, images.images[:limit], images.labels[:limit], loaded.class_names)
     click.echo(f"Wrote {len(images.labels[:limit]):,} images of {len(loaded.class_names)} classes to {output}")

@@ -163,5 +163,5 @@ def _describe_range(meta: Meta) -> str:
     if meta.gt is not None:
         return f"above {meta.gt}"
     if meta.lt is not None:
-        return f"from {meta.ge} up to, not including, {meta.lt}"
+        return f"at least {meta.ge} and less than {meta.lt}"
     return f"from {meta.ge} up" if meta.le in (_LARGEST, _LARGEST_FLOAT) else f"from {meta.ge} to {meta.le}"

@@ -10,7 +10,7 @@ from PIL import ImageColor
 
 from rnn_runtime.errors import Argument, SettingsError
 from rnn_runtime.images.fit import Color
-from rnn_runtime.model.spec import DEEPEST, FEWEST_GRAYS, DepthRange, Fit, ImageSpec
+from rnn_runtime.model.spec import DEEPEST, FEWEST_GRAYS, DepthRange, Fit, ImageSpec, Side
 from rnn_runtime.model.values import PlainFields, Share, check_fields
 from rnn_train.settings import Dataset
 
@@ -51,7 +51,7 @@ class DataSource(PlainFields):
     data: str | None = None
     data_root: str = "data"
     class_names: tuple[str, ...] | None = None
-    image_size: tuple[int, int] | None = None
+    image_size: tuple[Side, Side] | None = None
     channels: int | None = None
     val_split: Share = 0.0
     split_seed: int = 0
@@ -117,7 +117,11 @@ class DataSource(PlainFields):
             raise SettingsError(
                 Argument("depth_range"), f" must have values from {DEEPEST[0]} to {DEEPEST[1]}, not {text!r}"
             )
-        if least < most < least + FEWEST_GRAYS - 1:
+        if least >= most:
+            raise SettingsError(
+                Argument("depth_range"), f" must go from a smaller value to a larger one, not {least} to {most}"
+            )
+        if most < least + FEWEST_GRAYS - 1:
             raise SettingsError(
                 Argument("depth_range"),
                 f" must hold {FEWEST_GRAYS} values or more, one for each gray that is left, not {text!r}",
