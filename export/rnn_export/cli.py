@@ -130,7 +130,7 @@ def main(
 
     chosen = None if graph == "auto" else graph
     export = partial(export_triton, checkpoint, triton) if triton else partial(export_onnx, checkpoint, output or "")
-    with contextlib.nullcontext(str) if quiet else _progress() as progress:
+    with contextlib.nullcontext() if quiet else _progress() as progress:
         report = export(target=target, graph=chosen, precision=precision, atol=atol, rtol=rtol, progress=progress)
     if not quiet:
         say(f"Wrote {report.output}")
@@ -138,12 +138,12 @@ def main(
 
 
 @contextlib.contextmanager
-def _progress() -> Iterator[Callable[[str], object]]:
-    """Shows a text in a line of its own on a terminal, which disappears in the end."""
+def _progress() -> Iterator[Callable[[str], object] | None]:
+    """Shows messages in a line of its own on a terminal, which disappears in the end; None elsewhere."""
     import sys
 
     if not sys.stderr.isatty():
-        yield str
+        yield None
         return
     from rich.console import Console
 

@@ -98,7 +98,7 @@ def export_onnx(
     precision: Precision = "fp32",
     atol: float | None = None,
     rtol: float | None = None,
-    progress: Callable[[str], object] = str,
+    progress: Callable[[str], object] | None = None,
 ) -> ExportReport:
     """Export a checkpoint to an ONNX file, after proving that both compute the same.
 
@@ -113,7 +113,7 @@ def export_onnx(
         precision: Number format of the net, as for `build_onnx_model`. PyTorch always computes in float32.
         atol: Absolute tolerance of a logit; None for that of the precision in `TOLERANCES`.
         rtol: Tolerance relative to PyTorch's logit; None for that of the precision in `TOLERANCES`.
-        progress: Called with a text for people before each part that may take a while.
+        progress: Called with a message before each part that may take a while; None for no messages.
 
     Raises:
         CheckpointError: the checkpoint can't be read, or its weights aren't finite.
@@ -139,7 +139,7 @@ def export_onnx(
 
 
 def make_model(
-    checkpoint: str | Path, output: Path, options: ExportOptions, progress: Callable[[str], object] = str
+    checkpoint: str | Path, output: Path, options: ExportOptions, progress: Callable[[str], object] | None
 ) -> tuple[bytes, ExportReport]:
     """Make the content of a model file, and verify it.
 
@@ -147,21 +147,22 @@ def make_model(
         checkpoint: A file that `rnn-train` wrote.
         output: Where it is to be written, for the report and for errors.
         options: What to export for.
-        progress: Called with a text for people before each part that may take a while.
+        progress: As for `export_onnx`.
 
     Raises:
         RnnOnnxError: as for `export_onnx`.
     """
-    progress(f"Reading {checkpoint}")
+    tell = progress or _tell_nobody
+    tell(f"Reading {checkpoint}")
     saved = Checkpoint.load(checkpoint)
     weights = {name: tensor.numpy() for name, tensor in saved.weights.items()}
     for name, values in weights.items():
         if not np.isfinite(values).all():
             raise CheckpointError(f"{checkpoint}: the weight {name} has values that aren't finite. Train again")
-    progress("Building the graph")
+    tell("Building the graph")
     proto = build_onnx_model(saved.spec, weights, options.graph, options.precision, saved.temperature, options.target)
     onnx.checker.check_model(proto, full_check=True)
-    progress(f"Reading the images of {saved.source.name}")
+    tell(f"Reading the images of {saved.source.name}")
     real_images, model = _real_images(saved), saved.build_model()
     parity = measure_parity(
         proto.SerializeToString(),
@@ -169,7 +170,7 @@ def make_model(
         real_images,
         tolerance=options.tolerance,
         temperature=saved.temperature,
-        progress=progress,
+        progress=tell,
     )
     parity.check(output, saved.spec.class_names)
 
@@ -204,6 +205,10 @@ def make_model(
         file_size=len(content),
         parity=parity,
     )
+
+
+def _tell_nobody(_: str) -> None:
+    """For an export that nobody watches."""
 
 
 def _describe_training(saved: Checkpoint) -> str:

@@ -178,7 +178,7 @@ def measure_parity(
     *,
     tolerance: Tolerance,
     temperature: float | None = None,
-    progress: Callable[[str], object] = str,
+    progress: Callable[[str], object] | None = None,
 ) -> ParityReport:
     """Compare an exported model with its network, in batches of exactly several sizes.
 
@@ -190,7 +190,7 @@ def measure_parity(
             always added.
         tolerance: How much they may differ.
         temperature: The number by which the exported model divides the logits before softmax; None for none.
-        progress: Called with a text for people before each kind of images.
+        progress: Called with a message before each kind of images; None for no messages.
     """
     shape, most = model.spec.image_spec.shape, most_images(model)
     batch_sizes = choose_batch_sizes(most)
@@ -207,7 +207,8 @@ def measure_parity(
     for name, different in images.items():
         order = np.resize(np.arange(len(different)), max(total, len(different)))
         count = total if name in (ALL_0, ALL_255) else len(different)
-        progress(f"Comparing {count:,} {name} images with PyTorch")
+        if progress:
+            progress(f"Comparing {count:,} {name} images with PyTorch")
         logits, probabilities = _run_batches(session, different, order, batch_sizes)
         # PyTorch, which is slower, runs each image once: its logits don't depend on the others.
         pytorch, float64 = (predict_logits(network, different)[order] for network in (model, exact))

@@ -32,7 +32,7 @@ def export_triton(
     precision: Precision = "fp32",
     atol: float | None = None,
     rtol: float | None = None,
-    progress: Callable[[str], object] = str,
+    progress: Callable[[str], object] | None = None,
 ) -> ExportReport:
     """Export a checkpoint as the next version of a model in a Triton model repository.
 
@@ -106,13 +106,12 @@ def find_versions(folder: Path) -> list[int]:
     return versions
 
 
-def triton_config(spec: ModelSpec, *, cuda: bool = False, instances: int | None = None) -> str:
+def triton_config(spec: ModelSpec, *, cuda: bool) -> str:
     """The text of `config.pbtxt`, as Triton's `model_config.proto` defines it.
 
     Args:
         spec: The model's images and classes.
-        cuda: Run on a GPU.
-        instances: How many batches run at once on the CPU, with one thread each; None for one per core of this machine.
+        cuda: Run on a GPU. On the CPU, as many batches run at once as this machine has cores, with one thread each.
     """
     shape = ", ".join(map(str, spec.image_spec.shape))
     outputs = ",\n".join(
@@ -129,7 +128,7 @@ def triton_config(spec: ModelSpec, *, cuda: bool = False, instances: int | None 
     else:
         where = (
             "# One instance per core, each with one thread.\n"
-            f"instance_group [ {{ kind: KIND_CPU, count: {instances or usable_cores()} }} ]\n"
+            f"instance_group [ {{ kind: KIND_CPU, count: {usable_cores()} }} ]\n"
             'parameters { key: "intra_op_thread_count", value { string_value: "1" } }'
         )
     return f"""\
