@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from rnn_runtime.errors import OtherProcessError
+from rnn_runtime.errors import OtherProcessError, SettingsError
 from rnn_runtime.interruption import RunInterruptedError
 from rnn_train import DataSource, TrainSettings
 from rnn_train.processes import join_processes
@@ -51,11 +51,21 @@ def _stopped_and_resumed(source: DataSource, path: Path) -> tuple[str, list[floa
     return text, recorder.losses
 
 
+def _diverged(source: DataSource, path: Path) -> str:
+    """The error of a run whose weights soon are beyond all bounds, in all processes at once."""
+    try:
+        train_quietly(path, source, replace(SMALL, learning_rate=1e30))
+    except (SettingsError, OtherProcessError) as error:
+        return str(error)
+    raise AssertionError("it didn't diverge")
+
+
 def main() -> None:
     """Write what happened into one file per process."""
     source, folder = DataSource(data=sys.argv[1]), Path(sys.argv[2])
     found: dict[str, Any] = {"losses": compared(source, folder)}
     found["stopped"], found["resumed"] = _stopped_and_resumed(source, folder / "stopped" / "model.pt")
+    found["diverged"] = _diverged(source, folder / "diverged" / "model.pt")
     with join_processes({}) as processes:
         run = TrainingState.new(source, SMALL, "cpu", processes)
         found["weights"] = [float(weight.detach().double().sum()) for weight in run.model.parameters()]
