@@ -1,5 +1,6 @@
 """The classifier: a model file, its onnxruntime session, images in and predictions out."""
 
+import zlib
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from rnn_runtime.errors import Argument, ImageError, InputError, ModelError, Pro
 from rnn_runtime.images.ahead import ReadAhead, usable_cores
 from rnn_runtime.images.decode import Decoded, TakenImage, read_images
 from rnn_runtime.images.image_like import ImageLike, is_single_image, take_images
+from rnn_runtime.images.outliers import OutlierDetector
 from rnn_runtime.model.file import ModelMetadata, read_model, stored_sha256
 from rnn_runtime.model.values import BatchSize, Count, Threads, check_argument
 
@@ -35,6 +37,8 @@ class Prediction:
         top: The `top_k` most probable classes with their probabilities, in descending order; empty without a label.
         error: Why the image has no label, in one line; None if it has one.
         colors_ignored: Whether the model takes gray images, and the file is one in color.
+        unlike: In what the image is unlike the training images most, such as `light where those are dark`, so that its
+            label may mean nothing; None for an image like those.
     """
 
     path: str
@@ -43,10 +47,12 @@ class Prediction:
     top: tuple[tuple[str, float], ...] = ()
     error: str | None = None
     colors_ignored: bool = False
+    unlike: str | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Quicker than the way of dataclasses: processes pass many of them.
-        return Prediction, (self.path, self.label, self.probability, self.top, self.error, self.colors_ignored)
+        values = (self.path, self.label, self.probability, self.top, self.error, self.colors_ignored, self.unlike)
+        return Prediction, values
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON or a data frame, the attributes as keys.
@@ -60,7 +66,21 @@ class Prediction:
             "probability": self.probability,
             "top": top,
             "error": self.error,
+            "unlike": self.unlike,
         }
+
+
+class Classified(NamedTuple):
+    """The predictions for some images.
+
+    Attributes:
+        predictions: In the order of the images.
+        only_input: A checksum of the model's input, if it is the same for all images that could be read; None if it
+            isn't, or if none could be read.
+    """
+
+    predictions: list[Prediction]
+    only_input: int | None
 
 
 class _Batch(NamedTuple):
@@ -140,6 +160,7 @@ class Classifier:
             if invert:
                 self.image_spec = replace(spec.image_spec, invert=True)
             self._check_interface(opened.session)
+            self._detector = OutlierDetector(spec.profile) if spec.profile else None
             self._runner = make_runner(opened, content, spec, threads=self.threads, device_id=self.cuda.device_id)
         except (ModelError, ProviderError) as error:
             raise type(error)(f"{self.path}: ", *error.args) from None
@@ -193,7 +214,7 @@ class Classifier:
         """
         if is_single_image(images):
             _check_sizes(top_k, batch_size)
-            (prediction,) = self._classify_here(take_images(images, self.image_spec), top_k)
+            ((prediction,), _) = self._classify_here(take_images(images, self.image_spec), top_k)
             return prediction
         return list(self.iter_predictions(images, top_k=top_k, batch_size=batch_size))  # type: ignore[arg-type]
 
@@ -226,7 +247,7 @@ class Classifier:
     @contextmanager
     def classify_batches(
         self, images: Iterable[str | TakenImage], top_k: int, batch_size: int, *, processes: int = 1
-    ) -> Iterator[Iterator[list[Prediction]]]:
+    ) -> Iterator[Iterator[Classified]]:
         """Classify as `iter_predictions` does, by several processes if there are many small files.
 
         Args:
@@ -236,7 +257,7 @@ class Classifier:
             processes: The most processes to fork. On the CPU they classify, on CUDA they decode.
 
         Yields:
-            An iterator of lists of predictions, in the order of `images`. Leaving the block stops the workers.
+            An iterator of batches of predictions, in the order of `images`. Leaving the block stops the workers.
 
         Raises:
             ProcessLostError: One of the processes has ended, for instance because it was killed.
@@ -244,8 +265,8 @@ class Classifier:
         """
         files = ReadAhead(images, batch_size=batch_size, threads=self.threads, processes=processes)
         if files.workers.kind == "processes" and self.provider == "cpu":
-            with files.map(partial(self._classify_here, top_k=top_k, alone=True)) as classified:
-                yield (predictions for _, predictions in classified)
+            with files.map(partial(self._classify_in_process, top_k=top_k)) as classified:
+                yield (batch for _, batches in classified for batch in batches)
             return
         with files.map(partial(read_images, spec=self.image_spec)) as batches:
             found = self._runner.stream("probabilities", starmap(self._stack, batches))
@@ -273,43 +294,62 @@ class Classifier:
         """Compute the logits of each class; arguments, shapes and errors as for `predict_proba`."""
         return self._compute("logits", images)
 
+    def find_unlike(self, images: NDArray[np.uint8], aspect_ratios: Sequence[float] = ()) -> list[str | None]:
+        """Say of each image in what it is unlike the training images, as `Prediction.unlike` does.
+
+        Args:
+            images: As for `predict_proba`.
+            aspect_ratios: Width / height of each before it was resized; empty where it isn't known.
+
+        Returns:
+            The greatest difference of each image; None for an image like those, and for all if the model doesn't know
+            what they looked like, since there were fewer than 20.
+        """
+        return self._detector.find(images, aspect_ratios) if self._detector else [None] * len(images)
+
     def _iterate(
         self, images: Iterator[str | TakenImage], top_k: int, batch_size: int
     ) -> Generator[Prediction, None, None]:
         with self.classify_batches(images, top_k, batch_size) as batches:
-            for predictions in batches:
+            for predictions, _ in batches:
                 yield from predictions
 
-    def _classify_here(
-        self, images: Iterable[str | TakenImage], top_k: int, *, alone: bool = False
-    ) -> list[Prediction]:
+    def _classify_here(self, images: Iterable[str | TakenImage], top_k: int, *, alone: bool = False) -> Classified:
         """Decode and classify images in the calling thread; `alone` in one of several processes."""
         given = list(images)
         batch = self._stack(given, read_images(given, self.image_spec))
         return self._predictions(batch, self._runner.run("probabilities", batch.images, alone=alone), top_k=top_k)
 
+    def _classify_in_process(self, images: Iterable[str | TakenImage], top_k: int) -> list[Classified]:
+        return [self._classify_here(images, top_k, alone=True)]
+
     def _stack(self, given: Sequence[str | TakenImage], decoded: Sequence[Decoded | ImageError]) -> _Batch:
         pixels = [image.pixels for image in decoded if isinstance(image, Decoded)]
         return _Batch(given, decoded, np.stack(pixels) if pixels else np.empty((0, *self._shape), np.uint8))
 
-    def _predictions(self, batch: _Batch, found: NDArray[np.float32], *, top_k: int) -> list[Prediction]:
+    def _predictions(self, batch: _Batch, found: NDArray[np.float32], *, top_k: int) -> Classified:
         classes = np.argsort(-found, axis=1, kind="stable")[:, :top_k]
         highest = np.take_along_axis(found, classes, axis=1)
         is_finite: list[bool] = np.isfinite(found).all(axis=1).tolist()  # type: ignore[assignment]
-        rows = zip(classes.tolist(), highest.tolist(), is_finite, strict=True)
+        rows = zip(classes.tolist(), highest.tolist(), is_finite, self._find_unlike(batch), strict=True)
         predictions = []
         for given, image in zip(batch.given, batch.decoded, strict=True):
             name = given if isinstance(given, str) else given.name
             if isinstance(image, ImageError):
                 predictions.append(Prediction(name, None, None, error=str(image)))
                 continue
-            numbers, probabilities, finite = next(rows)
+            numbers, probabilities, finite, unlike = next(rows)
             if finite:
                 top = tuple(zip((self.class_names[i] for i in numbers), probabilities, strict=True))
-                predictions.append(Prediction(name, *top[0], top, colors_ignored=image.colors_ignored))
+                predictions.append(Prediction(name, *top[0], top, None, image.colors_ignored, unlike))
             else:
                 predictions.append(Prediction(name, None, None, error=_NOT_FINITE))
-        return predictions
+        return Classified(predictions, _only_input(batch.images))
+
+    def _find_unlike(self, batch: _Batch) -> Sequence[str | None]:
+        own = self.image_spec.width / self.image_spec.height
+        ratios = [image.aspect_ratio or own for image in batch.decoded if isinstance(image, Decoded)]
+        return self.find_unlike(batch.images, ratios)
 
     def _compute(self, output: str, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         images = np.ascontiguousarray(images)
@@ -339,6 +379,12 @@ class Classifier:
         ]
         if found != expected:
             raise ModelError(f"its inputs and outputs are {found}, and its metadata says {expected}")
+
+
+def _only_input(images: NDArray[np.uint8]) -> int | None:
+    if not len(images) or not np.array_equal(images[0], images[-1]) or (images[1:-1] != images[0]).any():
+        return None
+    return zlib.crc32(images[0])
 
 
 def _check_sizes(top_k: int, batch_size: int) -> None:

@@ -115,6 +115,7 @@ def _check(ctx: click.Context) -> None:
 @shared.top_k
 @shared.min_probability
 @shared.checkpoint_column
+@shared.unlike
 @_output(
     "--copy-to",
     type=click.Path(file_okay=False, path_type=Path),
@@ -218,12 +219,11 @@ def main(
         write_summary(summary, result, evaluation)
     if evaluation:
         _print_evaluation(evaluation, options.min_probability, err=output is None and format != "table")
-    if result.first_in_color is not None and not quiet:
-        images_in_color = f"{count_of(result.in_color, 'image')} stored in color, such as {result.first_in_color}"
-        say(printable(f"{images_in_color}: {classifier.path} takes gray images, so their colors are ignored"))
-    failed = result.unreadable or (evaluation and evaluation.unknown)
+    failed = result.unreadable or result.rejected or (evaluation and evaluation.unknown)
     if failed or not quiet:
         say(str(result))
+    for warning in () if quiet else result.warnings():
+        say(warning)
     if failed:
         raise click.exceptions.Exit(1)
 

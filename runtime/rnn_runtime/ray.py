@@ -109,8 +109,7 @@ def classify_on_ray(
             for part, content in _run(ray, work, images_of):
                 with target.writing() as local, atomic_write(local / part.name, "wb") as file:
                     file.write(content)
-                summary.images += part.rows
-                summary.unreadable += part.unreadable
+                summary.add(part)
     return summary
 
 

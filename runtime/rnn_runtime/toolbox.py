@@ -257,6 +257,7 @@ def merge(parts: str | Path, output: Path | None, quiet: bool) -> None:
 @shared.top_k
 @shared.min_probability
 @shared.checkpoint_column
+@shared.unlike
 @_output("-q", "--quiet", is_flag=True, help="Print errors only.")
 def ray(
     paths: tuple[str, ...],
@@ -290,9 +291,10 @@ def ray(
     summary = classify_on_ray(
         model, images, output, options, provider=provider, threads=threads, shards=shards, invert=invert
     )
-    if summary.unreadable or not quiet:
+    failed = summary.unreadable or (options.unlike == "error" and summary.unlike)
+    if failed or not quiet:
         say(str(summary))
-    if summary.unreadable:
+    if failed:
         raise click.exceptions.Exit(1)
 
 

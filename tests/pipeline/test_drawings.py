@@ -15,7 +15,7 @@ def test_each_kind_of_picture_becomes_a_digit_as_in_mnist(kind: str) -> None:
     random = np.random.default_rng(0)
     likenesses = []
     for sign, _ in font_signs(20, random):
-        found = convert_image(KINDS[kind](sign, random), SPEC)[..., 0]
+        found = convert_image(KINDS[kind](sign, random), SPEC).pixels[..., 0]
         likenesses.append(np.corrcoef(found.ravel(), as_in_mnist(sign).ravel())[0, 1])
 
     assert np.median(likenesses) > 0.8

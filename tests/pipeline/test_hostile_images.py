@@ -262,7 +262,7 @@ def test_a_gif_with_a_gray_palette_beside_colors_is_gray_at_any_size(height: int
     assert np.array_equal(pixels_of(gray_gif(PIXELS), spec), expected)
     with Image.open(io.BytesIO(gray_gif(PIXELS))) as image:
         image.load()
-        assert np.array_equal(convert_image(image, spec), expected)
+        assert np.array_equal(convert_image(image, spec).pixels, expected)
 
 
 def _exceptions() -> Iterator[Exception]:

@@ -21,6 +21,7 @@ from rnn_train.checkpoint import Checkpoint, check_weights, is_like
 from rnn_train.data import Data, DataSource, LabeledImages, load_data
 from rnn_train.evaluation import LEAST_IMAGES
 from rnn_train.model import ImageRNN, predict_logits
+from rnn_train.profile import fit_profile
 from rnn_train.settings import TrainSettings
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -480,6 +481,7 @@ def _make_spec(data: Data, settings: TrainSettings) -> ModelSpec:
         dropout=float(settings.dropout),
         mean=mean,
         std=std,
+        profile=fit_profile(data),
     )
 
 

@@ -147,6 +147,14 @@ checkpoint_column = _output(
     "--checkpoint-column", is_flag=True, help="Repeat the SHA-256 of the model's checkpoint in every row."
 )
 
+unlike = _output(
+    "--unlike",
+    type=click.Choice(["warn", "column", "error"]),
+    default="warn",
+    help="Images unlike the training images: count them, also name the difference in a column unlike, or give them "
+    "that as an error instead of a label.",
+)
+
 device_id = _cuda(
     "--device-id",
     type=DeviceId,

@@ -62,10 +62,12 @@ class Decoded(NamedTuple):
     Attributes:
         pixels: uint8, shape `(spec.height, spec.width, spec.channels)`, 0 to 255.
         colors_ignored: Whether the model takes gray images, and the file is one in color.
+        aspect_ratio: Width / height before it was fitted; None if it has the model's size already.
     """
 
     pixels: NDArray[np.uint8]
     colors_ignored: bool = False
+    aspect_ratio: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +76,11 @@ class TakenImage:
 
     Attributes:
         name: The name of its file; empty where it isn't known.
-        content: The encoded image, the pixels that the model takes, or what is wrong with it.
+        content: The encoded image, the image as the model takes it, or what is wrong with it.
     """
 
     name: str
-    content: bytes | NDArray[np.uint8] | ImageError
+    content: bytes | Decoded | ImageError
 
 
 def read_images(images: Iterable[str | TakenImage], spec: ImageSpec) -> list[Decoded | ImageError]:
@@ -99,7 +101,7 @@ def read_images(images: Iterable[str | TakenImage], spec: ImageSpec) -> list[Dec
         content = image.content if isinstance(image, TakenImage) else read_bytes(image)
         if isinstance(content, ImageError):
             raise content
-        return _decode(content, spec) if isinstance(content, bytes) else Decoded(content)
+        return _decode(content, spec) if isinstance(content, bytes) else content
 
     found = [result_or_error(read, image) for image in images]
     waiting = [image for image in found if isinstance(image, np.ndarray)]
@@ -127,15 +129,12 @@ def decode_image(data: bytes, spec: ImageSpec) -> Decoded:
     return decoded if isinstance(decoded, Decoded) else Decoded(fit_pixels(decoded[np.newaxis], spec)[0])
 
 
-def convert_image(image: Image.Image, spec: ImageSpec) -> NDArray[np.uint8]:
+def convert_image(image: Image.Image, spec: ImageSpec) -> Decoded:
     """Bring an image in memory to the model's input, as `decode_image` does with a file. `image` isn't changed.
 
     Args:
         image: A PIL image, in any mode that has a defined range. The EXIF orientation that it carries is applied.
         spec: Size and channels that the model was trained with.
-
-    Returns:
-        uint8, shape `(spec.height, spec.width, spec.channels)`, 0 to 255.
 
     Raises:
         ImageError: The image has no pixels, can't be decoded or converted, or is beyond the limits for files.
@@ -149,7 +148,8 @@ def convert_image(image: Image.Image, spec: ImageSpec) -> NDArray[np.uint8]:
             image.load()
             if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
                 image = ImageOps.exif_transpose(image)
-        return fit_image(_to_mode(image, encoding, spec.depth_range, _mode_for(spec)), spec)
+        pixels = fit_image(_to_mode(image, encoding, spec.depth_range, _mode_for(spec)), spec)
+        return Decoded(pixels, aspect_ratio=image.width / image.height)
     except MemoryError as error:
         raise ImageError(_NO_MEMORY) from error
 
@@ -354,7 +354,7 @@ def _decode(data: bytes, spec: ImageSpec) -> Decoded | NDArray[np.uint8]:
             return Decoded(255 - pixels if spec.invert else pixels)
         else:
             image, colors_ignored = to_image(pixels), mode == "L" and pixels.shape[2] == 3
-        return Decoded(fit_image(image, spec), colors_ignored)
+        return Decoded(fit_image(image, spec), colors_ignored, image.width / image.height)
     except MemoryError as error:
         raise ImageError(_NO_MEMORY) from error
 

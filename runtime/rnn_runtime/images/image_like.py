@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rnn_runtime.errors import Argument, ImageError, InputError
-from rnn_runtime.images.decode import FORMATS, PillowErrors, TakenImage, convert_image
+from rnn_runtime.images.decode import FORMATS, Decoded, PillowErrors, TakenImage, convert_image
 from rnn_runtime.images.fit import fit_pixels, to_image
 from rnn_runtime.images.limits import MAX_FILE_BYTES, TOO_MANY_BYTES
 from rnn_runtime.images.pillow_quirks import undecoded_file
@@ -79,7 +79,7 @@ def _take(image: object, place: Argument, spec: ImageSpec) -> str | TakenImage:
         return TakenImage(name, error)
 
 
-def _content_of(image: object, place: Argument, spec: ImageSpec) -> bytes | NDArray[np.uint8]:
+def _content_of(image: object, place: Argument, spec: ImageSpec) -> bytes | Decoded:
     if isinstance(image, bytes | bytearray | memoryview):
         _check_length(image)
         return bytes(image)
@@ -98,7 +98,7 @@ def _name_of(image: object) -> str:
     return os.fsdecode(name) if name and isinstance(name, str | bytes | os.PathLike) else ""
 
 
-def _convert_array(pixels: NDArray[np.uint8], place: Argument, spec: ImageSpec) -> NDArray[np.uint8]:
+def _convert_array(pixels: NDArray[np.uint8], place: Argument, spec: ImageSpec) -> Decoded:
     if pixels.dtype != np.uint8:
         is_deep_gray = pixels.dtype in (np.uint16, np.int16) and pixels.ndim == 2
         remedy = (
@@ -112,7 +112,7 @@ def _convert_array(pixels: NDArray[np.uint8], place: Argument, spec: ImageSpec) 
     pixels = pixels.reshape(*pixels.shape[:2], -1)
     if pixels.shape == spec.shape:
         (fitted,) = fit_pixels(pixels.copy()[np.newaxis], spec)
-        return fitted  # type: ignore[no-any-return]
+        return Decoded(fitted)
     return convert_image(to_image(pixels), spec)
 
 
@@ -124,8 +124,8 @@ def _describe_shape(pixels: NDArray[np.generic]) -> str:
     )
 
 
-def _convert_pil_image(image: Image.Image, place: Argument, spec: ImageSpec) -> bytes | NDArray[np.uint8]:
-    """Pixels; or, of an image whose file Pillow has opened and not decoded yet, the bytes of that file."""
+def _convert_pil_image(image: Image.Image, place: Argument, spec: ImageSpec) -> bytes | Decoded:
+    """The image as the model takes it; or the bytes of a file that Pillow has opened and not decoded yet."""
     file = undecoded_file(image)
     if file is None or image.format not in _FILE_FORMATS:
         return convert_image(image, spec)

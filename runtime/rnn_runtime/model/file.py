@@ -28,7 +28,7 @@ from rnn_runtime.model.spec import ModelSpec
 from rnn_runtime.model.values import FromZero, Positive
 from rnn_runtime.text import shorten
 
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 MAX_MODEL_BYTES = 1 << 30
 NO_SHA256 = "0" * 64
 UNSEALED = {"model_sha256": NO_SHA256}  # metadata that `seal_model` needs in a model

@@ -3,13 +3,13 @@
 Training creates it; the checkpoint and the model file contain it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from msgspec import Meta
 
 from rnn_runtime.errors import SettingsError
-from rnn_runtime.model.values import Finite, PlainFields, Positive, Share, check_fields
+from rnn_runtime.model.values import Finite, FromZero, PlainFields, Positive, Share, check_fields
 
 Cell = Literal["rnn", "gru", "lstm"]
 Nonlinearity = Literal["tanh", "relu"]
@@ -22,6 +22,7 @@ MAX_HIDDEN_SIZE = 65536
 MAX_LAYERS = 64
 MAX_CLASSES = 100_000
 DEEPEST = (-(1 << 15), (1 << 16) - 1)  # values of 16 bits, signed and unsigned
+MEASURES = {1: 11, 3: 13}  # by channels, the numbers in an `ImageProfile`
 FEWEST_GRAYS = 17  # a sensor of 12 bits whose values are read as 16 bits leaves 16
 
 Side = Annotated[int, Meta(ge=1, le=MAX_IMAGE_SIDE)]
@@ -85,11 +86,41 @@ class ImageSpec(PlainFields):
 
 
 @dataclass(frozen=True, slots=True)
+class ImageProfile(PlainFields):
+    """What the training images of a model look like. Training makes it, and it is part of the model's description.
+
+    Attributes:
+        mean: The mean of each number that `rnn_runtime.images.outliers.measure` gives.
+        whitening: A lower triangular matrix: differences from the mean, times it, are uncorrelated, of deviation 1.
+        threshold: The largest squared distance of an image like those in training.
+        aspect_ratios: The least and the largest of width / height before the images were fitted; None where that
+            doesn't matter, as for `glyph`.
+
+    Raises:
+        SettingsError: the sizes don't fit each other, or a value is of a wrong type or not finite.
+    """
+
+    mean: tuple[Finite, ...]
+    whitening: tuple[tuple[Finite, ...], ...]
+    threshold: FromZero
+    aspect_ratios: tuple[Positive, Positive] | None = None
+
+    def __post_init__(self) -> None:
+        PlainFields.__post_init__(self)
+        size = len(self.mean)
+        if len(self.whitening) != size or any(len(row) != size for row in self.whitening):
+            raise SettingsError(f"a profile of {size} numbers needs a whitening matrix of that size")
+        if any(row[i] <= 0 or any(row[i + 1 :]) for i, row in enumerate(self.whitening)):
+            raise SettingsError("a profile's whitening matrix must be lower triangular, with a positive diagonal")
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec(PlainFields):
     """Everything that defines a model, except its weights.
 
     `mean` and `std` normalize pixels that were scaled to 0..1, with one value per channel. `nonlinearity` is that of
-    the vanilla RNN; GRU and LSTM have their own and ignore it.
+    the vanilla RNN; GRU and LSTM have their own and ignore it. `profile` is what the training images look like; None if
+    there were too few to say. It is rounded as the processor rounds, and doesn't count when specs are compared.
 
     Raises:
         SettingsError: a field has a wrong type, is out of range or doesn't fit another.
@@ -105,6 +136,7 @@ class ModelSpec(PlainFields):
     dropout: Share = 0.0
     mean: tuple[Finite, ...] = (0.0,)
     std: tuple[Positive, ...] = (1.0,)
+    profile: ImageProfile | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -119,6 +151,8 @@ class ModelSpec(PlainFields):
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != channels:
                 raise SettingsError(f"{name} must have a value for each of {channels} channels, not {len(values)}")
+        if self.profile and len(self.profile.mean) != MEASURES[channels]:
+            raise SettingsError(f"a profile of {len(self.profile.mean)} numbers isn't for {channels} channels")
 
     @property
     def input_size(self) -> int:

@@ -141,7 +141,10 @@ def _hints(cls: type[PlainFields]) -> dict[str, Any]:
 
 
 def _from_dict(value: object, hint: Any) -> object:
-    return hint.from_dict(value) if isinstance(hint, type) and issubclass(hint, PlainFields) else value
+    """A field's value; the hint of one that may be missing is `X | None`."""
+    kind = get_args(hint)[0] if NoneType in get_args(hint) else hint
+    is_plain = value is not None and isinstance(kind, type) and issubclass(kind, PlainFields)
+    return kind.from_dict(value) if is_plain else value
 
 
 def _describe(kind: Any) -> str:

@@ -19,6 +19,7 @@ from rnn_runtime.classifier import BATCH_SIZE, Classifier, Prediction
 from rnn_runtime.errors import Argument, InputError, OutputError, ProcessLostError, SettingsError, StorageError
 from rnn_runtime.files.atomic import GrowingFile, atomic_write, check_output, growing_file, part_of
 from rnn_runtime.files.remote import import_arrow
+from rnn_runtime.images.outliers import CERTAIN, DARK, LIGHT
 from rnn_runtime.interruption import RunInterruptedError, describe_interrupt, signals_noted, stop_if_signaled
 from rnn_runtime.model.values import BatchSize, Count, PlainFields, Probability, check_argument
 from rnn_runtime.results.write import (
@@ -26,18 +27,30 @@ from rnn_runtime.results.write import (
     TEXT,
     Columns,
     Format,
+    Unlike,
     Write,
     choose_format,
     open_writer,
     read_predictions,
 )
+from rnn_runtime.text import count_of, printable
 
 if TYPE_CHECKING:
     from rnn_runtime.results.evaluation import FolderEvaluation
     from rnn_runtime.results.place import ImagePlacer
 
 DIGITS = 12  # of a model's SHA-256 in records and names
-_RECORDED = ("images", "unreadable", "below_min_probability", "placed")  # counts of a run, to go on from
+_RECORDED = (
+    "images",
+    "unreadable",
+    "below_min_probability",
+    "placed",
+    "unlike",
+    "differences",
+    "rejected",
+)  # counts of a run, to go on from
+USUALLY_UNLIKE = 0.01  # of a run's images; so few are no reason for a warning
+_DIFFERENCES_SHOWN = 3
 
 Watch = Callable[[int], object]
 Kept = tuple[str | Argument, ...]
@@ -54,6 +67,8 @@ class RunOptions(PlainFields):
         min_probability: Leave the label empty where the probability is lower. The likeliest class has a column
             `guess` then.
         checkpoint_column: Repeat the SHA-256 of the model's checkpoint in every row.
+        unlike: What becomes of images that are unlike the training images: `warn` counts them, `column` also adds a
+            column that names the difference, and `error` gives them that as an error instead of a label.
         batch_size: Images per run of the model.
         processes: The most processes that read and classify many small files, such as one per core. They are forked
             from this one: choose more than 1 only where no other thread of the program holds a lock that they might
@@ -67,13 +82,15 @@ class RunOptions(PlainFields):
     top_k: Count = 1
     min_probability: Probability | None = None
     checkpoint_column: bool = False
+    unlike: Unlike = "warn"
     batch_size: BatchSize = BATCH_SIZE
     processes: Count = 1
 
     def columns(self, classifier: Classifier, *, true_label: bool) -> Columns:
         """What a row shows of a model's results."""
         checkpoint = classifier.metadata.checkpoint_sha256 if self.checkpoint_column else None
-        return Columns(min(self.top_k, len(classifier.class_names)), true_label, self.min_probability, checkpoint)
+        top_k = min(self.top_k, len(classifier.class_names))
+        return Columns(top_k, true_label, self.min_probability, checkpoint, self.unlike)
 
 
 DEFAULTS = RunOptions()
@@ -86,12 +103,17 @@ class RunSummary:
     Attributes:
         run: What ran: model, checkpoint, execution provider, versions; as `describe_run` gives it.
         images: Images that have a result, be it a label or an error.
-        unreadable: Those of them with an error.
+        unreadable: Those of them that couldn't be read, or decoded.
         earlier: Those of them whose result was there already.
         below_min_probability: Those of them too uncertain for a label; None without `min_probability`.
         placed: Images put into the folder of their class; None where that wasn't asked for.
         in_color: Images of this run that are in color where the model takes gray ones, so that colors are ignored.
         first_in_color: The first of them.
+        unlike: Images that are unlike the training images.
+        differences: How many of them there are of each difference, the greatest of an image.
+        rejected: Those of them that have this as an error, instead of a label.
+        one_input: How many images were classified in this run, if there are several, and all became the same input of
+            the model; else 0.
         seconds: From the first image to the last result.
     """
 
@@ -103,6 +125,10 @@ class RunSummary:
     placed: int | None = None
     in_color: int = 0
     first_in_color: str | None = None
+    unlike: int = 0
+    differences: dict[str, int] = field(default_factory=dict)
+    rejected: int = 0
+    one_input: int = 0
     seconds: float = 0.0
 
     @property
@@ -113,6 +139,38 @@ class RunSummary:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self) | {"images_per_second": self.images_per_second}
+
+    def warnings(self) -> Iterator[str]:
+        """For people: sentences about images whose labels may mean nothing, and what to do."""
+        if self.first_in_color is not None:
+            images = f"{count_of(self.in_color, 'image')} stored in color, such as {printable(self.first_in_color)}"
+            yield f"{images}: {self.run['model']} takes gray images, so their colors are ignored"
+        if self.one_input:
+            yield (
+                f"All {self.one_input:,} images became the same input of the model, pixel by pixel, so they have the "
+                "same result. The page of rnn-serve shows images as the model sees them"
+            )
+        # Half a percent of images like those in training count as unlike them, but not by such differences.
+        if self.unlike > USUALLY_UNLIKE * self.images or CERTAIN & self.differences.keys():
+            yield self._describe_unlike()
+
+    def _describe_unlike(self) -> str:
+        ordered = sorted(self.differences.items(), key=lambda pair: -pair[1])
+        largest, count = ordered[0][0], self.unlike
+        named = largest
+        if len(ordered) > 1:
+            named = ", ".join(f"{name} ({number:,})" for name, number in ordered[:_DIFFERENCES_SHOWN])
+            named += ", ..." if len(ordered) > _DIFFERENCES_SHOWN else ""
+        which = f"{count:,} of {self.images:,} images {'is' if count == 1 else 'are'}"
+        if self.images == 1:
+            which = "The image is"
+        if largest in (LIGHT, DARK):
+            remedy = f"{'Leave out' if self.run['invert'] else 'Try'} --invert"
+        else:
+            remedy = f"Don't trust {'its label' if count == 1 else 'their labels'}"
+            if self.run["fit"] != "glyph":
+                remedy += ". If each shows one sign, a model trained with --fit glyph may read them"
+        return f"{which} unlike the training images: {named}. {remedy}"
 
     def __str__(self) -> str:
         images = f"{self.images:,} image" + ("s" if self.images != 1 else "")
@@ -137,6 +195,8 @@ def describe_run(classifier: Classifier) -> dict[str, Any]:
         "checkpoint_sha256": classifier.metadata.checkpoint_sha256,
         "provider": classifier.provider,
         "threads": classifier.threads,
+        "fit": classifier.image_spec.fit,
+        "invert": classifier.image_spec.invert,
     }
 
 
@@ -373,14 +433,23 @@ class Run:
             paths, self.columns.top_k, self.options.batch_size, processes=self.options.processes
         )
         with classified as batches:
-            for predictions in batches:
+            inputs: set[int | None] = set()
+            classified_now = 0
+            for batch, only_input in batches:
+                predictions = list(map(self.columns.judge, batch))
+                readable = sum(prediction.error is None or prediction.unlike is not None for prediction in predictions)
                 # Placed before their rows are written: a run that is killed in between and resumed finds them there.
                 self._place(predictions)
+                if readable:
+                    inputs.add(only_input)
+                    classified_now += readable
                 rows = [self.columns.row(prediction, self._count(prediction)) for prediction in predictions]
                 self._tell(len(predictions))
                 write(rows)
                 note()
                 stop_if_signaled()
+        if classified_now > 1 and len(inputs) == 1 and None not in inputs:
+            self.summary.one_input = classified_now
         self._tell(0)
         self.summary.seconds = time.perf_counter() - start
 
@@ -401,7 +470,13 @@ class Run:
         self.listed.add(prediction.path)
         below = self.columns.is_below(prediction)
         self.summary.images += 1
-        self.summary.unreadable += prediction.error is not None
+        if prediction.unlike is not None:
+            self.summary.unlike += 1
+            counts = self.summary.differences
+            counts[prediction.unlike] = counts.get(prediction.unlike, 0) + 1
+            self.summary.rejected += prediction.error is not None
+        elif prediction.error is not None:
+            self.summary.unreadable += 1
         if prediction.colors_ignored:
             self.summary.in_color += 1
             self.summary.first_in_color = self.summary.first_in_color or prediction.path

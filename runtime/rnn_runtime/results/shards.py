@@ -21,7 +21,17 @@ from rnn_runtime.files.remote import download, import_arrow, list_remote_folder,
 from rnn_runtime.model.values import check_argument
 from rnn_runtime.results.evaluation import FolderEvaluation
 from rnn_runtime.results.place import ImagePlacer
-from rnn_runtime.results.run import DEFAULTS, DIGITS, ImageList, Run, RunOptions, RunSummary, Watch, telling
+from rnn_runtime.results.run import (
+    DEFAULTS,
+    DIGITS,
+    USUALLY_UNLIKE,
+    ImageList,
+    Run,
+    RunOptions,
+    RunSummary,
+    Watch,
+    telling,
+)
 from rnn_runtime.results.write import DELIMITERS, RESUMABLE, Format, choose_format
 from rnn_runtime.text import count_of
 
@@ -84,7 +94,8 @@ class Part:
         settings: Those of the SHA-256 of the settings that change results.
         format: `csv`, `tsv`, `jsonl` or `parquet`.
         rows: Number of results.
-        unreadable: Those of them with an error.
+        unreadable: Those of them that couldn't be read, or decoded.
+        unlike: Those of them that are unlike the training images.
         content: The first digits of a SHA-256 of the file and of all that the name says, so that a file under another
             part's name is found out; empty until it is complete.
     """
@@ -96,6 +107,7 @@ class Part:
     format: Format
     rows: int = field(default=0, compare=False)
     unreadable: int = field(default=0, compare=False)
+    unlike: int = field(default=0, compare=False)
     content: str = field(default="", compare=False)
 
     @classmethod
@@ -115,7 +127,8 @@ class Part:
     @property
     def name(self) -> str:
         """The name of its file."""
-        return f"{self.stem}-rows-{self.rows}-unreadable-{self.unreadable}-content-{self.content}.{self.format}"
+        counts = f"rows-{self.rows}-unreadable-{self.unreadable}-unlike-{self.unlike}"
+        return f"{self.stem}-{counts}-content-{self.content}.{self.format}"
 
     @classmethod
     def parse(cls, name: str) -> "Part | None":
@@ -123,16 +136,17 @@ class Part:
         found = _NAME.fullmatch(name)
         if not found:
             return None
-        number, count, model, images, settings, rows, unreadable, content, format = found.groups()
+        number, count, model, images, settings, rows, unreadable, unlike, content, format = found.groups()
+        counts = int(rows), int(unreadable), int(unlike)
         try:
             shard = Shard(int(number), int(count))
         except SettingsError:
             return None
-        return cls(shard, model, images, settings, format, int(rows), int(unreadable), content)  # type: ignore[arg-type]
+        return cls(shard, model, images, settings, format, *counts, content)  # type: ignore[arg-type]
 
     def finished(self, summary: RunSummary, path: str | Path) -> "Part":
         """The same with what is in its file."""
-        part = replace(self, rows=summary.images, unreadable=summary.unreadable)
+        part = replace(self, rows=summary.images, unreadable=summary.unreadable, unlike=summary.unlike)
         return replace(part, content=part.digest(path))
 
     def digest(self, path: str | Path) -> str:
@@ -145,7 +159,7 @@ class Part:
 
 _NAME = re.compile(
     r"part-([0-9]{5})-of-([0-9]{5})-model-([0-9a-f]{12})-images-([0-9a-f]{12})-settings-([0-9a-f]{12})"
-    r"-rows-([0-9]{1,12})-unreadable-([0-9]{1,12})-content-([0-9a-f]{12})\.(csv|tsv|jsonl|parquet)",
+    r"-rows-([0-9]{1,12})-unreadable-([0-9]{1,12})-unlike-([0-9]{1,12})-content-([0-9a-f]{12})\.(csv|tsv|jsonl|parquet)",
     re.ASCII,
 )
 
@@ -333,17 +347,26 @@ class PartsSummary:
     Attributes:
         parts: Number of parts in the folder.
         images: Images of the parts that were written or merged.
-        unreadable: Those of them with an error.
+        unreadable: Those of them that couldn't be read, or decoded.
+        unlike: Those of them that are unlike the training images.
         earlier: Parts that were there already, and were left alone.
     """
 
     parts: int
     images: int = 0
     unreadable: int = 0
+    unlike: int = 0
     earlier: int = 0
+
+    def add(self, part: Part) -> None:
+        """Count the images of a part."""
+        self.images += part.rows
+        self.unreadable += part.unreadable
+        self.unlike += part.unlike
 
     def __str__(self) -> str:
         failed = f", {self.unreadable:,} unreadable" if self.unreadable else ""
+        failed += f", {self.unlike:,} unlike the training images" if self.unlike > USUALLY_UNLIKE * self.images else ""
         earlier = f" ({self.earlier:,} from before)" if self.earlier else ""
         return f"{count_of(self.images, 'image')}{failed}, {count_of(self.parts, 'part')}{earlier}"
 
@@ -391,7 +414,10 @@ def merge_parts(folder: str | Path, output: str | Path | None = None) -> PartsSu
         else:
             with atomic_write(output, "wb") as file:
                 _join(paths, file, format)
-    return PartsSummary(len(parts), sum(part.rows for part in parts), sum(part.unreadable for part in parts))
+    summary = PartsSummary(len(parts))
+    for part in parts:
+        summary.add(part)
+    return summary
 
 
 _MUST_AGREE: dict[str, Callable[[Part], object]] = {

@@ -15,6 +15,7 @@ from rnn_runtime.errors import Argument, InputError, SettingsError
 from rnn_runtime.text import printable
 
 Format = Literal["table", "csv", "tsv", "jsonl", "parquet"]
+Unlike = Literal["warn", "column", "error"]
 RESUMABLE: tuple[Format, ...] = ("csv", "tsv", "jsonl")
 DELIMITERS: dict[Format, str] = {"csv": ",", "tsv": "\t"}
 # A file's name may be bytes that are no UTF-8; they come out as they went in.
@@ -30,6 +31,7 @@ _SUFFIXES: dict[str, Format] = {
 _ROWS_PER_GROUP = 1 << 16  # of a Parquet file; they are in memory until they are written
 _GAP = "  "  # between two columns of a table
 _SHORTEST_PATH = 16  # characters that a table shows of a path, however little room there is
+_UNLIKE = "unlike the training images: "  # how an error begins, if such images get no label
 _LONGEST_LINE = 1 << 20  # characters; a path has at most 4096 bytes
 
 Value = str | float | None
@@ -45,12 +47,15 @@ class Columns:
         true_label: Whether the class of the image's folder has a column.
         min_probability: Below it, `label` is empty. The likeliest class has a column `guess` of its own then.
         checkpoint: SHA-256 of the checkpoint, to be repeated in every row; None for no such column.
+        unlike: What becomes of images that are unlike the training images: `column` says so in a column of its own,
+            and `error` makes it the row's error, without a label. `warn` leaves rows as they are.
     """
 
     top_k: int = 1
     true_label: bool = False
     min_probability: float | None = None
     checkpoint: str | None = None
+    unlike: Unlike = "warn"
 
     @property
     def names(self) -> list[str]:
@@ -64,6 +69,7 @@ class Columns:
             *more,
             *(["true_label"] if self.true_label else []),
             *(["checkpoint"] if self.checkpoint is not None else []),
+            *(["unlike"] if self.unlike == "column" else []),
             "error",
         ]
 
@@ -78,20 +84,31 @@ class Columns:
             *ranked,
             *([true_label] if self.true_label else []),
             *([self.checkpoint] if self.checkpoint is not None else []),
+            *([prediction.unlike] if self.unlike == "column" else []),
             prediction.error,
         ]
 
+    def judge(self, prediction: Prediction) -> Prediction:
+        """The result to write: with `error`, an image that is unlike the training images has an error and no label."""
+        if self.unlike != "error" or prediction.unlike is None or prediction.error is not None:
+            return prediction
+        return Prediction(prediction.path, None, None, error=_UNLIKE + prediction.unlike, unlike=prediction.unlike)
+
     def prediction(self, row: dict[str, Any]) -> Prediction:
         """The result that a row shows."""
+        unlike = row.get("unlike") or None
         if not row["label"] and not row.get("guess"):
-            return Prediction(row["path"], None, None, error=str(row["error"]))
+            error = str(row["error"])
+            if error.startswith(_UNLIKE):
+                unlike = error.removeprefix(_UNLIKE)
+            return Prediction(row["path"], None, None, error=error, unlike=unlike)
         first = "label" if self.min_probability is None else "guess"
         names = [
             (first, "probability"),
             *((f"label_{rank}", f"probability_{rank}") for rank in range(2, self.top_k + 1)),
         ]
         top = tuple((str(row[label]), float(row[probability])) for label, probability in names)
-        return Prediction(row["path"], *top[0], top)
+        return Prediction(row["path"], *top[0], top, unlike=unlike)
 
     def is_below(self, prediction: Prediction) -> bool:
         """Whether a prediction is too uncertain for a label."""

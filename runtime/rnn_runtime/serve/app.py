@@ -27,7 +27,7 @@ from starlette.routing import Route
 import rnn_runtime
 from rnn_runtime.classifier import Classifier
 from rnn_runtime.errors import ImageError, ModelError, ProviderError
-from rnn_runtime.images.decode import decode_image
+from rnn_runtime.images.decode import Decoded, decode_image
 from rnn_runtime.images.fit import to_image
 from rnn_runtime.serve.batcher import Batcher
 from rnn_runtime.serve.protocol import (
@@ -118,6 +118,12 @@ class _Metrics:
             "request_seconds", "From a request's first byte to its answer.", ["route"], buckets=_SECONDS, **options
         )
         self.under_way = Gauge("requests_under_way", "Requests that wait for their answer.", **options)
+        self.unlike = Counter(
+            "unlike_images",
+            "Images unlike the training images, by their greatest difference.",
+            ["difference"],
+            **options,
+        )
         self.batch = Histogram("batch_images", "Images per run of the model.", buckets=_IMAGES, **options)
 
 
@@ -203,23 +209,23 @@ class _Service:
         body = await read_body(request, self._limits.body)
         parse = partial(parse_request, body, request.headers.get(BINARY_HEADER), self._spec, self._limits.batch_size)
         asked = await self._in_thread(parse) if len(body) > _LONG_BODY else parse()
-        images = await self._pixels(asked)
+        images, unlike = await self._pixels(asked)
         values = await self._batcher.run(images, list(asked.outputs))
-        answer, headers = format_answer(self._name, VERSION, asked, values)
+        answer, headers = format_answer(self._name, VERSION, asked, values, unlike)
         return Response(answer, headers=headers)
 
     async def classify(self, request: Request) -> Response:
         top = _parse_top(request.query_params.get("top", "3"))
         wants_input = _parse_flag("input", request.query_params.get("input", "false"))
         body = await read_body(request, self._limits.body)
-        images = await self._pixels(InferRequest(None, (body,), {}))
+        images, (unlike,) = await self._pixels(InferRequest(None, (body,), {}))
         (probabilities,) = (await self._batcher.run(images, ["probabilities"]))["probabilities"]
         names = self._classifier.class_names
         ranked = [
             {"label": names[i], "probability": float(probabilities[i])}
             for i in np.argsort(-probabilities, kind="stable")[:top]
         ]
-        answer = {**ranked[0], "top": ranked}
+        answer = {**ranked[0], "top": ranked, "unlike": unlike}
         return JSONResponse({**answer, "input": _as_data_url(images[0])} if wants_input else answer)
 
     def _check_model(self, request: Request) -> None:
@@ -229,18 +235,28 @@ class _Service:
         if version != VERSION:
             raise RequestError(f"there is no version {version!r}. The model has version {VERSION!r}", 404)
 
-    async def _pixels(self, request: InferRequest) -> NDArray[np.uint8]:
+    async def _pixels(self, request: InferRequest) -> tuple[NDArray[np.uint8], list[str | None]]:
+        """The images of a request, and in what each is unlike the training images."""
         if request.images is not None:
-            return request.images
+            return request.images, await self._find_unlike(request.images, [])
         found = await asyncio.gather(*(self._in_thread(partial(self._decode, data)) for data in request.encoded))
-        for i, pixels in enumerate(found):
-            if isinstance(pixels, ImageError):
-                raise RequestError(f"image {i}: {pixels}" if request.count > 1 else str(pixels), 422)
-        return np.stack(found)
+        for i, image in enumerate(found):
+            if isinstance(image, ImageError):
+                raise RequestError(f"image {i}: {image}" if request.count > 1 else str(image), 422)
+        images = np.stack([image.pixels for image in found])
+        own = self._spec.width / self._spec.height
+        return images, await self._find_unlike(images, [image.aspect_ratio or own for image in found])
 
-    def _decode(self, data: bytes) -> NDArray[np.uint8] | ImageError:
+    async def _find_unlike(self, images: NDArray[np.uint8], aspect_ratios: list[float]) -> list[str | None]:
+        find = partial(self._classifier.find_unlike, images, aspect_ratios)
+        differences = await self._in_thread(find) if images.nbytes > _LONG_BODY else find()
+        for difference in filter(None, differences):
+            self._metrics.unlike.labels(difference).inc()
+        return differences
+
+    def _decode(self, data: bytes) -> Decoded | ImageError:
         try:
-            return decode_image(data, self._spec).pixels
+            return decode_image(data, self._spec)
         except ImageError as error:
             return error
 

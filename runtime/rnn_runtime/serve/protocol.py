@@ -5,7 +5,7 @@ The protocol is that of github.com/kserve/open-inference-protocol, and binary te
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -126,9 +126,13 @@ def parse_request(body: bytes, json_length: str | None, spec: ImageSpec, most_im
 
 
 def format_answer(
-    model: str, version: str, request: InferRequest, values: Mapping[str, NDArray[np.float32]]
+    model: str,
+    version: str,
+    request: InferRequest,
+    values: Mapping[str, NDArray[np.float32]],
+    unlike: Sequence[str | None],
 ) -> tuple[bytes, dict[str, str]]:
-    """An answer's body and headers."""
+    """An answer's body and headers. `unlike` is in what each image is unlike the training images."""
     outputs: list[dict[str, Any]] = []
     tensors: list[bytes] = []
     for name, binary in request.outputs.items():
@@ -140,7 +144,9 @@ def format_answer(
         else:
             output["data"] = value.ravel().tolist()
         outputs.append(output)
-    answer = {"model_name": model, "model_version": version, "outputs": outputs}
+    # The protocol's parameters are numbers, texts or booleans, so there is no list of them.
+    parameters = {"unlike_images": sum(difference is not None for difference in unlike)}
+    answer = {"model_name": model, "model_version": version, "parameters": parameters, "outputs": outputs}
     if request.id is not None:
         answer["id"] = request.id
     header = msgspec.json.encode(answer)

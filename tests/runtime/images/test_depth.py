@@ -88,7 +88,7 @@ def test_where_zero_is_white_values_are_inverted() -> None:
 
     assert np.array_equal(pixels_of(data, SPEC)[:, :, 0], (65535 - values) >> 8)
     assert np.all(deep_values(data) == 65535 - values)
-    assert np.array_equal(convert_image(Image.open(io.BytesIO(data)), SPEC)[:, :, 0], (65535 - values) >> 8)
+    assert np.array_equal(convert_image(Image.open(io.BytesIO(data)), SPEC).pixels[:, :, 0], (65535 - values) >> 8)
 
     shallow = deep_tiff(values >> 8, bits=8, white_is_zero=True)
     assert np.array_equal(pixels_of(shallow, SPEC)[:, :, 0], 255 - (values >> 8))
@@ -144,7 +144,7 @@ def test_a_range_is_applied_as_documented(values: NDArray[np.uint16], least: int
     decoded = pixels_of(deep_png(values), spec)
 
     assert decoded[:, :, 0].tolist() == expected
-    assert np.array_equal(convert_image(Image.fromarray(values), spec), decoded)
+    assert np.array_equal(convert_image(Image.fromarray(values), spec).pixels, decoded)
 
 
 @given(values_of_16_bits)

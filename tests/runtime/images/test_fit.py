@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from rnn_runtime.errors import SettingsError
+from rnn_runtime.images.decode import Decoded
 from rnn_runtime.images.image_like import take_images
 from rnn_runtime.model.spec import ImageSpec
 from tests.support.encoded_images import encode, pattern, pixels_of, png_chunk, to_image
@@ -162,8 +163,8 @@ def test_arrays_and_pil_images_give_the_pixels_of_their_files(fit: Any, invert: 
     expected = pixels_of(saved(image, "PNG"), spec)
     for item in taken:
         assert not isinstance(item, str)
-        assert isinstance(item.content, np.ndarray)
-        assert np.array_equal(item.content, expected)
+        assert isinstance(item.content, Decoded)
+        assert np.array_equal(item.content.pixels, expected)
 
 
 def test_glyphs_are_gray() -> None:

@@ -67,7 +67,7 @@ def test_a_model_that_was_changed_by_another_program_is_refused(tmp_path: Path, 
 def test_models_of_other_versions_say_which(tmp_path: Path, digits_model: Path, version: str) -> None:
     change_metadata(digits_model, tmp_path / "model.onnx", format_version=version)
 
-    with pytest.raises(ModelError, match=f"format version '{version}'; this one reads 6"):
+    with pytest.raises(ModelError, match=f"format version '{version}'; this one reads 7"):
         Classifier(tmp_path / "model.onnx", provider="cpu")
 
 

@@ -75,7 +75,7 @@ def test_any_text_is_a_shard_or_a_settings_error(text: str) -> None:
 
 @given(st.integers(1, 99_999).flatmap(lambda count: st.tuples(st.integers(1, count), st.just(count))))
 def test_a_parts_name_says_what_it_is(number_of: tuple[int, int]) -> None:
-    part = Part(Shard(*number_of), "0" * 12, "1" * 12, "a" * 12, "jsonl", 12_345, 0, "b" * 12)
+    part = Part(Shard(*number_of), "0" * 12, "1" * 12, "a" * 12, "jsonl", 12_345, 0, 67, "b" * 12)
 
     parsed = Part.parse(part.name)
 

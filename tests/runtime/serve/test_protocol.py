@@ -182,13 +182,14 @@ def test_an_answer_has_binary_tensors_in_the_order_of_its_outputs() -> None:
     values = {"logits": np.array([[1, 2]], np.float32), "probabilities": np.array([[0.25, 0.75]], np.float32)}
     request = InferRequest(None, (b"",), {"probabilities": True, "logits": False}, "seven")
 
-    body, headers = format_answer("rnn", "1", request, values)
+    body, headers = format_answer("rnn", "1", request, values, ["a single color"])
 
     length = int(headers["Inference-Header-Content-Length"])
     assert json.loads(body[:length]) == {
         "model_name": "rnn",
         "model_version": "1",
         "id": "seven",
+        "parameters": {"unlike_images": 1},
         "outputs": [
             {"name": "probabilities", "datatype": "FP32", "shape": [1, 2], "parameters": {"binary_data_size": 8}},
             {"name": "logits", "datatype": "FP32", "shape": [1, 2], "data": [1.0, 2.0]},

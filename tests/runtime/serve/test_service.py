@@ -118,7 +118,7 @@ def test_a_file_in_the_body_gets_its_class(service: Service, classifier: Classif
     answer = httpx.post(f"{service.url}/classify?top=2", content=image)
 
     expected = classifier.predict(image, top_k=2).to_dict()["top"]
-    assert answer.json() == {**expected[0], "top": expected}
+    assert answer.json() == {**expected[0], "top": expected, "unlike": None}
 
 
 def test_an_answer_shows_the_image_as_the_model_sees_it(service: Service, classifier: Classifier) -> None:
@@ -132,7 +132,7 @@ def test_an_answer_shows_the_image_as_the_model_sees_it(service: Service, classi
     kind, data = answer["input"].split(",")
     seen = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
     assert kind == "data:image/png;base64"
-    assert np.array_equal(seen, convert_image(drawing, classifier.image_spec)[..., 0])
+    assert np.array_equal(seen, convert_image(drawing, classifier.image_spec).pixels[..., 0])
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,7 @@ def _fit(data: Data, source: DataSource) -> Data:
         SettingsError: they have a size that no model takes.
     """
     height, width, channels = data.train.images.shape[1:]
+    aspect_ratio = width / height
     height, width = source.image_size or (height, width)
     background = source.fixed_background or (0, 0, 0)
     spec = ImageSpec(height, width, channels, None, source.chosen_fit, background)
@@ -132,7 +133,13 @@ def _fit(data: Data, source: DataSource) -> Data:
 
     validation, test = (split and fit(split) for split in (data.validation, data.test))
     return replace(
-        data, train=fit(data.train), validation=validation, test=test, fit=spec.fit, background=spec.background
+        data,
+        train=fit(data.train),
+        validation=validation,
+        test=test,
+        fit=spec.fit,
+        background=spec.background,
+        aspect_ratios=(aspect_ratio, aspect_ratio),
     )
 
 
