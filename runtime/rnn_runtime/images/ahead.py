@@ -7,7 +7,7 @@ cores (docs/explanation/decisions.md, "Reading ahead").
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -113,7 +113,7 @@ class ReadAhead(Generic[Item]):
 
 def read_each(
     function: Callable[[Item], Value], items: Iterable[Item], *, batch_size: int, threads: int
-) -> Iterator[tuple[Item, Value | ImageError]]:
+) -> Generator[tuple[Item, Value | ImageError], None, None]:
     """Call a function for each file, ahead of the caller, and yield the results in order.
 
     Args:

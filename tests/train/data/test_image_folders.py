@@ -446,6 +446,21 @@ def test_a_loaded_folder_holds_what_the_runtime_reads(
     assert np.array_equal(data.train.images, expected)
 
 
+@pytest.mark.parametrize("fit", ["stretch", "pad"])
+def test_gray_files_among_color_ones_are_trained_on_as_the_runtime_reads_them(tmp_path: Path, fit: Any) -> None:
+    write_classes(tmp_path, count=3)
+    drawing = np.zeros((9, 4, 2), np.uint8)
+    drawing[2:6, 2, 1] = 255
+    Image.fromarray(drawing, "LA").save(tmp_path / "ant" / "0.png")
+    write_photo(tmp_path / "bee" / "1.png", channels=3)
+
+    data = load(tmp_path, image_size=(8, 8), fit=fit, background="#204060")
+
+    assert data.image_spec.shape == (8, 8, 3)
+    expected = [pixels_of(path, data.image_spec) for path in sorted(tmp_path.glob("*/*.png"))]
+    assert np.array_equal(data.train.images, expected)
+
+
 def test_images_lying_on_their_side_are_trained_on_upright(tmp_path: Path) -> None:
     lying = Image.Exif()
     lying[ExifTags.Base.Orientation] = 6

@@ -115,7 +115,7 @@ def load_images(
     *,
     skip_unreadable: bool = False,
 ) -> tuple[NDArray[np.uint8], dict[int, str]]:
-    """Decode images, exactly as the runtime does. Each file is read once.
+    """Decode images, exactly as the runtime does. Each file is read once, the first gray ones of color images twice.
 
     Args:
         paths: The files.
@@ -140,19 +140,19 @@ def load_images(
         if isinstance(image, ImageError):
             errors[row] = str(image)
             continue
+        if channels is None and image.shape[2] == 3:  # gray ones, too, are read as the model will read them
+            results.close()
+            return load_images(paths, image_size, 3, make_spec, skip_unreadable=skip_unreadable)
         if images is None:
             images = np.empty((len(paths), *image.shape), np.uint8)
         first = first or path
-        (height, width, depth), size = images.shape[1:], image.shape[:2]
+        (height, width), size = images.shape[1:3], image.shape[:2]
         if size != (height, width):
             raise DataError(
                 f"images differ in size, {height}x{width} in {first} and {size[0]}x{size[1]} in {path}. "
                 "Resize them with ",
                 Argument("image_size"),
             )
-        if image.shape[2] > depth:  # the first in color, after gray ones
-            gray, images = images, np.empty((len(paths), height, width, 3), np.uint8)
-            images[:kept] = gray[:kept]
         images[kept] = image
         kept += 1
     if errors and not skip_unreadable:
@@ -179,7 +179,6 @@ def _read(
         shape = (*size, channels)
     else:
         found = image_shape(data)
-        # A gray image stays gray here; `load_images` repeats its values for RGB where needed.
         shape = (*(size or found[:2]), channels or found[2])
     try:
         spec = make_spec(*shape)
