@@ -10,13 +10,11 @@ import venv
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 
 from benchmarks import floors
 from benchmarks.measure import Row, compare, race_once
-from benchmarks.models import make_peers
+from benchmarks.models import make_peers, smooth_pictures
 from rnn_runtime.images.ahead import usable_cores
 from rnn_runtime.model.spec import ImageSpec
 
@@ -183,11 +181,7 @@ def _size(folder: Path) -> int:
 
 
 def write_images(folder: Path, count: int, shape: tuple[int, int, int], suffix: str) -> None:
-    """Smooth random pictures, which compress about as real ones do."""
+    """Files of `smooth_pictures`."""
     folder.mkdir()
-    generator = np.random.default_rng(0)
-    height, width, channels = shape
-    for i in range(count):
-        coarse = generator.integers(0, 256, (height // 4, width // 4, channels), np.uint8)
-        image = Image.fromarray(coarse.squeeze()).resize((width, height), Image.Resampling.BILINEAR)
+    for i, image in enumerate(smooth_pictures(count, shape)):
         image.save(folder / f"{i:05}{suffix}")

@@ -75,11 +75,12 @@ class Classified(NamedTuple):
 
     Attributes:
         predictions: In the order of the images.
-        only_input: A checksum of the model's input, if it is the same for all images that could be read; None if it
-            isn't, or if none could be read.
+        readable: How many of the images could be read.
+        only_input: A checksum of the model's input, if it is the same for all of these; else None.
     """
 
     predictions: list[Prediction]
+    readable: int
     only_input: int | None
 
 
@@ -214,7 +215,7 @@ class Classifier:
         """
         if is_single_image(images):
             _check_sizes(top_k, batch_size)
-            ((prediction,), _) = self._classify_here(take_images(images, self.image_spec), top_k)
+            (prediction,) = self._classify_here(take_images(images, self.image_spec), top_k).predictions
             return prediction
         return list(self.iter_predictions(images, top_k=top_k, batch_size=batch_size))  # type: ignore[arg-type]
 
@@ -311,8 +312,8 @@ class Classifier:
         self, images: Iterator[str | TakenImage], top_k: int, batch_size: int
     ) -> Generator[Prediction, None, None]:
         with self.classify_batches(images, top_k, batch_size) as batches:
-            for predictions, _ in batches:
-                yield from predictions
+            for batch in batches:
+                yield from batch.predictions
 
     def _classify_here(self, images: Iterable[str | TakenImage], top_k: int, *, alone: bool = False) -> Classified:
         """Decode and classify images in the calling thread; `alone` in one of several processes."""
@@ -344,7 +345,7 @@ class Classifier:
                 predictions.append(Prediction(name, *top[0], top, None, image.colors_ignored, unlike))
             else:
                 predictions.append(Prediction(name, None, None, error=_NOT_FINITE))
-        return Classified(predictions, _only_input(batch.images))
+        return Classified(predictions, len(batch.images), _only_input(batch.images))
 
     def _find_unlike(self, batch: _Batch) -> Sequence[str | None]:
         own = self.image_spec.width / self.image_spec.height

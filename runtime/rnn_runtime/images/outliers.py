@@ -8,6 +8,7 @@ together (P. C. Mahalanobis, "On the generalised distance in statistics", 1936).
 
 from collections.abc import Iterator, Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ _WIDER, _HIGHER = "wider in proportion", "higher in proportion"
 CERTAIN = {LIGHT, DARK, SINGLE_COLOR, _WIDER, _HIGHER}  # differences that images like those in training don't have
 _RATIO = 1.25  # by which an image may be wider or higher than the training images
 _NEARER = 0.5  # of the squared distance; an inverted image that is so near is meant the other way round
+_ONE_THREAD = 1 << 18  # multiplications; up to so many, OpenBLAS starts no threads (its interface/gemm.c)
 _BLOCK = 1 << 18  # values that are worked on at a time: 2 MiB, which stay in a processor's cache
 
 # What `measure` tells of an image: the words for less and for more of it, and the least that counts as a deviation, so
@@ -120,28 +122,32 @@ def measure(images: NDArray[np.uint8]) -> Numbers:
 
 
 def _measure_blocks(images: NDArray[np.uint8]) -> Iterator[Numbers]:
-    shape = images.shape[1:]
-    size = max(1, _BLOCK // int(np.prod(shape)))
+    size = max(1, _BLOCK // int(np.prod(images.shape[1:])))
     for start in range(0, len(images), size):
-        yield _measure_block(images[start : start + size], shape)
+        yield _measure_block(images[start : start + size])
 
 
-def _measure_block(images: NDArray[np.uint8], shape: tuple[int, ...]) -> Numbers:
-    height, width, channels = shape
-    weights, on_border = _weights(height, width, channels)
+def _measure_block(images: NDArray[np.uint8]) -> Numbers:
+    height, width, channels = images.shape[1:]
+    in_rows, of_rows, weights, on_border = _weights(height, width, channels)
     pixels = images.reshape(len(images), -1)
     count = pixels.shape[1]
     values = pixels.astype(np.float64)
-    sums = values @ weights
+
+    def sum_up() -> Numbers:
+        by_row = _product(values.reshape(-1, width * channels), in_rows)
+        return _product(by_row.reshape(len(images), -1), of_rows)
+
+    sums = sum_up()
     neighbors = np.einsum("ij,ij->i", values[:, channels:], values[:, :-channels])  # of one channel
     np.multiply(values, values, out=values)
-    square_sums = values @ weights[:, :6]
+    square_sums = sum_up()[:, :6]
     mean, border = sums[:, 0] / count, sums[:, 1] / on_border
     variance = np.maximum(square_sums[:, 0] / count - mean**2, 0)
     border_variance = np.maximum(square_sums[:, 1] / on_border - border**2, 0)
     # The content is what differs from the mean border. Its place is weighted by the squared difference.
     level = border[:, np.newaxis]
-    content = square_sums - 2 * level * sums[:, :6] + level**2 * weights[:, :6].sum(axis=0)
+    content = square_sums - 2 * level * sums[:, :6] + level**2 * weights
     mass = np.maximum(content[:, 0], 0) + count / 4
     right, down = content[:, 2] / mass, content[:, 3] / mass
     wide = np.sqrt(np.maximum(content[:, 4] / mass - right**2, 0))
@@ -165,24 +171,46 @@ def _measure_block(images: NDArray[np.uint8], shape: tuple[int, ...]) -> Numbers
     return np.stack(measures, axis=1)
 
 
-@cache
-def _weights(height: int, width: int, channels: int) -> tuple[Numbers, int]:
-    """What pixels are multiplied with to measure an image, and how many values are on its border.
+def _product(values: Numbers, weights: Numbers) -> Numbers:
+    """`values @ weights`, in one thread: NumPy's would get in the way of onnxruntime's, and of other processes."""
+    result = np.empty((len(values), weights.shape[1]))
+    size = max(1, _ONE_THREAD // weights.size)
+    for start in range(0, len(values), size):
+        np.matmul(values[start : start + size], weights, out=result[start : start + size])
+    return result
 
-    The columns: 1, whether it is on the border, its place to the right and down, from the center, in half pixels, and
-    the squares of both; for RGB, whether it is red, and whether it is blue.
+
+@cache
+def _weights(height: int, width: int, channels: int) -> tuple[Numbers, Numbers, Numbers, int]:
+    """What pixels are multiplied with to measure an image.
+
+    Returns:
+        The weights in a row, `(width * channels, kinds)`; those of all rows, `(height * kinds, sums)`; what the first
+        six sums are for an image of ones; and how many values are on the border. The sums are those of the values, of
+        the values on the border, of the values times their place to the right and down, in half pixels from the center,
+        and times the squares of both; for RGB, also those of red and of blue.
     """
-    down, right = np.mgrid[:height, :width].astype(np.float64)
-    down, right = 2 * down - (height - 1), 2 * right - (width - 1)
     depth = max(1, min(height, width) // 14)
-    border = np.ones((height, width))
-    border[depth : height - depth, depth : width - depth] = 0
-    planes = np.stack([np.ones((height, width)), border, right, down, right**2, down**2], axis=2)
-    columns = np.repeat(planes.reshape(height * width, -1), channels, axis=0)
+    right, down = (2.0 * np.arange(side) - (side - 1) for side in (width, height))
+    inner_columns, inner_rows = (
+        ((np.arange(side) >= depth) & (np.arange(side) < side - depth)).astype(np.float64) for side in (width, height)
+    )
+    ones, none = np.ones(height), np.zeros(height)
+    in_rows = np.repeat(np.stack([np.ones(width), right, right**2, inner_columns], axis=1), channels, axis=0)
+    # For each kind of sum in a row, what it contributes to the sums of the image.
+    of_rows: list[list[Any]] = [
+        [ones, ones, none, down, none, down**2],
+        [none, none, ones, none, none, none],
+        [none, none, none, none, ones, none],
+        [none, -inner_rows, none, none, none, none],
+    ]
     if channels == 3:
-        colors = np.tile(np.eye(3)[:, [0, 2]], (height * width, 1))
-        columns = np.concatenate([columns, colors], axis=1)
-    return columns, int(columns[:, 1].sum())
+        in_rows = np.concatenate([in_rows, np.tile(np.eye(3)[:, [0, 2]], (width, 1))], axis=1)
+        of_rows = [[*row, none, none] for row in of_rows]
+        of_rows += [[none] * 6 + [ones, none], [none] * 6 + [none, ones]]
+    joined = np.transpose(np.array(of_rows), (2, 0, 1)).reshape(height * len(of_rows), -1)
+    whole = (np.tile(in_rows.sum(axis=0), height) @ joined)[:6]
+    return in_rows, joined, whole, int(whole[1])
 
 
 def _inverted(measured: Numbers) -> Numbers:

@@ -435,9 +435,8 @@ class Run:
         with classified as batches:
             inputs: set[int | None] = set()
             classified_now = 0
-            for batch, only_input in batches:
-                predictions = list(map(self.columns.judge, batch))
-                readable = sum(prediction.error is None or prediction.unlike is not None for prediction in predictions)
+            for found, readable, only_input in batches:
+                predictions = list(map(self.columns.judge, found)) if self.columns.unlike == "error" else found
                 # Placed before their rows are written: a run that is killed in between and resumed finds them there.
                 self._place(predictions)
                 if readable:

@@ -89,8 +89,8 @@ class Columns:
         ]
 
     def judge(self, prediction: Prediction) -> Prediction:
-        """The result to write: with `error`, an image that is unlike the training images has an error and no label."""
-        if self.unlike != "error" or prediction.unlike is None or prediction.error is not None:
+        """A result with `error`: an image that is unlike the training images has an error and no label."""
+        if prediction.unlike is None:
             return prediction
         return Prediction(prediction.path, None, None, error=_UNLIKE + prediction.unlike, unlike=prediction.unlike)
 
