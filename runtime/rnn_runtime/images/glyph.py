@@ -22,6 +22,12 @@ _LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in a gray value (ITU-R B
 _WORKING_SIDE = 192  # pixels; a larger image is made smaller before its background is estimated
 _MIDDLE_GRAY = 128.0
 _FAINTEST = 12.0  # of 255; what differs less from the background is no sign
+_BRIGHTEST = 8  # pixels; as many must reach a contrast, as few as a small sign has
+_INVISIBLE = 0.1  # of the largest opacity
+_PICTURE, _OPAQUE = (
+    0.6,
+    0.9,
+)  # of a box around what is visible; if that fills more, its colors may, or must, be a picture
 _SMALL = 30  # pixels; in smaller images, the border is no sample of the background's texture
 _BACKGROUND, _INK = 0.25, 0.8  # of the sign's contrast: what is black, and what is white
 _UNEVEN = 0.15  # of the sign's contrast; where the border differs more from a plane, the background isn't one
@@ -162,16 +168,17 @@ def _find_ink(image: Image.Image) -> Plane:
     border = _border(*colors.shape[:2])
     if background is not None:
         difference = np.abs(colors - background).max(axis=2)
-        contrast = float(np.percentile(difference, 99.9))
+        contrast = _contrast(difference)
         noise = 0.0
     else:
         from_plane = [_subtract_plane(channel, border) for channel in np.moveaxis(colors, 2, 0)]
         difference = np.max([np.abs(channel) for channel, _ in from_plane], axis=0)
-        contrast = float(np.percentile(difference, 99.9))
+        contrast = _contrast(difference)
         is_small = min(border.shape) <= _SMALL
-        if not is_small and max(unevenness for _, unevenness in from_plane) > _UNEVEN * contrast:
+        unevenness = max(unevenness for _, unevenness in from_plane)
+        if not is_small and contrast >= _FAINTEST and unevenness > _UNEVEN * contrast:
             difference = np.max([_strokes(channel) for channel in np.moveaxis(colors, 2, 0)], axis=0)
-            contrast = float(np.percentile(difference, 99.9))
+            contrast = _contrast(difference)
         noise = 0.0 if is_small else float(np.percentile(difference[border], 95))
     if contrast < _FAINTEST:
         return np.zeros(border.shape)
@@ -188,19 +195,38 @@ def _shrink(image: Image.Image, side: int) -> Image.Image:
     return image.resize(size, Image.Resampling.BOX)
 
 
+def _contrast(difference: Plane) -> float:
+    """What the brightest pixels differ from the background by, without the very brightest, which may be noise."""
+    rank = min(max(difference.size // 1000, 1), _BRIGHTEST)
+    return float(np.partition(difference.ravel(), -rank)[-rank])
+
+
 def _colors(image: Image.Image) -> tuple[Plane, float | None]:
     """The image's values, `(height, width, channels)`, and the background where it is known: behind transparency.
 
-    That is white or black, whichever makes the visible pixels stand out.
+    That is white or black, whichever makes the visible pixels stand out. It isn't known where a picture with its own
+    background has transparent pixels around it, such as rounded corners. These get the median of the visible colors.
     """
     values = np.asarray(image, np.float64)
     if image.mode in ("L", "RGB"):
         return values.reshape(image.height, image.width, -1), None
-    color, alpha = values[..., :-1], values[..., -1:] / 255
-    if alpha.min() == 1:
-        return color, None
+    color, alpha = values[..., :-1], values[..., -1:] / max(values[..., -1].max(), 1)
+    is_visible = alpha[..., 0] > _INVISIBLE
+    share = _share_of_its_box(is_visible)
+    if share >= _PICTURE:
+        paper = np.median(color[is_visible], axis=0)
+        on_paper = color * alpha + paper * (1 - alpha)
+        if share >= _OPAQUE or _contrast(np.abs(on_paper - paper).max(axis=2)) >= _FAINTEST:
+            return on_paper, None
     background = 255.0 if visible_gray(color, alpha[..., 0]) < _MIDDLE_GRAY else 0.0
     return color * alpha + background * (1 - alpha), background
+
+
+def _share_of_its_box(mask: NDArray[np.bool_]) -> float:
+    """How much of its bounding box a mask fills; 0 if it is empty."""
+    if not mask.any():
+        return 0.0
+    return float(mask[slice(*_span(mask, 0)), slice(*_span(mask, 1))].mean())
 
 
 def visible_gray(color: Plane, alpha: Plane) -> float:

@@ -102,12 +102,46 @@ def colored() -> Image.Image:
     return Image.fromarray(np.rint(red * cover + green * (1 - cover)).astype(np.uint8))
 
 
+def with_alpha(image: Gray, alpha: Gray) -> Image.Image:
+    picture = Image.fromarray(np.rint(image).astype(np.uint8)).convert("RGB")
+    picture.putalpha(Image.fromarray(alpha.astype(np.uint8)))
+    return picture
+
+
+def one_pixel_less_than_opaque() -> Image.Image:
+    alpha = np.full((SIDE, SIDE), 255.0)
+    alpha[9, 9] = 254
+    return with_alpha(on_paper(240), alpha)
+
+
+def in_shape(shape: str, corner: int = 0, margin: int = 0) -> Image.Image:
+    """A sign on paper that ends in transparency."""
+    mask = Image.new("L", (SIDE, SIDE))
+    box = (margin, margin, SIDE - 1 - margin, SIDE - 1 - margin)
+    if shape == "disc":
+        ImageDraw.Draw(mask).ellipse(box, 255)
+    else:
+        ImageDraw.Draw(mask).rounded_rectangle(box, corner, 255)
+    return with_alpha(on_paper(240, cover=sign(80, 80, 80, 10)), np.asarray(mask, np.float64))
+
+
+def faint_wash() -> Image.Image:
+    return with_alpha(255 * (1 - sign()), 60 + 195 * sign())
+
+
 PICTURES: dict[str, Callable[[], Gray | Image.Image]] = {
     "dark on light": lambda: on_paper(245),
     "light on dark": lambda: 255 * sign(),
     "screenshot": lambda: Image.fromarray(on_paper(255, 0).astype(np.uint8)).convert("RGBA"),
     "canvas drawing": canvas_drawing,
     "uneven light": lambda: jpeg(on_paper(uneven_light(), 40) + noise(5), 80),
+    "one pixel less than opaque": one_pixel_less_than_opaque,
+    "evenly transparent": lambda: with_alpha(on_paper(240), np.full((SIDE, SIDE), 128.0)),
+    "rounded corners": lambda: in_shape("rectangle", 30),
+    "a card in a transparent margin": lambda: in_shape("rectangle", 10, 25),
+    "a round picture": lambda: in_shape("disc"),
+    "a drawing at half its opacity": lambda: with_alpha(np.zeros((SIDE, SIDE)), 128 * sign()),
+    "strokes on a faint wash": faint_wash,
     "in a corner": lambda: 255 * sign(20, 15, 60, 7),
     "small": lambda: 255 * sign(400, 400, 96, 12, 960).reshape(240, 4, 240, 4).mean(axis=(1, 3)),
     "wide": lambda: 255 * sign()[50:190],
@@ -124,6 +158,7 @@ PICTURES: dict[str, Callable[[], Gray | Image.Image]] = {
     "JPEG noise": lambda: jpeg(on_paper(220, 40) + noise(8), 12),
     "touching the border": lambda: on_paper(240, 20, sign(top=-4)),
     "a small sign in a large image": lambda: np.kron(255 * sign(30, 200, 24, 3, 400), np.ones((4, 4))),
+    "a tiny sign in a large image": lambda: on_paper(240, cover=sign(700, 400, 30, 4, 1000)),
 }
 
 
@@ -156,11 +191,28 @@ def test_images_that_have_the_form_already_stay_as_they_are() -> None:
     assert np.array_equal(glyph(PLAIN.astype(np.float64)), PLAIN)
 
 
-@pytest.mark.parametrize(
-    "image", [np.zeros((40, 40)), np.full((40, 40), 255.0), np.full((300, 200), 120.0)], ids=["black", "white", "gray"]
-)
-def test_images_without_a_sign_become_black(image: Gray) -> None:
-    assert not glyph(image).any()
+def rounded_blank() -> Image.Image:
+    picture = in_shape("rectangle", 20)
+    picture.paste((240, 240, 240), (0, 0, SIDE, SIDE), picture.getchannel("A"))
+    return picture
+
+
+WITHOUT_A_SIGN: dict[str, Callable[[], Gray | Image.Image]] = {
+    "black": lambda: np.zeros((40, 40)),
+    "white": lambda: np.full((40, 40), 255.0),
+    "gray": lambda: np.full((300, 200), 120.0),
+    "even light from a side": lambda: uneven_light() - noise(0.3),
+    "a gradient": lambda: np.tile(np.linspace(0, 255, SIDE), (SIDE, 1)),
+    "half transparent": lambda: with_alpha(np.zeros((SIDE, SIDE)), np.full((SIDE, SIDE), 128.0)),
+    "nearly opaque": lambda: with_alpha(np.full((SIDE, SIDE), 255.0), np.full((SIDE, SIDE), 254.0)),
+    "invisible": lambda: with_alpha(255 * sign(), np.zeros((SIDE, SIDE))),
+    "rounded corners": rounded_blank,
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_A_SIGN)
+def test_images_without_a_sign_become_black(name: str) -> None:
+    assert not glyph(WITHOUT_A_SIGN[name]()).any()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (50, 1), (2, 3), (5000, 3)])
