@@ -276,7 +276,8 @@ class Classifier:
     def predict_proba(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Compute the probability of each class for images that are the model's input already, whatever its `fit`.
 
-        `predict` takes images of any size. Images resized in another way than in training can get other labels.
+        A classifier with `invert` exchanges light and dark in them. `predict` takes images of any size. Images resized
+        in another way than in training can get other labels.
 
         Args:
             images: uint8, shape `(batch, height, width, channels)`, 0 to 255, channels in RGB order.
@@ -306,7 +307,7 @@ class Classifier:
             The greatest difference of each image; None for an image like those, and for all if the model doesn't know
             what they looked like, since there were fewer than 20.
         """
-        return self._detector.find(images, aspect_ratios) if self._detector else [None] * len(images)
+        return self._find_unlike(self._as_seen(images), aspect_ratios)
 
     def _iterate(
         self, images: Iterator[str | TakenImage], top_k: int, batch_size: int
@@ -332,7 +333,10 @@ class Classifier:
         classes = np.argsort(-found, axis=1, kind="stable")[:, :top_k]
         highest = np.take_along_axis(found, classes, axis=1)
         is_finite: list[bool] = np.isfinite(found).all(axis=1).tolist()  # type: ignore[assignment]
-        rows = zip(classes.tolist(), highest.tolist(), is_finite, self._find_unlike(batch), strict=True)
+        own = self.image_spec.width / self.image_spec.height
+        ratios = [image.aspect_ratio or own for image in batch.decoded if isinstance(image, Decoded)]
+        unlike_each = self._find_unlike(batch.images, ratios)
+        rows = zip(classes.tolist(), highest.tolist(), is_finite, unlike_each, strict=True)
         predictions = []
         for given, image in zip(batch.given, batch.decoded, strict=True):
             name = given if isinstance(given, str) else given.name
@@ -347,10 +351,11 @@ class Classifier:
                 predictions.append(Prediction(name, None, None, error=_NOT_FINITE))
         return Classified(predictions, len(batch.images), _only_input(batch.images))
 
-    def _find_unlike(self, batch: _Batch) -> Sequence[str | None]:
-        own = self.image_spec.width / self.image_spec.height
-        ratios = [image.aspect_ratio or own for image in batch.decoded if isinstance(image, Decoded)]
-        return self.find_unlike(batch.images, ratios)
+    def _find_unlike(self, images: NDArray[np.uint8], aspect_ratios: Sequence[float]) -> list[str | None]:
+        return self._detector.find(images, aspect_ratios) if self._detector else [None] * len(images)
+
+    def _as_seen(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return 255 - images if self.image_spec.invert else images
 
     def _compute(self, output: str, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         images = np.ascontiguousarray(images)
@@ -360,7 +365,7 @@ class Classifier:
                 f" must be uint8 of shape (batch, {', '.join(map(str, self._shape))}), "
                 f"not {images.dtype} of shape {images.shape}. `predict` takes images of any size",
             )
-        values = self._runner.run(output, images)
+        values = self._runner.run(output, self._as_seen(images))
         if not np.isfinite(values).all():
             rows = int((~np.isfinite(values).all(axis=1)).sum())
             raise ModelError(

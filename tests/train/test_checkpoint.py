@@ -294,6 +294,7 @@ def test_what_is_missing_is_named(path: Path, key: str) -> None:
         lambda content: content["model"].update(hidden_size=65536, num_layers=64),
         lambda content: content["model"].update(class_names="ab"),
         lambda content: content["model"]["image_spec"].update(height=0),
+        lambda content: content["model"]["image_spec"].update(invert=True),
         lambda content: content["model"].pop("mean"),
         lambda content: content["settings"].update(epochs=0),
         lambda content: content["settings"].update(momentum=0.9),

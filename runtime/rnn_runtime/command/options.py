@@ -115,7 +115,7 @@ def long_name(param: click.Parameter) -> str:
 _input, _model, _output, _cuda = map(option_group, ("Input", "Model and provider", "Output", "CUDA"))
 
 recursive = _input("-r", "--recursive", is_flag=True, help="Search subfolders too.")
-invert = _input("--invert", is_flag=True, help="Exchange light and dark in image files, before they are classified.")
+invert = _input("--invert", is_flag=True, help="Exchange light and dark in all images, before they are classified.")
 null = _input("-0", "--null", is_flag=True, help="Names on standard input end with a null character (find -print0).")
 
 model = _model(

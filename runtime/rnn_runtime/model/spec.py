@@ -148,6 +148,8 @@ class ModelSpec(PlainFields):
         if len(set(names)) != len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise SettingsError(f"class names must differ, but {twice!r} occurs twice")
+        if self.image_spec.invert:
+            raise SettingsError("models are trained without invert")
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != channels:
                 raise SettingsError(f"{name} must have a value for each of {channels} channels, not {len(values)}")

@@ -50,13 +50,19 @@ def test_unknown_format_versions_are_refused(version: str) -> None:
         ModelMetadata.from_props(METADATA.to_props() | {"format_version": version})
 
 
-@pytest.mark.parametrize("depth_range", [[0], [5, 5], [9, 2], [0, 1 << 16], [-40_000, 0], "0-5", [0.0, 1.0]])
-def test_a_depth_range_that_cannot_be_is_damage(depth_range: object) -> None:
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("depth_range", value) for value in ([0], [5, 5], [9, 2], [0, 1 << 16], [-40_000, 0], "0-5", [0.0, 1.0])),
+        ("invert", True),
+    ],
+)
+def test_an_input_that_no_training_has_is_damage(field: str, value: object) -> None:
     props = METADATA.to_props()
     model = json.loads(props["model"])
-    model["image_spec"]["depth_range"] = depth_range
+    model["image_spec"][field] = value
 
-    with pytest.raises(ModelError, match=r"damaged.*depth.range"):
+    with pytest.raises(ModelError, match=f"damaged.*{field.replace('_', '.')}"):
         ModelMetadata.from_props(props | {"model": json.dumps(model)})
 
 

@@ -135,6 +135,23 @@ def test_an_answer_shows_the_image_as_the_model_sees_it(service: Service, classi
     assert np.array_equal(seen, convert_image(drawing, classifier.image_spec).pixels[..., 0])
 
 
+def test_files_and_pixels_are_inverted(service: Service, digits_model: Path, image: bytes) -> None:
+    pixels = np.asarray(Image.open(io.BytesIO(image)))
+    file = io.BytesIO()
+    Image.fromarray(255 - pixels).save(file, "PNG")
+
+    def ask(url: str, data: bytes, pixels: NDArray[np.uint8]) -> list[Any]:
+        tensor = {"name": "images", "datatype": "UINT8", "shape": [1, 8, 8, 1], "data": pixels.tolist()}
+        encoded = {"name": "encoded", "datatype": "BYTES", "shape": [1], "data": [base64.b64encode(data).decode()]}
+        answers = [httpx.post(url + INFER, json={"inputs": [value]}).json() for value in (tensor, encoded)]
+        return [*answers, httpx.post(f"{url}/classify?input=true", content=data).json()]
+
+    expected = ask(service.url, image, pixels)
+    with serving(digits_model, "--invert") as inverting:
+        assert ask(inverting.url, file.getvalue(), 255 - pixels) == expected
+    assert expected[0] == expected[1]
+
+
 @pytest.mark.parametrize(
     ("method", "path", "content", "status", "problem"),
     [
