@@ -9,6 +9,7 @@ The model is one that was trained on digits. Fonts are those that the machine ha
 import io
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import click
@@ -35,17 +36,24 @@ _FOUND = 160  # of 255, the threshold by which an enlarged image of MNIST become
 
 def font_signs(count: int, random: Random) -> list[tuple[Image.Image, str]]:
     """Digits of fonts, as `(coverage in mode L, digit)`, each cut out; of Pillow's own font if there are no others."""
-    fonts = sorted(path for path in _FONT_FOLDER.rglob("*.[to]tf") if not any(odd in path.name for odd in _ODD_FONTS))
-    signs = []
-    for i in range(count):
-        font: ImageFont.ImageFont | ImageFont.FreeTypeFont
-        font = ImageFont.load_default(_FONT_SIZE)
-        if fonts:
-            font = ImageFont.truetype(fonts[random.integers(len(fonts))], _FONT_SIZE)
-        canvas = Image.new("L", (3 * _FONT_SIZE, 3 * _FONT_SIZE))
-        ImageDraw.Draw(canvas).text((_FONT_SIZE, _FONT_SIZE), _DIGITS[i % 10], 255, font=font)
-        signs.append((canvas.crop(canvas.getbbox()), _DIGITS[i % 10]))
-    return signs
+    return [(font_sign(_DIGITS[i % 10], random), _DIGITS[i % 10]) for i in range(count)]
+
+
+def font_sign(character: str, random: Random) -> Image.Image:
+    """A character of one of the fonts, cut out, in mode `L`."""
+    fonts = _find_fonts()
+    font: ImageFont.ImageFont | ImageFont.FreeTypeFont
+    font = ImageFont.load_default(_FONT_SIZE)
+    if fonts:
+        font = ImageFont.truetype(fonts[random.integers(len(fonts))], _FONT_SIZE)
+    canvas = Image.new("L", (3 * _FONT_SIZE, 3 * _FONT_SIZE))
+    ImageDraw.Draw(canvas).text((_FONT_SIZE, _FONT_SIZE), character, 255, font=font)
+    return canvas.crop(canvas.getbbox())
+
+
+@cache
+def _find_fonts() -> list[Path]:
+    return sorted(path for path in _FONT_FOLDER.rglob("*.[to]tf") if not any(odd in path.name for odd in _ODD_FONTS))
 
 
 def mnist_signs(folder: Path, count: int) -> list[tuple[Image.Image, str]]:
@@ -225,20 +233,24 @@ KINDS: dict[str, Callable[[Image.Image, Random], Image.Image]] = {
 }
 
 
+def encode(image: Image.Image) -> bytes:
+    """An image as a PNG file."""
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
 def count_right(
     classifier: Classifier, signs: Sequence[tuple[Image.Image, str]], kind: str, random: Random
-) -> tuple[int, float]:
-    """How many pictures of one kind a model reads right, and the seconds that it took for each."""
-    files = []
-    for sign, _ in signs:
-        file = io.BytesIO()
-        KINDS[kind](sign, random).save(file, "PNG")
-        files.append(file.getvalue())
+) -> tuple[int, int, float]:
+    """How many pictures of a kind a model reads right, how many are unlike those in training, and seconds for each."""
+    files = [encode(KINDS[kind](sign, random)) for sign, _ in signs]
     start = time.perf_counter()
     predictions = classifier.predict(files)
     seconds = (time.perf_counter() - start) / len(files)
     pairs = zip(predictions, signs, strict=True)
-    return sum(prediction.label == digit for prediction, (_, digit) in pairs), seconds
+    right = sum(prediction.label == digit for prediction, (_, digit) in pairs)
+    return right, sum(prediction.unlike is not None for prediction in predictions), seconds
 
 
 @click.command()
@@ -246,14 +258,14 @@ def count_right(
 @click.option("--data", type=click.Path(path_type=Path, exists=True), help="A folder with MNIST's IDX files.")
 @click.option("--count", type=click.IntRange(10), default=100, help="Pictures of each kind.")
 def main(model: Path, data: Path | None, count: int) -> None:
-    """Print how many of each kind of picture MODEL reads right."""
+    """Print how many of each kind of picture MODEL reads right, and how many it finds unlike its training images."""
     random = np.random.default_rng(0)
     signs = mnist_signs(data, count) if data else font_signs(count, random)
     classifier = Classifier(model, "cpu")
-    table = Table("what was sent", f"right of {count}", "ms an image")
+    table = Table("what was sent", f"right of {count}", "unlike", "ms an image")
     for kind in KINDS:
-        right, seconds = count_right(classifier, signs, kind, random)
-        table.add_row(kind, str(right), f"{seconds * 1e3:.2f}")
+        right, unlike, seconds = count_right(classifier, signs, kind, random)
+        table.add_row(kind, str(right), str(unlike), f"{seconds * 1e3:.2f}")
     Console().print(table)
 
 

@@ -433,7 +433,7 @@ def test_training_finds_the_size_of_images_among_broken_ones(tmp_path: Path) -> 
     for i, data in enumerate(files):
         (tmp_path / f"{i}.png").write_bytes(data)
 
-    pixels, errors = load_images([f"{tmp_path}/{i}.png" for i in range(len(files))], skip_unreadable=True)
+    pixels, _, errors = load_images([f"{tmp_path}/{i}.png" for i in range(len(files))], skip_unreadable=True)
 
     assert np.array_equal(pixels, [PIXELS])
     assert [*errors] == [0, 1, 2, 3]

@@ -423,7 +423,7 @@ def test_training_sees_each_file_exactly_as_the_runtime_does(
     path = write_photo(tmp_path_factory.getbasetemp() / f"photo.{ending}", height, width, in_file)
     spec = ImageSpec(*size, in_model)
 
-    images, errors = load_images([str(path)], spec.shape[:2], spec.channels)
+    images, _, errors = load_images([str(path)], spec.shape[:2], spec.channels)
 
     assert errors == {}
     assert np.array_equal(images, pixels_of(path, spec)[np.newaxis])

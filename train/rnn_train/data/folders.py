@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rnn_runtime.errors import Argument, DataError, ImageError, InputError, SettingsError
 from rnn_runtime.files.atomic import IMAGE_SUFFIXES, atomic_write
 from rnn_runtime.images.ahead import read_each, usable_cores
-from rnn_runtime.images.decode import decode_image, deep_values, image_shape, read_bytes
+from rnn_runtime.images.decode import Decoded, decode_image, deep_values, image_shape, read_bytes
 from rnn_runtime.images.find import class_folders, find_images
 from rnn_runtime.images.fit import to_image
 from rnn_runtime.interruption import signals_noted, stop_if_signaled
@@ -25,6 +25,7 @@ _SPLITS = {"train": "train", "val": "validation", "valid": "validation", "valida
 _MISNAMED = {"training": "train", "testing": "test"}
 _FILES_PER_BATCH = 32  # a few batches at a time are decoded and not yet in the array
 _OUTLIERS = 0.001  # share of an image's pixels, at either end
+_ODD_SHAPES = 0.005  # share of the images whose aspect ratio counts as odd, at either end
 _NAMES_SHOWN = 5  # in a message
 
 
@@ -68,7 +69,7 @@ def load_class_folders(folder: Path, source: DataSource) -> Data:
         if source.fit is None and (suggestion := suggest_fit(looks, source.image_size)):
             notes.append(suggestion)
     fit = source.chosen_fit
-    pixels, errors = load_images(
+    pixels, aspect_ratios, errors = load_images(
         list(itertools.chain(*paths.values())),
         source.image_size,
         1 if fit == "glyph" else source.channels,
@@ -104,7 +105,14 @@ def load_class_folders(folder: Path, source: DataSource) -> Data:
         depth_range,
         fit,
         background,
+        _usual(aspect_ratios[: len(images["train"])]),
     )
+
+
+def _usual(aspect_ratios: NDArray[np.float64]) -> tuple[float, float]:
+    """From the least to the largest, without half a percent at either end."""
+    least, most = np.quantile(aspect_ratios, (_ODD_SHAPES, 1 - _ODD_SHAPES))
+    return float(least), float(most)
 
 
 def load_images(
@@ -114,7 +122,7 @@ def load_images(
     make_spec: Callable[[int, int, int], ImageSpec] = ImageSpec,
     *,
     skip_unreadable: bool = False,
-) -> tuple[NDArray[np.uint8], dict[int, str]]:
+) -> tuple[NDArray[np.uint8], NDArray[np.float64], dict[int, str]]:
     """Decode images, exactly as the runtime does. Each file is read once, the first gray ones of color images twice.
 
     Args:
@@ -125,21 +133,23 @@ def load_images(
         skip_unreadable: Leave out files that can't be decoded, instead of raising.
 
     Returns:
-        The images that could be read, uint8 `(images, height, width, channels)`, and the errors of the other files,
-        by index in `paths`.
+        The images that could be read, uint8 `(images, height, width, channels)`; width / height of each before it was
+        resized, shape `(images,)`; and the errors of the other files, by index in `paths`.
 
     Raises:
         DataError: a file can't be decoded, or the images differ in size and there is no `image_size`.
     """
     read = partial(_read, size=image_size, channels=channels, make_spec=make_spec)
     images = np.empty((len(paths), *image_size, channels), np.uint8) if image_size and channels else None
+    aspect_ratios = np.empty(len(paths))
     errors: dict[int, str] = {}
     first, kept = "", 0
     results = read_each(read, paths, batch_size=_FILES_PER_BATCH, threads=usable_cores())
-    for row, (path, image) in enumerate(results):
-        if isinstance(image, ImageError):
-            errors[row] = str(image)
+    for row, (path, decoded) in enumerate(results):
+        if isinstance(decoded, ImageError):
+            errors[row] = str(decoded)
             continue
+        image = decoded.pixels
         if channels is None and image.shape[2] == 3:  # gray ones, too, are read as the model will read them
             results.close()
             return load_images(paths, image_size, 3, make_spec, skip_unreadable=skip_unreadable)
@@ -154,6 +164,7 @@ def load_images(
                 Argument("image_size"),
             )
         images[kept] = image
+        aspect_ratios[kept] = decoded.aspect_ratio or width / height
         kept += 1
     if errors and not skip_unreadable:
         row = min(errors)
@@ -164,7 +175,7 @@ def load_images(
         )
     if images is None:
         raise DataError(f"{paths[0]} and {len(paths) - 1} more: none of these images can be decoded")
-    return images[:kept], errors
+    return images[:kept], aspect_ratios[:kept], errors
 
 
 def _read(
@@ -172,7 +183,7 @@ def _read(
     size: tuple[int, int] | None,
     channels: int | None,
     make_spec: Callable[[int, int, int], ImageSpec],
-) -> NDArray[np.uint8]:
+) -> Decoded:
     """Read and decode a file, in its own size or channels where none are given."""
     data = read_bytes(path)
     if size and channels:
@@ -184,7 +195,7 @@ def _read(
         spec = make_spec(*shape)
     except SettingsError as error:
         raise DataError(f"{path}: ", *error.args, ". Resize all images with ", Argument("image_size")) from None
-    return decode_image(data, spec).pixels
+    return decode_image(data, spec)
 
 
 def find_depth_range(paths: Sequence[str]) -> DepthRange | None:

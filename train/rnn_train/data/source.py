@@ -170,8 +170,8 @@ class Data:
         depth_range: How images of more than 8 bits were read, as in `ImageSpec`.
         fit: How they were brought to the model's input, as in `ImageSpec`.
         background: The color behind transparent pixels, as in `ImageSpec`.
-        aspect_ratios: The least and the largest width / height of the training images before they were fitted; None
-            if it isn't known.
+        aspect_ratios: The least and the largest width / height of the training images before they were fitted, but for
+            odd ones; None if it isn't known.
     """
 
     train: LabeledImages
