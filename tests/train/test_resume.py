@@ -7,8 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from rnn_runtime.errors import CheckpointError, DataError, SettingsError
 from rnn_train import DataSource, TrainSettings, train
@@ -277,18 +279,33 @@ def test_data_that_has_moved_is_found_where_it_is_now(tmp_path: Path, source: Da
 
 
 @pytest.mark.parametrize(
-    "other",
+    ("other", "change"),
     [
-        pytest.param({"side": 7}, id="of another size"),
-        pytest.param({"train": 200}, id="of more images"),
-        pytest.param({"seed": 1}, id="of other pixels"),
+        ({"side": 7}, "height 7 instead of 6, width 7 instead of 6. Point"),
+        ({"classes": 3}, "classes 0, 1, 2 instead of 0, 1, 2, 3. Point"),
+        ({"train": 200}, "training or validation images differ"),
+        ({"seed": 1}, "training or validation images differ"),
     ],
 )
-def test_other_data_is_refused(tmp_path: Path, source: DataSource, other: dict[str, int]) -> None:
+def test_other_data_is_refused(tmp_path: Path, source: DataSource, other: dict[str, int], change: str) -> None:
     run_and_stop(tmp_path / "model.pt", source, SMALL, 3)
     write_idx_folder(Path(str(source.data)), **({"train": 60} | other))  # type: ignore[arg-type]
 
-    with pytest.raises(DataError, match="not the data that"):
+    with pytest.raises(DataError, match=f"not the data that .* was trained on: {change}"):
+        resume_quietly(tmp_path / "model.pt")
+
+
+def test_a_folder_in_which_another_background_is_found_is_refused(tmp_path: Path) -> None:
+    source = DataSource(data=str(write_classes(tmp_path / "photos", count=3)))
+    drawing = np.zeros((6, 5, 2), np.uint8)
+    drawing[2:4, 2, 1] = 255
+    Image.fromarray(drawing, "LA").save(tmp_path / "photos" / "ant" / "0.png")
+    run_and_stop(tmp_path / "model.pt", source, replace(SMALL, batch_size=2), 2)
+
+    drawing[..., 0] = 255
+    Image.fromarray(drawing, "LA").save(tmp_path / "photos" / "ant" / "0.png")
+
+    with pytest.raises(DataError, match=r"background \(0, 0, 0\) instead of \(255, 255, 255\)\. Point"):
         resume_quietly(tmp_path / "model.pt")
 
 

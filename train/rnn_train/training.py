@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from rnn_runtime.errors import Argument, DataError, OutputError, ProcessLostErro
 from rnn_runtime.files.atomic import check_output, open_locked
 from rnn_runtime.interruption import RunInterruptedError, describe_interrupt, signals_noted, stop_if_signaled
 from rnn_runtime.model.values import Count, check_argument
+from rnn_runtime.text import shorten
 from rnn_train.augment import augment
 from rnn_train.callbacks import TrainingCallback
 from rnn_train.checkpoint import Checkpoint
@@ -32,6 +33,7 @@ from rnn_train.training_state import LARGEST_VALUE, Device, EpochState, OneProce
 _PLACES = ("data", "data_root")  # where the data is; it is recognized by its content
 _CHANGEABLE = ("epochs", "patience", *_PLACES)  # what a continued run may have other values of
 _LOCK = ".rnn-train.lock"
+_LONGEST = 60  # characters of a value in an error
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,16 +382,20 @@ def _check_settings(saved: Checkpoint, path: Path, settings: TrainSettings, sour
 
 def _check_data(run: TrainingState, saved: Checkpoint, path: Path) -> None:
     """Check that a run continues on the data that it began with."""
-    # Mean and standard deviation come from the images, where they are normalized.
-    differs = None
-    if replace(run.spec, mean=saved.spec.mean, std=saved.spec.std) != saved.spec:
-        differs = "image size, channels or classes differ"
+    before, now = (
+        {**asdict(spec.image_spec), "classes": ", ".join(spec.class_names)} for spec in (saved.spec, run.spec)
+    )
+    changes = [
+        f"{name.replace('_', ' ')} {shorten(str(value), _LONGEST)} instead of {shorten(str(before[name]), _LONGEST)}"
+        for name, value in now.items()
+        if value != before[name]
+    ]
     # A checkpoint without the SHA-256 is refused by `restore`.
-    elif run.spec != saved.spec or saved.resume_state.get("data_sha256", run.data_sha256) != run.data_sha256:
-        differs = "training or validation images differ"
-    if differs:
+    if run.spec != saved.spec or saved.resume_state.get("data_sha256", run.data_sha256) != run.data_sha256:
+        changes = changes or ["training or validation images differ"]
+    if changes:
         raise DataError(
-            f"{run.source.name}: not the data that {path} was trained on: {differs}. Point ",
+            f"{run.source.name}: not the data that {path} was trained on: {', '.join(changes)}. Point ",
             Argument("data"),
             " or ",
             Argument("data_root"),

@@ -39,6 +39,10 @@ def digits() -> Data:
         ({"dataset": "mnist", "class_names": ("a", "b")}, "class names"),
         ({"class_names": ("a", "b")}, "class names"),
         ({"dataset": "digits", "channels": 1}, "channels"),
+        *(
+            ({"data": "folder", "background": color}, "`background` must be a color without transparency")
+            for color in ("nothing", "#ffe0b080", "rgba(255, 224, 176, 255)", "rgb(256, 0, 0)", "")
+        ),
         *(({"val_split": value}, "val_split") for value in (-0.1, 1, 1.5, float("nan"), "0.2", True, None)),
     ],
 )

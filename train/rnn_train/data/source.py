@@ -1,6 +1,7 @@
 """A data set: where it comes from, and its images in memory."""
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -92,13 +93,14 @@ class DataSource(PlainFields):
         """The color behind transparent pixels, unless it is to be found in the data."""
         if self.background is None:
             return None if self.data else (0, 0, 0)
-        try:
-            red, green, blue, *_ = ImageColor.getrgb(self.background)
-        except ValueError:
-            raise SettingsError(
-                Argument("background"), f" must be a color such as white, black or #ffe0b0, not {self.background!r}"
-            ) from None
-        return red, green, blue
+        with suppress(ValueError):
+            color = ImageColor.getrgb(self.background)
+            if len(color) == 3 and max(color) <= 255:
+                return color
+        raise SettingsError(
+            Argument("background"),
+            f" must be a color without transparency, such as white, black or #ffe0b0, not {self.background!r}",
+        )
 
     @property
     def fixed_depth_range(self) -> DepthRange | None:
