@@ -1,5 +1,6 @@
 """How images become the model's input: chosen in training, kept by the model, applied in serving."""
 
+import os
 import pickle
 from pathlib import Path
 
@@ -79,6 +80,17 @@ def test_training_on_identical_images_says_what_may_be_wrong(run: Run, signs: Pa
     assert len(result.stderr.splitlines()) == 1
     assert "all 16 training images are one color each" in result.stderr
     assert "choose another --background" in result.stderr
+
+
+def test_training_images_of_one_color_each_are_counted(run: Run, signs: Path) -> None:
+    for i, path in enumerate(sorted(signs.rglob("*.png"))[8:]):
+        Image.new("L", (60, 60), 10 * i).save(path)
+
+    result = run("rnn-train", *TRAINING)
+
+    assert result.returncode == 0
+    assert "8 of 16 training images are of one color after decoding" in result.stderr + result.stdout
+    assert f"the first: signs{os.sep}minus{os.sep}0.png" in result.stderr + result.stdout
 
 
 @pytest.mark.usefixtures("signs")

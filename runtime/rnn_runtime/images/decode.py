@@ -184,13 +184,12 @@ def deep_values(data: bytes) -> NDArray[np.int32] | None:
         raise ImageError(_NO_MEMORY) from error
 
 
-def decode_as_it_is(data: bytes, depth_range: DepthRange | None = None) -> Image.Image:
+def decode_as_it_is(data: bytes, least_side: int, depth_range: DepthRange | None) -> Image.Image:
     """Decode an image and leave it as it is: with its transparency and its colors.
-
-    A much larger JPEG is decoded at a half, quarter or eighth of its size, at 1,536 pixels or more.
 
     Args:
         data: As for `decode_image`.
+        least_side: A JPEG may come out at a half, quarter or eighth of its size, if both sides keep so many pixels.
         depth_range: As in `ImageSpec`.
 
     Returns:
@@ -199,7 +198,7 @@ def decode_as_it_is(data: bytes, depth_range: DepthRange | None = None) -> Image
     Raises:
         ImageError: As for `decode_image`.
     """
-    read = partial(_decode_to_image, mode=None, least_side=_LEAST_SIDE, depth_range=depth_range)
+    read = partial(_decode_to_image, mode=None, least_side=least_side, depth_range=depth_range)
     try:
         return _read_tolerantly(read, data)[0]
     except MemoryError as error:

@@ -1,6 +1,7 @@
 """Folders of images, a folder a class: which files count, and that training sees what serving sees."""
 
 import shutil
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -459,6 +460,35 @@ def test_gray_files_among_color_ones_are_trained_on_as_the_runtime_reads_them(tm
     assert data.image_spec.shape == (8, 8, 3)
     expected = [pixels_of(path, data.image_spec) for path in sorted(tmp_path.glob("*/*.png"))]
     assert np.array_equal(data.train.images, expected)
+
+
+def test_the_background_of_deep_images_is_that_of_their_depth_range(tmp_path: Path) -> None:
+    for name in ("ant", "bee"):
+        (tmp_path / name).mkdir()
+        for i in range(2):
+            values = np.full((6, 5), 4095, np.uint16)
+            values[2:4, 1:4] = 1000 * i
+            Image.fromarray(values).save(tmp_path / name / f"{i}.png")
+
+    assert load(tmp_path, depth_range="0-4095").background == (255, 255, 255)
+    assert load(tmp_path, depth_range="0-8190").background == (127, 127, 127)
+
+
+def test_looking_at_large_transparent_images_takes_little_memory(tmp_path: Path) -> None:
+    write_classes(tmp_path)
+    drawing = Image.new("RGBA", (2500, 2500))
+    drawing.paste((0, 0, 0, 255), (900, 900, 1600, 1600))
+    drawing.save(tmp_path / "ant" / "0.png", compress_level=1)
+
+    tracemalloc.start()
+    try:
+        background = load(tmp_path, image_size=(6, 5)).background
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert background == (255, 255, 255)
+    assert most < 10 << 20  # and 25 MB are the image, which Pillow holds
 
 
 def test_images_lying_on_their_side_are_trained_on_upright(tmp_path: Path) -> None:

@@ -129,6 +129,17 @@ def test_digits_parts_hold_the_classes_alike(digits: Data) -> None:
     assert np.abs(test - (train + test) / 5).max() <= 1
 
 
+def test_the_background_of_idx_files_is_at_their_borders_unless_they_are_a_named_data_set(tmp_path: Path) -> None:
+    write_idx_folder(tmp_path, train=12, side=28)
+    images = np.full((12, 28, 28), 200, np.uint8)
+    images[:, 9, 9] = np.arange(12)
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx_bytes(images))
+
+    assert load_data(DataSource(data=str(tmp_path))).background == (200, 200, 200)
+    assert load_data(DataSource(data=str(tmp_path), background="#102030")).background == (16, 32, 48)
+    assert load_data(DataSource(data=str(tmp_path), dataset="fashion-mnist")).background == (0, 0, 0)
+
+
 @pytest.mark.parametrize("ending", ["", ".gz"])
 def test_a_folder_of_idx_files_is_loaded_plain_and_gzipped(tmp_path: Path, ending: str) -> None:
     write_idx_folder(tmp_path, train=12, test=8, side=5, ending=ending)
@@ -158,7 +169,7 @@ def test_idx_files_may_hold_color(tmp_path: Path) -> None:
             idx_bytes(np.arange(count * 60, dtype=np.uint8).reshape(count, 4, 5, 3))
         )
 
-    assert load_data(DataSource(data=str(tmp_path))).image_spec == ImageSpec(4, 5, 3)
+    assert load_data(DataSource(data=str(tmp_path))).image_spec.shape == (4, 5, 3)
 
 
 @pytest.mark.parametrize(
@@ -257,8 +268,8 @@ def test_image_size_resizes_all_parts_as_the_runtime_does(tmp_path: Path, size: 
 
     data = load_data(DataSource(data=str(tmp_path), image_size=size))
 
-    spec = ImageSpec(*size, 1)
-    assert data.image_spec == spec
+    spec = data.image_spec
+    assert spec.shape == (*size, 1)
     for part, before in ((data.train, original.train), (data.test, original.test)):
         assert part is not None
         assert before is not None

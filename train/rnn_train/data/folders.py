@@ -64,7 +64,7 @@ def load_class_folders(folder: Path, source: DataSource) -> Data:
         notes.append(_describe_depth(depth_range))
     background = source.fixed_background
     if background is None or source.fit is None:
-        looks = look_at(paths["train"])
+        looks = look_at(paths["train"], depth_range)
         background = background or find_background(looks)
         if source.fit is None and (suggestion := suggest_fit(looks, source.image_size)):
             notes.append(suggestion)

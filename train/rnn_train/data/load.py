@@ -13,6 +13,7 @@ from rnn_runtime.interruption import stop_if_signaled, wait_for
 from rnn_runtime.model.spec import ImageSpec
 from rnn_train.data.folders import load_class_folders, name_classes
 from rnn_train.data.idx import load_idx_folder
+from rnn_train.data.looks import border_color
 from rnn_train.data.source import Data, DataSource, LabeledImages
 from rnn_train.settings import Dataset
 
@@ -50,10 +51,10 @@ def load_data(source: DataSource, *, download: bool = True) -> Data:
         _ = data.image_spec
     except SettingsError as error:
         raise DataError(f"{source.name}: ", *error.args, ". Resize the images with ", Argument("image_size")) from None
-    _check_variety(data, source)
+    notes = (*data.notes, *_check_variety(data, source))
     if source.val_split:
         data = _hold_out(data, source)
-    return replace(data, notes=(*data.notes, *_missing_classes(data)))
+    return replace(data, notes=(*notes, *_missing_classes(data)))
 
 
 def _load_folder(folder: Path, source: DataSource) -> Data:
@@ -118,7 +119,7 @@ def _fit(data: Data, source: DataSource) -> Data:
     height, width, channels = data.train.images.shape[1:]
     aspect_ratio = width / height
     height, width = source.image_size or (height, width)
-    background = source.fixed_background or (0, 0, 0)
+    background = source.fixed_background or border_color(data.train.images)
     spec = ImageSpec(height, width, channels, None, source.chosen_fit, background)
 
     def fit(split: LabeledImages) -> LabeledImages:
@@ -143,20 +144,34 @@ def _fit(data: Data, source: DataSource) -> Data:
     )
 
 
-def _check_variety(data: Data, source: DataSource) -> None:
-    """Check that the training images aren't all the same one, of which nothing can be learned."""
+def _check_variety(data: Data, source: DataSource) -> list[str]:
+    """Check that the training images aren't all the same one, of which nothing can be learned.
+
+    Returns:
+        A sentence about those that are of one color; none if there are no such images.
+    """
     images = data.train.images
     first = images[0]
-    if len(images) == 1 or any(not np.array_equal(image, first) for image in images[1:]):
-        return
-    what = "all black" if not first.any() else "one color each" if not np.ptp(first, axis=(0, 1)).any() else "the same"
-    raise DataError(
-        f"{source.name}: after decoding, all {len(data.train)} training images are {what}. If they are transparent, "
-        "choose another ",
-        Argument("background"),
-        "; else look at how they become the model's input with ",
-        Argument("fit"),
-    )
+    if len(images) > 1 and all(np.array_equal(image, first) for image in images[1:]):
+        is_plain = not np.ptp(first, axis=(0, 1)).any()
+        what = "all black" if not first.any() else "one color each" if is_plain else "the same"
+        raise DataError(
+            f"{source.name}: after decoding, all {len(data.train)} training images are {what}. If they are "
+            "transparent, choose another ",
+            Argument("background"),
+            "; else look at how they become the model's input with ",
+            Argument("fit"),
+        )
+    pixels = images.reshape(len(images), -1, images.shape[3])
+    plain = np.logical_and.reduce([np.ptp(channel, axis=1) == 0 for channel in np.moveaxis(pixels, 2, 0)])
+    count = np.count_nonzero(plain)
+    if not count:
+        return []
+    place = f", the first: {data.train.paths[plain.argmax()]}" if data.train.paths else ""
+    return [
+        f"{count:,} of {len(images):,} training images are of one color after decoding, which is of no use unless the "
+        f"color tells the class{place}. If they are transparent, choose another --background; else look at --fit"
+    ]
 
 
 def _hold_out(data: Data, source: DataSource) -> Data:

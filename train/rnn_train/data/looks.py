@@ -1,18 +1,24 @@
 """What image files look like before they become the model's input: their background, and which fit suits them."""
 
 import math
+import os
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from rnn_runtime.images.ahead import read_each, usable_cores
 from rnn_runtime.images.decode import decode_as_it_is, read_bytes
 from rnn_runtime.images.fit import Color
 from rnn_runtime.images.glyph import visible_gray
-from rnn_runtime.model.spec import DEEPEST
+from rnn_runtime.model.spec import DepthRange
 
-_SAMPLE = 200  # files
+_SAMPLE = 200  # images
+_SAMPLE_BYTES = 64 << 20  # of their files, which take a second or two
+_SIDE = 256  # pixels, of which something visible takes a part
 _FILES_PER_BATCH = 32
 _BLACK: Color = (0, 0, 0)
 _WHITE: Color = (255, 255, 255)
@@ -40,10 +46,18 @@ class Look(NamedTuple):
     visible: float | None
 
 
-def look_at(paths: Sequence[str]) -> list[Look]:
-    """Look at a sample of image files, evenly spaced. Files that can't be read are left out."""
+def look_at(paths: Sequence[str], depth_range: DepthRange | None) -> list[Look]:
+    """Look at a sample of image files, evenly spaced, of fewer where they are large. Unreadable ones are left out.
+
+    Args:
+        paths: The files.
+        depth_range: As in `ImageSpec`.
+    """
     sample = paths[:: -(-len(paths) // _SAMPLE)]
-    looks = read_each(_look, sample, batch_size=_FILES_PER_BATCH, threads=usable_cores())
+    size = sum(os.path.getsize(path) for path in sample if os.path.exists(path))
+    sample = sample[:: -(-size // _SAMPLE_BYTES) or 1]
+    look = partial(_look, depth_range=depth_range)
+    looks = read_each(look, sample, batch_size=_FILES_PER_BATCH, threads=usable_cores())
     return [look for _, look in looks if isinstance(look, Look)]
 
 
@@ -59,6 +73,14 @@ def find_background(looks: Sequence[Look]) -> Color:
     if not looks:
         return _BLACK
     red, green, blue = np.median([look.border for look in looks], axis=0).astype(int).tolist()
+    return red, green, blue
+
+
+def border_color(images: NDArray[np.uint8]) -> Color:
+    """The median color of the borders of a sample of images, uint8 `(images, height, width, channels)`."""
+    sample = images[:: -(-len(images) // _SAMPLE)]
+    edges = np.concatenate([sample[:, 0], sample[:, -1], sample[:, :, 0], sample[:, :, -1]], axis=1)
+    red, green, blue = np.broadcast_to(np.median(edges, axis=(0, 1)).astype(int), 3).tolist()
     return red, green, blue
 
 
@@ -92,11 +114,15 @@ def suggest_fit(looks: Sequence[Look], image_size: tuple[int, int] | None) -> st
     return f"Of {count} images looked at, {reason}. Consider --fit {fit}, {purpose}"
 
 
-def _look(path: str) -> Look:
-    image = decode_as_it_is(read_bytes(path), (0, DEEPEST[1]))
-    colors = np.asarray(image.convert("RGBA"))
-    border = np.concatenate([colors[0], colors[-1], colors[:, 0], colors[:, -1]])[:, :3]
+def _look(path: str, depth_range: DepthRange | None) -> Look:
+    image = decode_as_it_is(read_bytes(path), _SIDE, depth_range)
+    width, height = image.size
+    edges = [(0, 0, width, 1), (0, height - 1, width, height), (0, 0, 1, height), (width - 1, 0, width, height)]
+    border = np.concatenate([np.asarray(image.crop(edge).convert("RGB")).reshape(-1, 3) for edge in edges])
     red, green, blue = np.median(border, axis=0).astype(int).tolist()
-    is_opaque = image.mode in ("L", "RGB")
-    visible = None if is_opaque else visible_gray(colors[..., :3].astype(np.float64), colors[..., 3] / 255)
-    return Look(image.height, image.width, (red, green, blue), float(border.std(axis=0).max()), visible)
+    visible = None
+    if image.mode not in ("L", "RGB"):
+        small = image.resize((min(width, _SIDE), min(height, _SIDE)), Image.Resampling.NEAREST)
+        colors = np.asarray(small.convert("RGBA"))
+        visible = visible_gray(colors[..., :3].astype(np.float64), colors[..., 3] / 255)
+    return Look(height, width, (red, green, blue), float(border.std(axis=0).max()), visible)

@@ -92,7 +92,7 @@ class DataSource(PlainFields):
     def fixed_background(self) -> Color | None:
         """The color behind transparent pixels, unless it is to be found in the data."""
         if self.background is None:
-            return None if self.data else (0, 0, 0)
+            return (0, 0, 0) if self.dataset or not self.data else None
         with suppress(ValueError):
             color = ImageColor.getrgb(self.background)
             if len(color) == 3 and max(color) <= 255:
