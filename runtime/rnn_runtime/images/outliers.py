@@ -24,6 +24,7 @@ CERTAIN = {LIGHT, DARK, SINGLE_COLOR, _WIDER, _HIGHER}  # differences that image
 _RATIO = 1.25  # by which an image may be wider or higher than the training images
 _NEARER = 0.5  # of the squared distance; an inverted image that is so near is meant the other way round
 _ONE_THREAD = 1 << 18  # multiplications; up to so many, OpenBLAS starts no threads (its interface/gemm.c)
+_BRIGHT = 2.0  # standard deviations; what differs less in brightness isn't meant the other way round
 _BLOCK = 1 << 18  # values that are worked on at a time: 2 MiB, which stay in a processor's cache
 
 # What `measure` tells of an image: the words for less and for more of it, and the least that counts as a deviation, so
@@ -95,8 +96,9 @@ class OutlierDetector:
         if measured[_DARKEST] == measured[_LIGHTEST]:
             return SINGLE_COLOR
         deviations = (measured - self._mean) / self._deviations
-        if self.distances(_inverted(measured)[np.newaxis])[0] < _NEARER * distance:
-            return LIGHT if deviations[_BORDER] + deviations[_MEAN] > 0 else DARK
+        brightness = max(deviations[[_MEAN, _BORDER]], key=abs)
+        if abs(brightness) > _BRIGHT and self.distances(_inverted(measured)[np.newaxis])[0] < _NEARER * distance:
+            return LIGHT if brightness > 0 else DARK
         largest = int(np.abs(deviations).argmax())
         less, more, _ = (*_MEASURES, *_COLORS)[largest]
         return more if deviations[largest] > 0 else less
