@@ -216,7 +216,8 @@ def _colors(image: Image.Image) -> tuple[Plane, float | None]:
     if share >= _PICTURE:
         paper = np.median(color[is_visible], axis=0)
         on_paper = color * alpha + paper * (1 - alpha)
-        if share >= _OPAQUE or _contrast(np.abs(on_paper - paper).max(axis=2)) >= _FAINTEST:
+        fills_image = share >= _OPAQUE and is_visible[_border(*is_visible.shape)].mean() > 0.5
+        if fills_image or _contrast(np.abs(on_paper - paper).max(axis=2)) >= _FAINTEST:
             return on_paper, None
     background = 255.0 if visible_gray(color, alpha[..., 0]) < _MIDDLE_GRAY else 0.0
     return color * alpha + background * (1 - alpha), background
