@@ -113,7 +113,8 @@ class Classifier:
         provider: `cpu`; `cuda`, which raises if CUDA can't run; or `auto`, which is CUDA if it runs, else the CPU.
         threads: CPU threads for decoding and for the model; None for one per core.
         cuda: How to run on CUDA, such as `CudaOptions(device_id=1)`. With `auto`, used only if CUDA runs.
-        invert: Exchange light and dark in all images, for a model that was trained on images the other way round.
+        invert: Exchange light and dark in the images that `predict` takes, for a model that was trained on images the
+            other way round.
 
     Attributes:
         path (str): The model file.
@@ -276,8 +277,7 @@ class Classifier:
     def predict_proba(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Compute the probability of each class for images that are the model's input already, whatever its `fit`.
 
-        A classifier with `invert` exchanges light and dark in them. `predict` takes images of any size. Images resized
-        in another way than in training can get other labels.
+        `predict` takes images of any size. Images resized in another way than in training can get other labels.
 
         Args:
             images: uint8, shape `(batch, height, width, channels)`, 0 to 255, channels in RGB order.
@@ -307,7 +307,7 @@ class Classifier:
             The greatest difference of each image; None for an image like those, and for all if the model doesn't know
             what they looked like, since there were fewer than 20.
         """
-        return self._find_unlike(self._as_seen(images), aspect_ratios)
+        return self._detector.find(images, aspect_ratios) if self._detector else [None] * len(images)
 
     def _iterate(
         self, images: Iterator[str | TakenImage], top_k: int, batch_size: int
@@ -335,7 +335,7 @@ class Classifier:
         is_finite: list[bool] = np.isfinite(found).all(axis=1).tolist()  # type: ignore[assignment]
         own = self.image_spec.width / self.image_spec.height
         ratios = [image.aspect_ratio or own for image in batch.decoded if isinstance(image, Decoded)]
-        unlike_each = self._find_unlike(batch.images, ratios)
+        unlike_each = self.find_unlike(batch.images, ratios)
         rows = zip(classes.tolist(), highest.tolist(), is_finite, unlike_each, strict=True)
         predictions = []
         for given, image in zip(batch.given, batch.decoded, strict=True):
@@ -351,12 +351,6 @@ class Classifier:
                 predictions.append(Prediction(name, None, None, error=_NOT_FINITE))
         return Classified(predictions, len(batch.images), _only_input(batch.images))
 
-    def _find_unlike(self, images: NDArray[np.uint8], aspect_ratios: Sequence[float]) -> list[str | None]:
-        return self._detector.find(images, aspect_ratios) if self._detector else [None] * len(images)
-
-    def _as_seen(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return 255 - images if self.image_spec.invert else images
-
     def _compute(self, output: str, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         images = np.ascontiguousarray(images)
         if images.dtype != _UINT8 or images.shape[1:] != self._shape:
@@ -365,7 +359,7 @@ class Classifier:
                 f" must be uint8 of shape (batch, {', '.join(map(str, self._shape))}), "
                 f"not {images.dtype} of shape {images.shape}. `predict` takes images of any size",
             )
-        values = self._runner.run(output, self._as_seen(images))
+        values = self._runner.run(output, images)
         if not np.isfinite(values).all():
             rows = int((~np.isfinite(values).all(axis=1)).sum())
             raise ModelError(

@@ -226,8 +226,7 @@ class _Service:
             for i in np.argsort(-probabilities, kind="stable")[:top]
         ]
         answer = {**ranked[0], "top": ranked, "unlike": unlike}
-        seen = self._inverted(images)
-        return JSONResponse({**answer, "input": _as_data_url(seen[0])} if wants_input else answer)
+        return JSONResponse({**answer, "input": _as_data_url(images[0])} if wants_input else answer)
 
     def _check_model(self, request: Request) -> None:
         name, version = request.path_params["name"], request.path_params.get("version", VERSION)
@@ -237,19 +236,17 @@ class _Service:
             raise RequestError(f"there is no version {version!r}. The model has version {VERSION!r}", 404)
 
     async def _pixels(self, request: InferRequest) -> tuple[NDArray[np.uint8], list[str | None]]:
-        """The images of a request as `predict_proba` takes them, and in what each is unlike the training images."""
+        """The model's input for a request, and in what each image is unlike the training images."""
         if request.images is not None:
-            return request.images, await self._find_unlike(request.images, [])
+            images = 255 - request.images if self._spec.invert else request.images
+            return images, await self._find_unlike(images, [])
         found = await asyncio.gather(*(self._in_thread(partial(self._decode, data)) for data in request.encoded))
         for i, image in enumerate(found):
             if isinstance(image, ImageError):
                 raise RequestError(f"image {i}: {image}" if request.count > 1 else str(image), 422)
-        images = self._inverted(np.stack([image.pixels for image in found]))  # which the classifier undoes
+        images = np.stack([image.pixels for image in found])
         own = self._spec.width / self._spec.height
         return images, await self._find_unlike(images, [image.aspect_ratio or own for image in found])
-
-    def _inverted(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return 255 - images if self._spec.invert else images
 
     async def _find_unlike(self, images: NDArray[np.uint8], aspect_ratios: list[float]) -> list[str | None]:
         find = partial(self._classifier.find_unlike, images, aspect_ratios)
