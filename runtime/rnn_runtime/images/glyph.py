@@ -24,19 +24,31 @@ _MIDDLE_GRAY = 128.0
 _FAINTEST = 12.0  # of 255; what differs less from the background is no sign
 _BRIGHTEST = 8  # pixels; as many must reach a contrast, as few as a small sign has
 _INVISIBLE = 0.1  # of the largest opacity
-_PICTURE, _OPAQUE = (
-    0.6,
-    0.9,
-)  # of a box around what is visible; if that fills more, its colors may, or must, be a picture
+_PICTURE = 0.6  # of a box around what is visible; if that fills more, its colors may be a picture
+_OPAQUE = 0.9  # of the same; if that fills more, there is no picture but in its colors
 _SMALL = 30  # pixels; in smaller images, the border is no sample of the background's texture
 _BACKGROUND, _INK = 0.25, 0.8  # of the sign's contrast: what is black, and what is white
 _UNEVEN = 0.15  # of the sign's contrast; where the border differs more from a plane, the background isn't one
+_FAINTEST_STROKE = 20.0  # of 255, of the light that the paper around it has
+_NOISE = 17.0  # steps between pixels of a background; what stands out less from it is noise
+_STEPS_PER_SIDE = 48  # so far apart are the pixels between which noise is measured
+_BLURRED = 9.0  # times its contrast over the image's longer side, the slope of an edge that still is one
+_EDGES_PER_SIDE = 64  # so wide is an edge
+_SHARP = 0.25  # of its contrast; what differs so much from pixel to pixel is an edge in small images
+_FAINT_LINE = 0.25  # of the contrast; what differs more may be a line
+_RULED = 0.85  # of a row or column, the share that a line over all of the paper covers
+_FEWEST_RULES = 3  # such lines
+_WIDEST_RULE = 0.025  # of the height or width
 _WIDEST_STROKE = 0.3  # of the shorter side; wider things belong to an uneven background
 _DARKEST_PAPER = 48.0  # of 255; a shadow that is darker hides the sign
 _LEVEL = 90.0  # of 255; brighter pixels count as ink
 _COARSE_SIDE = 48  # cells; the parts of an image are told apart on this grid
 _SMALLEST_PART = 0.03  # of the main part's ink; smaller parts are dust
+_RULE = 2.5  # cells, the mean thickness of a slanted rule on that grid
+_MOST_PARTS = 16  # more belong to a texture, such as noise
 _FRAME = 0.85  # of the height and width; a part that spans both is a frame
+_EDGE_OF_BOX = 0.08  # of a box's height or width, the strip in which one of its edges runs
+_IN_A_BOX = 0.25  # of a box's height or width, the least that a sign in it has
 _CENTER = 0.2  # of the height and width, standard deviation of the weight by which the main part is chosen
 _THINNEST, _THICKENED = 1.6, 2.0  # pixels in the box: thinner strokes are made that thick
 
@@ -147,6 +159,11 @@ def _span(inked: NDArray[np.bool_], axis: int) -> tuple[int, int]:
     return int(found[0]), int(found[-1]) + 1
 
 
+def _bounds(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """The first row and the one behind the last, and the same of the columns."""
+    return *_span(mask, 0), *_span(mask, 1)
+
+
 def _corner(mass: Plane, side: int) -> int:
     """Where a sign's first row or column comes, so that its center of mass is at `side / 2`, as in MNIST."""
     center = float(mass @ np.arange(len(mass)) / mass.sum())
@@ -166,20 +183,20 @@ def _find_ink(image: Image.Image) -> Plane:
     """How much each pixel differs from the background: 0 for all that is background, 255 for the sign's strokes."""
     colors, background = _colors(_shrink(image, _WORKING_SIDE))
     border = _border(*colors.shape[:2])
+    noise = 0.0
     if background is not None:
         difference = np.abs(colors - background).max(axis=2)
         contrast = _contrast(difference)
-        noise = 0.0
     else:
-        from_plane = [_subtract_plane(channel, border) for channel in np.moveaxis(colors, 2, 0)]
-        difference = np.max([np.abs(channel) for channel, _ in from_plane], axis=0)
-        contrast = _contrast(difference)
-        is_small = min(border.shape) <= _SMALL
-        unevenness = max(unevenness for _, unevenness in from_plane)
-        if not is_small and contrast >= _FAINTEST and unevenness > _UNEVEN * contrast:
-            difference = np.max([_strokes(channel) for channel in np.moveaxis(colors, 2, 0)], axis=0)
-            contrast = _contrast(difference)
-        noise = 0.0 if is_small else float(np.percentile(difference[border], 95))
+        difference, contrast = _subtract_background(colors, border)
+        if min(border.shape) > _SMALL:
+            contrast = 0.0 if _is_noise(difference, contrast) else contrast
+            difference = _erase_rules(difference, contrast)
+            contrast = min(contrast, _contrast(difference))
+            contrast = 0.0 if _is_noise(difference, contrast) else contrast
+            noise = float(np.percentile(difference[border], 95))
+        if not _has_edges(difference, contrast):
+            contrast = 0.0
     if contrast < _FAINTEST:
         return np.zeros(border.shape)
     black = max(_BACKGROUND * contrast, min(noise, 0.5 * contrast))
@@ -195,10 +212,52 @@ def _shrink(image: Image.Image, side: int) -> Image.Image:
     return image.resize(size, Image.Resampling.BOX)
 
 
+def _subtract_background(colors: Plane, border: NDArray[np.bool_]) -> tuple[Plane, float]:
+    """The difference of each pixel from an unknown background, and its contrast; 0 without one."""
+    channels = np.moveaxis(colors, 2, 0)
+    from_plane = [_subtract_plane(channel, border) for channel in channels]
+    difference: Plane = np.max([np.abs(channel) for channel, _ in from_plane], axis=0)
+    contrast = _contrast(difference)
+    is_plane = max(unevenness for _, unevenness in from_plane) <= _UNEVEN * contrast
+    if is_plane or contrast < _FAINTEST or min(border.shape) <= _SMALL:
+        return difference, contrast
+    difference = np.max([_strokes(channel) for channel in channels], axis=0)
+    contrast = _contrast(difference)
+    return difference, contrast if contrast >= _FAINTEST_STROKE else 0.0
+
+
 def _contrast(difference: Plane) -> float:
     """What the brightest pixels differ from the background by, without the very brightest, which may be noise."""
-    rank = min(max(difference.size // 1000, 1), _BRIGHTEST)
-    return float(np.partition(difference.ravel(), -rank)[-rank])
+    rank = _rank(difference.size)
+    brightest = difference[difference > difference.max() / 2]  # mostly the sign's: all take much longer
+    if len(brightest) < rank:
+        brightest = difference.ravel()
+    return float(np.partition(brightest, -rank)[-rank])
+
+
+def _rank(pixels: int) -> int:
+    """How many of the pixels must reach a value, so that it isn't noise."""
+    return min(max(pixels // 1000, 1), _BRIGHTEST)
+
+
+def _steps(values: Plane, distance: int) -> list[Plane]:
+    """How much pixels differ that are `distance` apart, down and to the right; only where the image is that large."""
+    steps = [values[distance:] - values[:-distance], values[:, distance:] - values[:, :-distance]]
+    return [np.abs(step) for step in steps if step.size]
+
+
+def _has_edges(difference: Plane, contrast: float) -> bool:
+    """Whether it changes anywhere as fast as at a stroke's edge, and not as slowly as light does."""
+    side = max(difference.shape)
+    distance = max(1, side // _EDGES_PER_SIDE)
+    steep = contrast * min(_BLURRED * distance / side, _SHARP)
+    return any(np.count_nonzero(step > steep) >= _rank(step.size) for step in _steps(difference, distance))
+
+
+def _is_noise(difference: Plane, contrast: float) -> bool:
+    """Whether pixels differ nearly everywhere, so that noise alone has that contrast."""
+    steps = _steps(difference, max(1, min(difference.shape) // _STEPS_PER_SIDE))
+    return contrast < _NOISE * max(float(np.percentile(step, 30)) for step in steps)
 
 
 def _colors(image: Image.Image) -> tuple[Plane, float | None]:
@@ -311,8 +370,42 @@ def _central_weights(height: int, width: int) -> Plane:
     return np.outer(down, right)
 
 
+def _erase_rules(difference: Plane, contrast: float) -> Plane:
+    """Take away thin lines from border to border, as of ruled or squared paper; strokes across them stay.
+
+    One or two lines may be strokes of a sign that was cropped tightly, unless they are all there is.
+    """
+    erased, rows = _erase_ruled_rows(difference, _FAINT_LINE * contrast)
+    erased, columns = _erase_ruled_rows(erased.T, _FAINT_LINE * contrast)
+    if rows + columns == 0:
+        return difference
+    is_ruled = rows + columns >= _FEWEST_RULES or _contrast(erased) < _FAINTEST
+    return erased.T if is_ruled else difference
+
+
+def _erase_ruled_rows(difference: Plane, level: float) -> tuple[Plane, int]:
+    """Take away thin lines across the width that differ by `level`, and count them without those along the border."""
+    height = len(difference)
+    is_ruled = np.pad((difference > level).mean(axis=1) >= _RULED, 1)
+    first, last = np.flatnonzero(is_ruled[1:] & ~is_ruled[:-1]), np.flatnonzero(is_ruled[:-1] & ~is_ruled[1:])
+    is_thin = last - first <= max(2, height * _WIDEST_RULE)
+    count = int(np.count_nonzero(is_thin & (first > 0) & (last < height)))
+    if not count:
+        return difference, 0
+    erased = difference.copy()
+    for top, bottom in zip(
+        first[is_thin] - 2, last[is_thin] + 1, strict=True
+    ):  # the rows beside it, with blurred edges
+        sides = [difference[row] for row in (top, bottom) if 0 <= row < height]
+        erased[max(top + 1, 0) : bottom] = np.min(sides, axis=0)
+    return erased, count
+
+
 def _find_sign(ink: Plane) -> Plane:
-    """The ink without dust, frames, and what the border cuts, unless that is the main part itself."""
+    """The ink without dust, frames, and what the border cuts, unless that is the main part itself.
+
+    Black if there are so many parts that it is a texture.
+    """
     height, width = ink.shape
     cell = -(-max(height, width) // _COARSE_SIDE)
     rows, columns = -(-height // cell), -(-width // cell)
@@ -323,20 +416,68 @@ def _find_sign(ink: Plane) -> Plane:
         return ink
     mass = cells.sum(axis=(1, 3))
     masses = np.bincount(labels.ravel(), mass.ravel())[1:]
+    large = np.flatnonzero(masses >= _SMALLEST_PART * masses.max())
+    if len(large) > _MOST_PARTS:
+        return np.zeros_like(ink)
     central = np.bincount(labels.ravel(), (mass * _central_weights(rows, columns)).ravel())[1:]
+    rules = _find_slanted_rules(labels, large)
+    central[rules + _find_boxes(labels, large)] = 0
     main = int(central.argmax())
-    spans = [(*_span(labels == part, 0), *_span(labels == part, 1)) for part in range(1, count + 1)]
-    top, bottom, left, right = np.array(spans).T
+    is_kept = (masses >= _SMALLEST_PART * masses[main]) & (central > 0)
+    if not is_kept.any():
+        return np.zeros_like(ink)
+    parts = np.flatnonzero(is_kept)
+    top, bottom, left, right = np.array([_bounds(labels == part + 1) for part in parts]).T
     is_cut = (top == 0) | (left == 0) | (bottom == rows) | (right == columns)
+    if rules and is_cut[parts == main]:  # a rule's end, in a corner
+        return np.zeros_like(ink)
     is_frame = (bottom - top >= _FRAME * rows) & (right - left >= _FRAME * columns)
-    is_dust = masses < _SMALLEST_PART * masses[main]
-    is_kept = ~(is_dust | is_frame | (is_cut & ~is_cut[main]))
+    is_kept[parts] = ~(is_frame | (is_cut & ~is_cut[parts == main]))
     is_kept[main] = True
     kept = np.concatenate([[False], is_kept])[labels]
     # Blurred edges lie in the cells around a part.
     wanted = (_extreme(kept.astype(np.float64), 3, np.maximum) > 0) & (kept | (labels == 0))
     sign: Plane = ink * np.kron(wanted, np.ones((cell, cell)))[:height, :width]
     return sign
+
+
+def _find_slanted_rules(labels: NDArray[np.int64], parts: NDArray[np.int64]) -> list[int]:
+    """Which of the parts, counted from 0 on, are thin and go from border to border; none if it is but one."""
+    rows, columns = labels.shape
+    found = []
+    for part in parts:
+        mask = labels == part + 1
+        top, bottom, left, right = _bounds(mask)
+        across = left == 0 and right == columns and 2 * (bottom - top) < rows and mask.sum() <= _RULE * columns
+        down = top == 0 and bottom == rows and 2 * (right - left) < columns and mask.sum() <= _RULE * rows
+        if across or down:
+            found.append(int(part))
+    return found if len(found) > 1 else []
+
+
+def _find_boxes(labels: NDArray[np.int64], parts: NDArray[np.int64]) -> list[int]:
+    """Which of the parts, counted from 0 on, are rectangles around another one, as of a form's fields."""
+    bounds = [_bounds(labels == part + 1) for part in parts]
+    return [int(part) for part in parts if _is_box(labels == part + 1, bounds)]
+
+
+def _is_box(part: NDArray[np.bool_], others: list[tuple[int, int, int, int]]) -> bool:
+    top, bottom, left, right = _bounds(part)
+    box = part[top:bottom, left:right]
+    height, width = box.shape
+    deep, wide = max(1, round(height * _EDGE_OF_BOX)), max(1, round(width * _EDGE_OF_BOX))
+    edges = box[:deep].any(axis=0), box[-deep:].any(axis=0), box[:, :wide].any(axis=1), box[:, -wide:].any(axis=1)
+    if min(float(edge.mean()) for edge in edges) < _RULED:
+        return False
+    return any(
+        top < first
+        and last < bottom
+        and left < start
+        and end < right
+        and (last - first >= _IN_A_BOX * height or end - start >= _IN_A_BOX * width)
+        and not part[first:last, start:end].any()
+        for first, last, start, end in others
+    )
 
 
 def _label_parts(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int64], int]:

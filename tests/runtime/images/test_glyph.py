@@ -75,11 +75,33 @@ def shadow() -> Gray:
     return on_paper(210, 60) * np.where(down + 2 * right > 1.4 * SIDE, 0.5, 1)
 
 
-def squared() -> Gray:
+def squared(depth: float = 40) -> Gray:
     paper = np.full((SIDE, SIDE), 225.0)
-    paper[5::24] -= 40
-    paper[:, 9::24] -= 40
-    return on_paper(paper)
+    paper[5::24] = 225 - depth
+    paper[:, 9::24] = 225 - depth
+    return paper
+
+
+def ruled(lines: int) -> Gray:
+    paper = np.full((SIDE, SIDE), 225.0)
+    for i in range(lines):
+        paper[(i + 1) * SIDE // (lines + 1)] = 150
+    return paper
+
+
+def in_a_box(side: int, pen: int, corner: int = 0) -> Gray:
+    """A sign in a box that is smaller than the image, as in a form."""
+    image = Image.new("L", (SIDE, SIDE), 240)
+    edges = (SIDE - side) // 2, (SIDE + side) // 2
+    box = (edges[0], edges[0], edges[1], edges[1])
+    ImageDraw.Draw(image).rounded_rectangle(box, corner, outline=20, width=pen)
+    height = 0.65 * side
+    return on_paper(np.asarray(image), cover=sign((SIDE - 0.75 * height) / 2, (SIDE - height) / 2, height, side // 12))
+
+
+def in_lamplight() -> Gray:
+    down, right = np.mgrid[:SIDE, :SIDE] / SIDE - 0.5
+    return np.asarray(225 - 240 * ((right - 0.1) ** 2 + (down + 0.1) ** 2))
 
 
 def framed() -> Gray:
@@ -151,7 +173,12 @@ PICTURES: dict[str, Callable[[], Gray | Image.Image]] = {
         np.rint(np.where(sign()[..., np.newaxis] > 0.5, (30, 50, 180), (240, 240, 235))).astype(np.uint8)
     ),
     "red on green": colored,
-    "squared paper": squared,
+    "squared paper": lambda: on_paper(squared()),
+    "paper with dark squares": lambda: on_paper(squared(120)),
+    "paper with dark rules": lambda: on_paper(ruled(9)),
+    "a form's box": lambda: in_a_box(150, 3),
+    "a small box": lambda: in_a_box(100, 2),
+    "a thick, round box": lambda: in_a_box(190, 7, 14),
     "shadow": shadow,
     "frame": framed,
     "a neighbor at the edge": with_neighbor,
@@ -207,6 +234,14 @@ WITHOUT_A_SIGN: dict[str, Callable[[], Gray | Image.Image]] = {
     "nearly opaque": lambda: with_alpha(np.full((SIDE, SIDE), 255.0), np.full((SIDE, SIDE), 254.0)),
     "invisible": lambda: with_alpha(255 * sign(), np.zeros((SIDE, SIDE))),
     "rounded corners": rounded_blank,
+    "lamplight": in_lamplight,
+    "noisy paper": lambda: jpeg(210 + noise(8), 85),
+    "strong noise": lambda: 128 + noise(40),
+    "noise in a small image": lambda: (200 + noise(10))[:28, :28],
+    "a rule": lambda: ruled(1),
+    "ruled paper": lambda: jpeg(ruled(9) + noise(3), 85),
+    "squared paper": squared,
+    "slanted rules": lambda: np.asarray(Image.fromarray(ruled(12)).rotate(5, fillcolor=225)),
 }
 
 
