@@ -35,6 +35,7 @@ from rnn_runtime.images.pillow_quirks import (
     mend_gif,
     mend_png,
     mend_tiff,
+    mend_transparency,
     release_decoder,
     upright_size,
 )
@@ -409,6 +410,7 @@ def _open(data: bytes) -> tuple[Image.Image, Encoding]:
     check_work(image, data)
     with PillowErrors(_NOT_AN_IMAGE):
         mend_tiff(image)
+        mend_transparency(image)
         encoding = encoding_of(image)
     check_size(*encoding.tile)  # libtiff decodes complete tiles, even if only a small part lies inside the image
     return image, encoding
@@ -423,7 +425,7 @@ def _to_mode(image: Image.Image, encoding: Encoding, depth_range: DepthRange | N
     with PillowErrors():
         image = mend_gif(image)
     if image.mode in DEEP_MODES:
-        image = to_8_bits(image, encoding, depth_range)
+        image = _to_8_bits(image, encoding, depth_range)
     elif image.mode == "F":
         raise ImageError("its pixels are floating-point numbers of unknown range")
     with PillowErrors():
@@ -433,3 +435,12 @@ def _to_mode(image: Image.Image, encoding: Encoding, depth_range: DepthRange | N
             if image.getchannel("A").getextrema() != (255, 255):
                 return image
         return convert(image, mode or own)
+
+
+def _to_8_bits(image: Image.Image, encoding: Encoding, depth_range: DepthRange | None) -> Image.Image:
+    """A gray image of more than 8 bits in mode `L`; with the transparent value of a PNG, in mode `LA`."""
+    shallow = to_8_bits(image, encoding, depth_range)
+    hidden = image.info.get("transparency")
+    if isinstance(hidden, int):
+        shallow.putalpha(Image.fromarray((np.asarray(image) != hidden).astype(np.uint8) * 255))
+    return shallow

@@ -4,6 +4,7 @@ Seen in Pillow 13.0. Each part names the report that would end it, or has the wo
 """
 
 import struct
+import zlib
 from collections.abc import Iterator
 from typing import IO, Any, NamedTuple
 
@@ -20,6 +21,7 @@ _WHITE_IS_ZERO, _SEPARATE, _SIGNED = 0, 2, 2
 DEEP_MODES = ("I;16", "I;16B", "I;16L", "I")  # of gray with more than 8 bits; 16 bits may be 32-bit integers, "I"
 _MAX_8_BITS = 255
 _DEEP = 16  # bits
+_FEW_GRAYS = {"L;2": 3, "L;4": 15}  # the largest value in the file, by Pillow's raw mode
 _ON_ITS_SIDE = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 
@@ -80,20 +82,27 @@ def encoding_of(image: Image.Image) -> Encoding:
 
 
 def mend_tiff(image: ImageFile.ImageFile) -> None:
-    """Let Pillow read three kinds of TIFF as they are meant.
+    """Let Pillow read three kinds of TIFF as they are meant, and refuse a fourth.
 
     - Signed numbers in compressed big-endian files: libtiff has brought their bytes to the machine's order, and Pillow
       exchanges them again. No report yet: "Compressed big-endian TIFF of I;16BS has its bytes swapped".
     - Colors of 16 bits in uncompressed planes: Pillow reads them as 8 bits. No report yet (python-pillow/Pillow#4621 is
       about compressed ones): "Uncompressed TIFF with PlanarConfiguration 2 and 16 bits is read as 8 bits".
     - Palettes of 8 bits where TIFF has 16: Pillow takes the upper 8, which are zero. python-pillow/Pillow#2157.
+    - Gray and transparency in planes of their own: Pillow reads all as transparent. No report yet: "Compressed TIFF of
+      LA with PlanarConfiguration 2 has an alpha of 0".
 
     Args:
         image: The image, not decoded yet.
+
+    Raises:
+        ImageError: It is of the fourth kind.
     """
     tags: Any = getattr(image, "tag_v2", {})
     if not tags:
         return
+    if tags.get(_PLANES) == _SEPARATE and image.mode in ("LA", "La"):
+        raise ImageError("its gray and its transparency are in separate planes, a kind of TIFF that isn't supported")
     in_deep_planes = tags.get(_BITS_PER_SAMPLE, (8,))[0] == _DEEP and tags.get(_PLANES) == _SEPARATE
     for i, tile in enumerate(image.tile):
         order, *rest = tile.args if isinstance(tile.args, tuple) else (tile.args,)
@@ -104,6 +113,24 @@ def mend_tiff(image: ImageFile.ImageFile) -> None:
         image.tile[i] = tile._replace(args=(order, *rest))
     if image.mode == "P" and max(tags[_COLOR_MAP]) <= _MAX_8_BITS:
         image.palette = ImagePalette.raw("RGB;L", bytes(tags[_COLOR_MAP]))
+
+
+def mend_transparency(image: ImageFile.ImageFile) -> None:
+    """Give the transparent value or color of a PNG as many bits as Pillow gives its pixels.
+
+    Pillow brings pixels to 8 bits, and the transparent one stays as it is in the file. No report yet: "tRNS of PNGs
+    with 2, 4 or 16 bits isn't scaled with their pixels".
+
+    Args:
+        image: The image, not decoded yet.
+    """
+    hidden = image.info.get("transparency")
+    raw_mode = image.tile[0].args if image.format == "PNG" and image.tile else None
+    if isinstance(hidden, int) and raw_mode in _FEW_GRAYS:
+        most = _FEW_GRAYS[raw_mode]
+        image.info["transparency"] = (hidden & most) * (_MAX_8_BITS // most)
+    elif isinstance(hidden, tuple) and raw_mode == "RGB;16B":
+        image.info["transparency"] = tuple(value >> 8 for value in hidden)
 
 
 def release_decoder(image: Image.Image) -> None:
@@ -122,7 +149,12 @@ def mend_gif(image: Image.Image) -> Image.Image:
     palette of the whole file. No report yet (python-pillow/Pillow#6576 is about later frames): "First GIF frame with
     a gray local palette has mode L and im.mode P".
     """
-    return image if image.im.mode == image.mode else Image.fromarray(np.asarray(image))
+    if image.im.mode == image.mode:
+        return image
+    mended = Image.fromarray(np.asarray(image))
+    if "transparency" in image.info:
+        mended.info["transparency"] = image.info["transparency"]
+    return mended
 
 
 def convert(image: Image.Image, mode: str) -> Image.Image:
@@ -188,6 +220,7 @@ def undecoded_file(image: Image.Image) -> IO[bytes] | None:
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _NEEDED = (b"IHDR", b"PLTE", b"IDAT", b"eXIf")
+_TRANSPARENCY = b"tRNS"  # browsers leave it out if it is damaged
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _ORIENTING_TEXTS = (b"Raw profile type", b"XML:com.adobe.xmp")
 _FRAME = 12  # bytes of a chunk besides its content: length, name, checksum
@@ -214,8 +247,13 @@ def _needed_chunks(data: bytes) -> Iterator[bytes]:
     while position + _FRAME <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
         end = position + _FRAME + length
-        if kind in _NEEDED or (kind in _TEXTS and data.startswith(_ORIENTING_TEXTS, position + 8)):
-            yield data[position:end]
+        chunk = data[position:end]
+        if (
+            kind in _NEEDED
+            or (kind == _TRANSPARENCY and chunk[-4:] == zlib.crc32(chunk[4:-4]).to_bytes(4, "big"))
+            or (kind in _TEXTS and data.startswith(_ORIENTING_TEXTS, position + 8))
+        ):
+            yield chunk
         elif kind == b"IEND":
             break
         position = end

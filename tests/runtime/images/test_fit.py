@@ -1,6 +1,8 @@
 """How images become the model's input: transparency, aspect ratio and polarity."""
 
 import io
+import struct
+import zlib
 from dataclasses import replace
 from typing import Any
 
@@ -8,11 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rnn_runtime.errors import SettingsError
+from rnn_runtime.errors import ImageError, SettingsError
 from rnn_runtime.images.decode import Decoded
 from rnn_runtime.images.image_like import take_images
 from rnn_runtime.model.spec import ImageSpec
 from tests.support.encoded_images import encode, pattern, pixels_of, png_chunk, to_image
+from tests.support.hostile_images import gray_gif, png, tiff
 
 GRAY, RGB = ImageSpec(8, 6, 1), ImageSpec(8, 6, 3)
 WHITE = (255, 255, 255)
@@ -31,11 +34,14 @@ def half_transparent() -> Image.Image:
     return to_image(pixels)
 
 
-def with_transparent_gray(pixels: np.ndarray[Any, Any], value: int) -> bytes:
-    """A PNG in which one gray value is transparent."""
-    data = encode(pixels)
-    end = data.index(b"IDAT") - 4
-    return data[:end] + png_chunk(b"tRNS", value.to_bytes(2, "big")) + data[end:]
+def with_transparent_color(bits: int, hidden: int, visible: int, *, channels: int = 1, damaged: bool = False) -> bytes:
+    """A PNG of 8 x 8, whose two upper rows have the value that is transparent, and maybe with a damaged comment."""
+    rows = [[hidden] * 8 * channels] * 2 + [[visible] * 8 * channels] * 6
+    packed = [sum(value << bits * i for i, value in enumerate(row)).to_bytes(bits * channels, "big") for row in rows]
+    chunks = [(b"tRNS", hidden.to_bytes(2, "big") * channels), (b"IDAT", zlib.compress(b"\0" + b"\0".join(packed)))]
+    data = png(8, 8, *chunks, bits=bits, color=2 if channels == 3 else 0)
+    comment = png_chunk(b"tEXt", b"damaged")[:-1] + b"!"
+    return data.replace(b"IEND", comment + b"IEND") if damaged else data
 
 
 @pytest.mark.parametrize("spec", [GRAY, RGB], ids=["gray", "RGB"])
@@ -59,14 +65,58 @@ def test_the_background_shows_behind_transparent_pixels(data: bytes, spec: Image
     assert (found[:, 3:] == 40).all()
 
 
-def test_a_transparent_gray_in_a_small_png_is_transparent() -> None:
-    pixels = np.full((8, 6, 1), 200, np.uint8)
-    pixels[:, :2] = 7
+@pytest.mark.parametrize("damaged", [False, True])
+@pytest.mark.parametrize(
+    ("bits", "channels", "hidden", "visible", "gray"),
+    [
+        (1, 1, 1, 0, 0),
+        (2, 1, 2, 1, 85),
+        (4, 1, 7, 12, 204),
+        (8, 1, 7, 200, 200),
+        (16, 1, 300, 200 << 8, 200),
+        (8, 3, 7, 200, 200),
+        (16, 3, 300, 200 << 8, 200),
+    ],
+)
+def test_the_transparent_color_of_a_png_is_transparent(
+    bits: int, channels: int, hidden: int, visible: int, gray: int, damaged: bool
+) -> None:
+    data = with_transparent_color(bits, hidden, visible, channels=channels, damaged=damaged)
 
-    found = pixels_of(with_transparent_gray(pixels, 7), replace(GRAY, background=WHITE))
+    found = pixels_of(data, ImageSpec(8, 8, 1, background=(99, 99, 99)))
 
-    assert (found[:, :2] == 255).all()
-    assert (found[:, 2:] == 200).all()
+    assert (found[:2] == 99).all()
+    assert (found[2:] == gray).all()
+
+
+def test_a_transparent_color_whose_chunk_is_damaged_is_left_out() -> None:
+    data = with_transparent_color(8, 7, 200)
+    position = data.index(b"tRNS") + 5
+    data = data[:position] + b"\xc8" + data[position + 1 :]
+
+    assert (pixels_of(data, ImageSpec(8, 8, 1, background=WHITE))[:2] == 7).all()
+
+
+def test_the_transparent_gray_of_a_gif_with_a_gray_palette_is_transparent() -> None:
+    data = gray_gif(np.array([[[7], [200]] * 4] * 8, np.uint8))
+    control = b"!\xf9\x04\x01\0\0" + bytes([7]) + b"\0"
+
+    found = pixels_of(data.replace(b",\0\0\0\0", control + b",\0\0\0\0", 1), ImageSpec(8, 8, 1, background=WHITE))
+
+    assert (found[:, ::2] == 255).all()
+    assert (found[:, 1::2] == 200).all()
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_gray_and_transparency_in_separate_planes_are_refused(order: str) -> None:
+    planes = [zlib.compress(bytes([value]) * 48) for value in (200, 255)]
+    at = 8 + 2 + 11 * 12 + 4
+    starts = struct.pack(f"{order}4I", at + 16, at + 16 + len(planes[0]), *map(len, planes))
+    tags = [(256, 4, 1, 6), (257, 4, 1, 8), (258, 3, 2, 8 | 8 << 16), (259, 3, 1, 8), (262, 3, 1, 1), (273, 4, 2, at)]
+    tags += [(277, 3, 1, 2), (278, 4, 1, 8), (279, 4, 2, at + 8), (284, 3, 1, 2), (338, 3, 1, 2)]
+
+    with pytest.raises(ImageError, match="in separate planes"):
+        pixels_of(tiff(tags, starts + b"".join(planes), order), GRAY)
 
 
 def test_partly_transparent_pixels_are_mixed_with_the_background() -> None:
