@@ -221,6 +221,7 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _NEEDED = (b"IHDR", b"PLTE", b"IDAT", b"eXIf")
 _TRANSPARENCY = b"tRNS"  # browsers leave it out if it is damaged
+_COLOR_KIND, _GRAY, _RGB, _PALETTE = 25, b"\0", b"\2", b"\3"  # where a PNG has its kind of colors, and some kinds
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _ORIENTING_TEXTS = (b"Raw profile type", b"XML:com.adobe.xmp")
 _FRAME = 12  # bytes of a chunk besides its content: length, name, checksum
@@ -250,10 +251,16 @@ def _needed_chunks(data: bytes) -> Iterator[bytes]:
         chunk = data[position:end]
         if (
             kind in _NEEDED
-            or (kind == _TRANSPARENCY and chunk[-4:] == zlib.crc32(chunk[4:-4]).to_bytes(4, "big"))
+            or (kind == _TRANSPARENCY and _is_intact(chunk, length, color=data[_COLOR_KIND : _COLOR_KIND + 1]))
             or (kind in _TEXTS and data.startswith(_ORIENTING_TEXTS, position + 8))
         ):
             yield chunk
         elif kind == b"IEND":
             break
         position = end
+
+
+def _is_intact(transparency: bytes, length: int, color: bytes) -> bool:
+    """Whether a chunk that makes colors transparent has its checksum, and the length for that kind of colors."""
+    fits = {_GRAY: length == 2, _RGB: length == 6, _PALETTE: 0 < length <= 256}.get(color, False)
+    return fits and transparency[-4:] == zlib.crc32(transparency[4:-4]).to_bytes(4, "big")
