@@ -110,7 +110,10 @@ def test_javascript_gets_our_pixels_and_our_probabilities(
     packages: Path, tmp_path: Path, classifier: Classifier, package: str
 ) -> None:
     images = [pattern(*shape, seed=seed) for seed, shape in enumerate(SHAPES)]
-    (tmp_path / "shapes.json").write_text(json.dumps(SHAPES))
+    dark_blue = np.zeros((20, 20, 4), np.uint8)  # which a gray model can't see on black
+    dark_blue[5:15, 8:12] = 0, 0, 60, 255
+    images.append(dark_blue)
+    (tmp_path / "shapes.json").write_text(json.dumps([image.shape for image in images]))
     for i, image in enumerate(images):
         (tmp_path / f"{i}.raw").write_bytes(image.tobytes())
 

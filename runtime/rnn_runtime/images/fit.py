@@ -28,7 +28,8 @@ def fit_image(image: Image.Image, spec: ImageSpec) -> NDArray[np.uint8]:
         image = _invert(image)
     if spec.fit == "glyph":
         return to_glyph(image, spec.height, spec.width).reshape(spec.shape)
-    image = _flatten(image, spec.background).convert("L" if spec.channels == 1 else "RGB")
+    mode = "L" if spec.channels == 1 else "RGB"
+    image = image.convert(mode) if image.mode in ("L", "RGB") else _flatten(image, spec.background, mode)
     size = spec.width, spec.height
     if image.size != size:
         shrinks = image.height >= spec.height and image.width >= spec.width
@@ -65,38 +66,35 @@ def to_image(pixels: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 
 
-def _flatten(image: Image.Image, background: Color) -> Image.Image:
-    """Put an image onto a background.
+def _flatten(image: Image.Image, background: Color, mode: str) -> Image.Image:
+    """Put an image with transparency onto a background.
 
-    What can't be seen on it, such as black strokes on black, comes onto white or black, whichever it stands out from.
-    Then it is still a picture.
+    What the model couldn't see on it, such as black strokes on black, or for a gray model red ones on a green of the
+    same gray, comes onto white or black, whichever the background is farther from. Then it is still a picture.
 
     Args:
-        image: As for `fit_image`.
+        image: In mode `LA` or `RGBA`.
         background: Red, green and blue.
-
-    Returns:
-        The image in mode `L` or `RGB`; the same one if it is opaque.
+        mode: `L` or `RGB`, that of the model's input and of the result.
     """
-    if image.mode in ("L", "RGB"):
-        return image
-    flat, largest_difference = _compose(image, background)
+    flat, largest_difference = _compose(image, background, mode)
     if largest_difference < _VISIBLE:
         opposite = (0, 0, 0) if _luma(background) >= _MIDDLE_GRAY else (255, 255, 255)
-        flat, _ = _compose(image, opposite)
+        flat, _ = _compose(image, opposite, mode)
     return flat
 
 
-def _compose(image: Image.Image, background: Color) -> tuple[Image.Image, int]:
-    """An image on a background, in mode `RGB`, and its largest difference from that. Band by band, to save memory."""
-    flat, largest = Image.new("RGB", image.size, background), 0
+def _compose(image: Image.Image, background: Color, mode: str) -> tuple[Image.Image, int]:
+    """An image on a background, in `mode`, and its largest difference from that. Band by band, to save memory."""
+    flat, largest = Image.new(mode, image.size), 0
     for top in range(0, image.height, _BAND):
         band = image.crop((0, top, image.width, min(top + _BAND, image.height)))
         below = Image.new("RGB", band.size, background)
         on_background = below.copy()
         on_background.paste(band.convert("RGB"), mask=band.getchannel("A"))
-        flat.paste(on_background, (0, top))
-        extremes = ImageChops.difference(on_background, below).getextrema()
+        seen = on_background.convert(mode)
+        flat.paste(seen, (0, top))
+        extremes = ImageChops.difference(seen, below.convert(mode)).getextrema()
         largest = max(largest, int(np.max(extremes)))
     return flat, largest
 

@@ -141,6 +141,20 @@ def test_a_picture_that_is_only_in_its_alpha_channel_stays_one(
     assert (found == seen_on).sum() == 8 * 6 - 4
 
 
+def test_what_only_its_color_tells_from_the_background_is_put_onto_another_for_gray_models() -> None:
+    red, green = (200, 40, 40), (40, 122, 40)  # of the same gray
+    drawing = np.full((8, 6, 4), (*red, 0), np.uint8)
+    drawing[2:6, 2, 3] = 255
+    data = encode(drawing)
+
+    in_gray = pixels_of(data, replace(GRAY, background=green))
+    in_color = pixels_of(data, replace(RGB, background=green))
+
+    assert np.ptp(in_gray) > 100
+    assert (in_color[0, 0] == green).all()
+    assert (in_color[2, 2] == red).all()
+
+
 def test_opaque_images_with_an_alpha_channel_are_read_as_those_without() -> None:
     pixels = pattern(16, 12, 4)
     pixels[..., 3] = 255
