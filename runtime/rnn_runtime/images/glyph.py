@@ -109,22 +109,24 @@ def are_glyphs(images: NDArray[np.uint8]) -> NDArray[np.bool_]:
         bool, shape `(images,)`.
     """
     height, width = images.shape[1:]
-    columns, rows = images.max(axis=1), images.max(axis=2)
-    fills = np.maximum(_extent(rows) - height * BOX, _extent(columns) - width * BOX)
-    by_row = images.sum(axis=2, dtype=np.uint32)
-    by_column = images.sum(axis=1, dtype=np.uint32)
+    ink = images.astype(np.float64)
+    by_row, by_column = ink @ np.ones(width), np.ones(height) @ ink
     total = np.maximum(by_row.sum(axis=1), 1)
     down = by_row @ np.arange(height) / total - height / 2
     right = by_column @ np.arange(width) / total - width / 2
     centered = np.maximum(np.abs(down), np.abs(right)) <= _OFF_CENTER
-    found: NDArray[np.bool_] = (rows.max(axis=1) >= _PEAK) & (np.abs(fills) <= 1) & centered
+    np.greater(images, _BLACK, out=ink)
+    rows, columns = ink @ np.ones(width), np.ones(height) @ ink
+    fills = np.maximum(_extent(rows) - height * BOX, _extent(columns) - width * BOX)
+    brightest = images.reshape(len(images), -1).max(axis=1)
+    found: NDArray[np.bool_] = (brightest >= _PEAK) & (np.abs(fills) <= 1) & centered
     return found
 
 
-def _extent(brightest: NDArray[np.uint8]) -> NDArray[np.int64]:
+def _extent(inked: Plane) -> NDArray[np.int64]:
     """From the first to the last row or column of each image with any ink, in pixels."""
-    inked = brightest > _BLACK
-    extent: NDArray[np.int64] = brightest.shape[1] - inked.argmax(axis=1) - inked[:, ::-1].argmax(axis=1)
+    found = inked > 0
+    extent: NDArray[np.int64] = inked.shape[1] - found.argmax(axis=1) - found[:, ::-1].argmax(axis=1)
     return extent
 
 
