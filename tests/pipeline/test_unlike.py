@@ -17,9 +17,9 @@ from benchmarks.unlike import find_unlike, make_pictures
 from rnn_runtime import Classifier
 from rnn_train import Checkpoint
 from rnn_train.data import Data, DataSource, LabeledImages, load_data
-from rnn_train.profile import fit_profile
 from tests.support.commands import Run
-from tests.support.encoded_images import encode, pattern
+from tests.support.encoded_images import encode
+from tests.support.image_folders import write_classes
 from tests.support.services import serving
 
 LIGHT = "light where those are dark"
@@ -212,8 +212,17 @@ def as_images(pixels: NDArray[np.uint8]) -> list[Image.Image]:
     return [Image.fromarray(image) for image in pixels]
 
 
-def test_a_few_training_images_have_no_profile() -> None:
-    images = np.stack([pattern(6, 5, 1, i) for i in range(19)])
-    data = Data(LabeledImages(images, np.zeros(19, np.int64)), None, None, ("a", "b"))
+def test_a_model_of_a_few_images_says_that_it_cannot_notice_others(run: Run, tmp_path: Path) -> None:
+    write_classes(tmp_path / "photos", count=9)
 
-    assert fit_profile(data) is None
+    trained = run("rnn-train", "--data", "photos", "--epochs", "1")
+    run("rnn-export", "model.pt", "model.onnx")
+    warned = run("rnn-infer", "photos/ant")
+    refused = run("rnn-infer", "--unlike", "column", "photos/ant")
+
+    assert "With fewer than 20 training images, the model won't notice images that are unlike them" in trained.stderr
+    assert (warned.returncode, refused.returncode) == (0, 2), warned.stderr
+    assert refused.stderr == (
+        "Error: model.onnx: trained on fewer than 20 images, so it can't tell which images are unlike them. Leave out "
+        "--unlike column\n"
+    )

@@ -250,6 +250,8 @@ class TrainingState:
                 f"A batch of {self.settings.batch_size:,} holds all {len(self.data.train):,} training images, so each "
                 "epoch is one step"
             )
+        if self.spec.profile is None:
+            yield "With fewer than 20 training images, the model won't notice images that are unlike them"
         if self.processes.count > 1:
             yield f"{self.processes.count} processes share each batch, on {self.device.type}"
         if self.settings.amp and self.device.type == "cpu" and not self.is_done:

@@ -87,7 +87,17 @@ class RunOptions(PlainFields):
     processes: Count = 1
 
     def columns(self, classifier: Classifier, *, true_label: bool) -> Columns:
-        """What a row shows of a model's results."""
+        """What a row shows of a model's results.
+
+        Raises:
+            InputError: `unlike` asks for differences, and the model doesn't know what its training images look like.
+        """
+        if self.unlike != "warn" and classifier.metadata.spec.profile is None:
+            raise InputError(
+                f"{classifier.path}: trained on fewer than 20 images, so it can't tell which images are unlike them. "
+                "Leave out ",
+                Argument("unlike", self.unlike),
+            )
         checkpoint = classifier.metadata.checkpoint_sha256 if self.checkpoint_column else None
         top_k = min(self.top_k, len(classifier.class_names))
         return Columns(top_k, true_label, self.min_probability, checkpoint, self.unlike)
