@@ -50,6 +50,7 @@ def test_the_systemd_unit_gives_the_service_time_to_end() -> None:
     assert program.endswith("/rnn-serve")
     assert options(arguments)["host"] == "127.0.0.1"
     assert float(settings["TimeoutStopSec"]) > options(arguments)["grace"]
+    assert settings["WorkingDirectory"] == "%t/" + settings["RuntimeDirectory"]  # made empty at each start
 
 
 def test_the_kubernetes_manifest_asks_for_health_and_gives_the_service_time_to_end() -> None:

@@ -201,6 +201,8 @@ def create_session(
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = _SILENT
+    # Otherwise, a file with `ORTM` at byte 4 is read by another parser.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     if provider != CPU and not allow_cpu:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     # onnxruntime's own fallback prints to stdout that it uses the CPU, at the start and in each run.

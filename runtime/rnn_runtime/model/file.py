@@ -1,7 +1,8 @@
 """The file `model.onnx`: read within limits, used only if it is exactly what `rnn-export` wrote, and its metadata.
 
 The SHA-256 is compared before onnxruntime sees any of the file. So damage is always found, and a parser that isn't made
-for damaged files never sees one. docs/reference/model-file.md lists the keys of the metadata.
+for damaged files never sees one. A file that somebody made with a SHA-256 to match is held to the fields of ONNX that
+`rnn-export` writes: it can't name other files. docs/reference/model-file.md lists the keys of the metadata.
 """
 
 import base64
@@ -24,6 +25,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from rnn_runtime.errors import ModelError, SettingsError
+from rnn_runtime.model.protobuf import check_fields
 from rnn_runtime.model.spec import ModelSpec
 from rnn_runtime.model.values import FromZero, Positive
 from rnn_runtime.text import shorten
@@ -37,9 +39,7 @@ _MAX_GOLDEN = 1024  # samples
 # An entry of the metadata in protobuf: key and value, each preceded by its length.
 _SHA256 = re.compile(rb"\n\x0cmodel_sha256\x12\x40([0-9a-f]{64})")
 _FORMAT_VERSION = re.compile(rb"\n\x0eformat_version\x12[\x01-\x20]([0-9]+)")
-# The key `location` names another file that holds a weight. Protobuf allows longer encodings of a number than needed,
-# so this matches all encodings of the key.
-_EXTERNAL_DATA = re.compile(rb"(?:\n|\x8a\x80*\x00)(?:\x08|\x88\x80*\x00)location")
+_ORT_IDENTIFIER = b"ORTM"  # at byte 4: onnxruntime takes such a file for its own format, whatever else it is
 
 _WHAT_IS_OURS = (
     "such a model has metadata of format 'rnn-onnx', the input images of uint8 (batch, height, width, channels), and "
@@ -82,8 +82,11 @@ def check_model(data: bytes) -> None:
     version = _FORMAT_VERSION.search(data)
     if version:
         _check_format_version(version[1].decode())
-    if _EXTERNAL_DATA.search(data):
-        raise ModelError("its weights are in other files, which are never read. Export it again, as a single file")
+    if data[4:8] == _ORT_IDENTIFIER:
+        raise ModelError(
+            "a model in onnxruntime's own format (ORT), which isn't read. Export the checkpoint: rnn-export model.pt "
+            "model.onnx"
+        )
     found = _SHA256.search(data)
     if not found:
         raise ModelError(f"not a model that rnn-export wrote, or a damaged one: {_WHAT_IS_OURS}")
@@ -92,6 +95,7 @@ def check_model(data: bytes) -> None:
             "damaged, or changed by another program: its SHA-256 differs from the one that rnn-export stored in it. "
             "Copy or export it again"
         )
+    check_fields(data)  # whoever changed it may have stored a new SHA-256
 
 
 def stored_sha256(data: bytes) -> str:

@@ -1,8 +1,10 @@
 """The file `model.onnx`: whole and ours, or refused before anything else looks at it."""
 
 import hashlib
+import io
 import os
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +12,11 @@ import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
+from onnx import AttributeProto, TensorProto, helper
 
 from rnn_runtime import Classifier
 from rnn_runtime.errors import ModelError
-from rnn_runtime.model.file import MAX_MODEL_BYTES, check_model, read_model
+from rnn_runtime.model.file import MAX_MODEL_BYTES, NO_SHA256, check_model, read_model, seal_model
 from tests.support.commands import Run
 from tests.support.tampered_models import change_metadata, seal_again
 
@@ -87,15 +89,20 @@ def test_models_of_other_programs_are_told_what_was_expected(tmp_path: Path, run
     )
 
 
-def with_external_data(model: Path, location: str) -> bytes:
+def outside(tensor: TensorProto, location: str) -> None:
+    """Have a tensor's values in another file."""
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    entry = tensor.external_data.add()
+    entry.key, entry.value = "location", location
+
+
+def with_external_data(model: Path, location: str) -> onnx.ModelProto:
     """A model whose linear layer has its bias in another file."""
     proto = onnx.load(model)
     (bias,) = (tensor for tensor in proto.graph.initializer if tensor.name == "linear.bias")
-    bias.ClearField("raw_data")
-    bias.data_location = TensorProto.EXTERNAL
-    entry = bias.external_data.add()
-    entry.key, entry.value = "location", location
-    return seal_again(proto)
+    outside(bias, location)
+    return proto
 
 
 @pytest.mark.parametrize("location", ["weights.bin", "../weights.bin", "/etc/passwd"])
@@ -105,21 +112,96 @@ def test_weights_in_other_files_are_refused_in_a_sealed_model(
     # Of a model that it is given as bytes, onnxruntime itself reads such files from the current folder.
     monkeypatch.chdir(tmp_path)
     np.zeros(10, np.float32).tofile("weights.bin")
-    Path("model.onnx").write_bytes(with_external_data(digits_model, location))
+    Path("model.onnx").write_bytes(seal_again(with_external_data(digits_model, location)))
 
     with pytest.raises(ModelError, match="weights are in other files"):
         Classifier("model.onnx", provider="cpu")
 
 
-@pytest.mark.parametrize(
-    "key",
-    [b"\x0a\x08location", b"\x0a\x88\x00location", b"\x8a\x00\x08location", b"\x8a\x80\x00\x88\x80\x80\x00location"],
-)
-def test_every_encoding_of_the_key_of_external_data_is_seen(key: bytes) -> None:
-    with pytest.raises(ModelError, match="weights are in other files"):
-        check_model(b"\x08\x08" + key)
-    parsed = onnx.StringStringEntryProto.FromString(key)
-    assert parsed.key == "location"
+def attribute(node: onnx.NodeProto, kind: AttributeProto.AttributeType) -> AttributeProto:
+    added: AttributeProto = node.attribute.add(name="value", type=kind)
+    return added
+
+
+# Where a model can hold a tensor, besides its weights.
+PLACES: dict[str, Callable[[onnx.ModelProto], TensorProto]] = {
+    "attribute": lambda model: attribute(model.graph.node[0], AttributeProto.TENSOR).t,
+    "attribute of several": lambda model: attribute(model.graph.node[0], AttributeProto.TENSORS).tensors.add(),
+    "sparse attribute": lambda model: attribute(model.graph.node[0], AttributeProto.SPARSE_TENSOR).sparse_tensor.values,
+    "subgraph": lambda model: attribute(model.graph.node[0], AttributeProto.GRAPH).g.initializer.add(),
+    "several subgraphs": lambda model: (
+        attribute(model.graph.node[0], AttributeProto.GRAPHS).graphs.add().initializer.add()
+    ),
+    "function": lambda model: attribute(model.functions.add().node.add(), AttributeProto.TENSOR).t,
+    "sparse weight": lambda model: model.graph.sparse_initializer.add().indices,
+    "training": lambda model: model.training_info.add().initialization.initializer.add(),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_no_place_of_a_sealed_model_can_name_another_file(digits_model: Path, place: str) -> None:
+    proto = onnx.load(digits_model)
+    outside(PLACES[place](proto), "/etc/passwd")
+
+    with pytest.raises(ModelError, match=r"weights are in other files|whose models hold no such thing"):
+        check_model(seal_again(proto))
+
+
+def longer(tag: bytes) -> Iterator[bytes]:
+    """Other encodings that C++ protobuf takes for a tag: it drops the bits above 32."""
+    number = tag[0] | 0x80
+    for zeros in range(4):
+        yield bytes([number, *[0x80] * zeros, 0])
+    for high in (0x10, 0x20, 0x70):
+        yield bytes([number, 0x80, 0x80, 0x80, high])
+
+
+@pytest.mark.parametrize("encoding", [*longer(b"\x6a")], ids=bytes.hex)
+def test_a_tag_in_another_encoding_is_refused(digits_model: Path, encoding: bytes) -> None:
+    # The tensor begins with the field 13, external_data.
+    entry = onnx.StringStringEntryProto(key="location", value="/etc/passwd").SerializeToString()
+    tensor = encoding + bytes([len(entry)]) + entry + TensorProto(data_location="EXTERNAL").SerializeToString()
+    graph = b"\x2a" + bytes([len(tensor)]) + tensor  # initializer
+    data = digits_model.read_bytes() + b"\x3a" + bytes([len(graph)]) + graph  # parsers merge a second graph
+
+    with pytest.raises(ModelError, match="no such thing"):
+        check_model(sealed(data))
+
+
+def sealed(data: bytes) -> bytes:
+    """A model whose SHA-256 is made to fit its bytes."""
+    return seal_model(re.sub(rb"(?<=model_sha256\x12\x40)[0-9a-f]{64}", NO_SHA256.encode(), data))
+
+
+@given(data=st.data())
+def test_a_mutated_and_sealed_model_names_no_other_file_or_is_refused(digits_model: Path, data: st.DataObject) -> None:
+    content = bytearray(seal_again(with_external_data(digits_model, "/etc/passwd")))
+    tensor = content.index(b"linear.bias", content.index(b"/etc/passwd") - 100)
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(st.integers(tensor - 40, tensor + 80))
+        content[place : place + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=6))
+    try:
+        check_model(sealed(bytes(content)))
+    except ModelError:
+        return
+    weights = onnx.load(io.BytesIO(content)).graph.initializer
+    assert not any(weight.external_data or weight.data_location for weight in weights)
+
+
+def test_a_model_in_the_format_of_onnxruntime_is_refused_by_name(digits_model: Path) -> None:
+    content = digits_model.read_bytes()
+
+    with pytest.raises(ModelError, match=r"onnxruntime's own format \(ORT\)"):
+        check_model(content[:4] + b"ORTM" + content[8:])
+
+
+@pytest.mark.parametrize("name", [b"images", b"logits", b"format_version"])
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path, digits_model: Path, name: bytes) -> None:
+    data = digits_model.read_bytes().replace(name, b"\xff" + name[1:])
+    (tmp_path / "model.onnx").write_bytes(sealed(data))
+
+    with pytest.raises(ModelError, match="a name that isn't UTF-8"):
+        Classifier(tmp_path / "model.onnx", provider="cpu")
 
 
 def test_a_class_may_be_called_location(tmp_path: Path, digits_model: Path) -> None:
