@@ -64,6 +64,7 @@ def test_the_kubernetes_manifest_asks_for_health_and_gives_the_service_time_to_e
     assert container["readinessProbe"]["httpGet"]["path"] == "/v2/health/ready"
     assert container["livenessProbe"]["httpGet"]["path"] == "/v2/health/live"
     assert found["Service"]["spec"]["selector"] == found["Deployment"]["spec"]["selector"]["matchLabels"]
+    assert found["Service"]["metadata"]["name"] in options(container["args"])["allowed_hosts"]
 
 
 def test_the_indexed_job_runs_every_shard() -> None:

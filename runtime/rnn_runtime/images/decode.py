@@ -167,6 +167,18 @@ def image_shape(data: bytes) -> tuple[int, int, int]:
     return _read_tolerantly(_shape, data)
 
 
+def claimed_pixels(data: bytes) -> int:
+    """How many pixels an image has by its header; 0 if that can't be read."""
+    if len(data) >= 24 and data.startswith(PNG_SIGNATURE):
+        width, height = struct.unpack_from(">II", data, 16)
+        return int(width * height)
+    try:
+        image, encoding = _open(data)
+    except ImageError:
+        return 0
+    return max(image.width * image.height, encoding.tile[0] * encoding.tile[1])
+
+
 def deep_values(data: bytes) -> NDArray[np.int32] | None:
     """The values of a gray image of more than 8 bits per pixel, before any range; None for other images.
 

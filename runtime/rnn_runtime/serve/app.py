@@ -1,19 +1,23 @@
 """The service as an ASGI application: its routes, and what each answers.
 
-A request's way: `guard`, `read_body`, `_pixels`, the batcher, an answer.
+A request's way: `guarded`, its body, a place in the queue, `_pixels`, the batcher, an answer.
 """
 
 import asyncio
 import base64
 import hmac
 import io
+import ipaddress
+import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +30,10 @@ from starlette.routing import Route
 
 import rnn_runtime
 from rnn_runtime.classifier import Classifier
-from rnn_runtime.errors import ImageError, ModelError, ProviderError
-from rnn_runtime.images.decode import Decoded, decode_image
+from rnn_runtime.errors import Argument, ImageError, ModelError, ProviderError, SettingsError
+from rnn_runtime.images.decode import Decoded, claimed_pixels, decode_image
 from rnn_runtime.images.fit import to_image
-from rnn_runtime.serve.batcher import Batcher
+from rnn_runtime.serve.batcher import Answer, Batcher
 from rnn_runtime.serve.protocol import (
     BINARY_HEADER,
     EXTENSIONS,
@@ -42,9 +46,14 @@ from rnn_runtime.serve.protocol import (
 from rnn_runtime.text import shorten
 
 VERSION = "1"  # of the model: a service has one
-_BODY_SECONDS = 30  # for a whole body: a client that stalls would keep its place in the queue
+_BODY_SECONDS = 30  # for a whole body
+_BODIES = 16  # of the largest size, as many bytes as all bodies may take together
+_READY_SECONDS = 5  # for an image to show that the model runs
+_READY_AGAIN = 1.0  # seconds for which such an answer holds
+_WARM_UP = 32  # images at the start, which have the model's threads started
 _LONG_BODY = 1 << 16  # bytes of a request that takes too long to read in the event loop
-_RETRY_LATER = {"Retry-After": "1"}
+_REFUSED = 400  # the least status of an error
+_UNAVAILABLE, _RETRY_LATER = 503, {"Retry-After": "1"}
 _LONGEST_PLACE = 200  # characters of a path that an error repeats
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -61,22 +70,33 @@ class ServeLimits:
 
     Attributes:
         batch_size: The most images per batch, and per request.
-        queue: The most requests under way. Further ones are refused with status 503.
-        body: The most bytes of a request's body.
+        queue: The most requests that wait for the model. Further ones are refused with status 503.
+        body: The most bytes of a request's body. All bodies together may have 16 times as many.
+        pixels: The most pixels of image files that are decoded at once, and so of a single one. Each takes up to 20
+            bytes while it is decoded (lossless WebP).
     """
 
     batch_size: int = 256
     queue: int = 256
     body: int = 16 << 20
+    pixels: int = 32_000_000
 
 
 LIMITS = ServeLimits()
 
 
 def make_app(
-    classifier: Classifier, *, name: str = "rnn", limits: ServeLimits = LIMITS, token: str | None = None
+    classifier: Classifier,
+    *,
+    name: str = "rnn",
+    limits: ServeLimits = LIMITS,
+    token: str | None = None,
+    allowed_hosts: Collection[str] = ("*",),
 ) -> Starlette:
     """Make the web service of a model, as an ASGI application for any server.
+
+    Its `state` has two values that may be changed while it runs: `token`, and `ending`, with which each answer asks
+    the client to close its connection.
 
     Args:
         classifier: The model.
@@ -84,27 +104,37 @@ def make_app(
         limits: What it accepts.
         token: What requests must have in their header `Authorization: Bearer TOKEN`, except those about health; None
             for no such header.
+        allowed_hosts: The names by which requests may call the service, besides localhost and IP addresses; `*` for
+            any. A page elsewhere can have its own name lead to this machine (DNS rebinding), and would read answers.
+
+    Raises:
+        SettingsError: the threads for decoding and for the model can't be started.
+        ModelError, ProviderError: the model doesn't run.
     """
-    service = _Service(classifier, name, limits, token)
+    service = _Service(classifier, name, limits, frozenset(map(str.lower, allowed_hosts)))
     model = "/v2/models/{name}"
     routes = [
         service.route("GET", "/", service.page),
         service.route("GET", "/metrics", service.metrics),
-        service.route("POST", "/classify", service.classify, queued=True),
+        service.queued_route("/classify", service.classify),
         service.route("GET", "/v2", service.server_metadata),
-        service.route("GET", "/v2/health/live", service.health, is_open=True),
-        service.route("GET", "/v2/health/ready", service.health, is_open=True),
+        service.route("GET", "/v2/health/live", service.live, is_open=True),
+        service.route("GET", "/v2/health/ready", service.ready, is_open=True),
     ]
     for prefix in (model, model + "/versions/{version}"):
         routes += [
             service.route("GET", prefix, service.model_metadata),
             service.route("GET", prefix + "/ready", service.model_ready),
-            service.route("POST", prefix + "/infer", service.infer, queued=True),
+            service.queued_route(prefix + "/infer", service.infer),
         ]
-    return Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
+    app.router.redirect_slashes = False  # such an answer repeats the host that the request named
+    app.state.token, app.state.ending = token, False
+    return app
 
 
 Endpoint = Callable[[Request], Awaitable[Response]]
+QueuedEndpoint = Callable[[Request, bytes], Awaitable[Response]]
 
 
 class _Metrics:
@@ -118,6 +148,7 @@ class _Metrics:
             "request_seconds", "From a request's first byte to its answer.", ["route"], buckets=_SECONDS, **options
         )
         self.under_way = Gauge("requests_under_way", "Requests that wait for their answer.", **options)
+        self.arriving = Gauge("bodies_arriving", "Requests whose body hasn't arrived yet.", **options)
         self.unlike = Counter(
             "unlike_images",
             "Images unlike the training images, by their greatest difference.",
@@ -127,61 +158,192 @@ class _Metrics:
         self.batch = Histogram("batch_images", "Images per run of the model.", buckets=_IMAGES, **options)
 
 
+@dataclass(slots=True, eq=False)
+class _Arriving:
+    timeout: asyncio.Timeout
+    size: int = 0
+    is_given_up: bool = False
+
+
+class _Bodies:
+    """The bodies of requests, within a limit on their bytes.
+
+    Where they take more, the one that has been arriving longest is given up. So clients that send slowly, or stop, keep
+    nobody else out.
+
+    Args:
+        most_bytes: Of one body.
+        most_in_all: Of all bodies that are arriving or wait for their answer.
+        arriving: Shows how many are arriving.
+    """
+
+    def __init__(self, most_bytes: int, most_in_all: int, arriving: Gauge) -> None:
+        self._most_bytes, self._most_in_all, self._gauge = most_bytes, most_in_all, arriving
+        self._bytes = 0
+        self._arriving: dict[_Arriving, None] = {}  # the oldest first
+
+    @asynccontextmanager
+    async def read(self, request: Request) -> AsyncIterator[bytes]:
+        """Read a body. It counts until the end of the block.
+
+        Raises:
+            RequestError: it is longer than allowed, compressed, a form, doesn't arrive, or is given up.
+        """
+        length = _check_body_headers(request)
+        if length > self._most_bytes:
+            raise self._too_large()
+        parts: list[bytes] = []
+        arriving = None
+        try:
+            try:
+                async with asyncio.timeout(_BODY_SECONDS) as timeout:
+                    arriving = _Arriving(timeout)
+                    self._arriving[arriving] = None
+                    self._gauge.set(len(self._arriving))
+                    async for part in request.stream():
+                        parts.append(part)
+                        self._count(arriving, len(part))
+            finally:
+                self._arriving.pop(arriving, None)  # type: ignore[arg-type]
+                self._gauge.set(len(self._arriving))
+            body = b"".join(parts)
+            parts.clear()
+            yield body
+        except TimeoutError:
+            if arriving and arriving.is_given_up:
+                raise _busy() from None
+            raise RequestError(f"the body didn't arrive within {_BODY_SECONDS} seconds", 408) from None
+        except ClientDisconnect:
+            raise RequestError("the client has gone", 400) from None
+        finally:
+            if arriving:
+                self._bytes -= arriving.size
+
+    def _count(self, arriving: _Arriving, count: int) -> None:
+        arriving.size += count
+        self._bytes += count
+        if arriving.size > self._most_bytes:
+            raise self._too_large()
+        while self._bytes > self._most_in_all:
+            oldest = next(iter(self._arriving))
+            if oldest is arriving:
+                raise _busy()
+            del self._arriving[oldest]
+            self._bytes -= oldest.size
+            oldest.size, oldest.is_given_up = 0, True
+            oldest.timeout.reschedule(asyncio.get_running_loop().time())
+
+    def _too_large(self) -> RequestError:
+        return RequestError(f"the body has more than {self._most_bytes:,} bytes, the limit", 413)
+
+
+class _PixelBudget:
+    """How many pixels are decoded at once, in any number of threads; further images wait."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._free = most, most
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def hold(self, pixels: int) -> Iterator[None]:
+        """Wait until there is room for an image, and keep it for the block.
+
+        Raises:
+            ImageError: the image is larger than all room.
+        """
+        if pixels > self._most:
+            raise ImageError(f"the image has more than {self._most:,} pixels, the limit of this service")
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= pixels)
+            self._free -= pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += pixels
+                self._changed.notify_all()
+
+
 class _Service:
-    def __init__(self, classifier: Classifier, name: str, limits: ServeLimits, token: str | None) -> None:
-        self._classifier, self._name, self._limits, self._token = classifier, name, limits, token
+    def __init__(self, classifier: Classifier, name: str, limits: ServeLimits, allowed_hosts: frozenset[str]) -> None:
+        self._classifier, self._name, self._limits, self._hosts = classifier, name, limits, allowed_hosts
         self._spec = classifier.image_spec
         self._metrics = _Metrics()
-        self._batcher = Batcher(classifier, limits.batch_size, self._metrics.batch.observe)
+        self._bodies = _Bodies(limits.body, _BODIES * limits.body, self._metrics.arriving)
+        self._budget = _PixelBudget(limits.pixels)
         self._decoders = ThreadPoolExecutor(classifier.threads, thread_name_prefix="decode")
+        try:  # all threads now: a service that can't start one later would answer nothing
+            self._batcher = Batcher(classifier, limits.batch_size, self._metrics.batch.observe)
+            classifier.predict_proba(np.zeros((min(limits.batch_size, _WARM_UP), *self._spec.shape), np.uint8))
+            start_all(self._decoders, classifier.threads)
+        except RuntimeError as error:
+            raise SettingsError(
+                f"{error}: the limit on processes and threads (ulimit -u, or the container's) is too low. Raise it, or "
+                "choose fewer ",
+                Argument("threads"),
+            ) from None
         self._under_way = 0
+        self._probe: asyncio.Task[Any] | None = None
+        self._probed = 0.0
         self._page = files("rnn_runtime.serve").joinpath("page.html").read_text(encoding="utf-8")
 
-    def route(
-        self, method: str, path: str, endpoint: Endpoint, *, queued: bool = False, is_open: bool = False
-    ) -> Route:
+    def queued_route(self, path: str, endpoint: QueuedEndpoint) -> Route:
+        """A route for POST whose requests wait in the queue once their body has arrived."""
+
+        async def in_queue(request: Request) -> Response:
+            async with self._bodies.read(request) as body:
+                if self._under_way >= self._limits.queue:
+                    raise _busy()
+                self._under_way += 1
+                self._metrics.under_way.set(self._under_way)
+                try:
+                    return await endpoint(request, body)
+                finally:
+                    self._under_way -= 1
+                    self._metrics.under_way.set(self._under_way)
+
+        return self.route("POST", path, in_queue)
+
+    def route(self, method: str, path: str, endpoint: Endpoint, *, is_open: bool = False) -> Route:
         """A route whose endpoint is guarded.
 
         Args:
             method: `GET` or `POST`.
             path: As in Starlette, with names in braces.
             endpoint: What answers.
-            queued: Whether requests have a place in the queue.
-            is_open: Whether they need no token.
+            is_open: Whether requests need no token, and may call the service by any name.
         """
 
         async def guarded(request: Request) -> Response:
             start = time.perf_counter()
-            if not is_open and not self._is_allowed(request):
-                response = _error("a token is needed: Authorization: Bearer TOKEN", 401, {"WWW-Authenticate": "Bearer"})
-            elif queued:
-                response = await self._in_queue(endpoint, request)
-            else:
-                response = await _answer(endpoint, request)
+            response = (None if is_open else self._refusal(request)) or await _answer(endpoint, request)
             response.headers["X-Content-Type-Options"] = "nosniff"
+            if request.app.state.ending:
+                response.headers["Connection"] = "close"
+            if method == "POST" and response.status_code >= _REFUSED and _closes(request):
+                await _read_to_the_end(request)
             self._metrics.requests.labels(path, response.status_code).inc()
             self._metrics.seconds.labels(path).observe(time.perf_counter() - start)
             return response
 
         return Route(path, guarded, methods=[method])
 
-    def _is_allowed(self, request: Request) -> bool:
-        if self._token is None:
-            return True
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        is_right = hmac.compare_digest(given.encode("latin-1"), self._token.encode())
-        return is_right and scheme.lower() == "bearer"
-
-    async def _in_queue(self, endpoint: Endpoint, request: Request) -> Response:
-        if self._under_way >= self._limits.queue:
-            return _error("too many requests are under way. Try again", 503, _RETRY_LATER)
-        self._under_way += 1
-        self._metrics.under_way.set(self._under_way)
-        try:
-            return await _answer(endpoint, request)
-        finally:
-            self._under_way -= 1
-            self._metrics.under_way.set(self._under_way)
+    def _refusal(self, request: Request) -> Response | None:
+        """The answer to a request that isn't allowed; None for one that is."""
+        token: str | None = request.app.state.token
+        if token is not None:
+            scheme, _, given = request.headers.get("authorization", "").partition(" ")
+            if hmac.compare_digest(given.encode("latin-1"), token.encode()) and scheme.lower() == "bearer":
+                return None
+            return _error("a token is needed: Authorization: Bearer TOKEN", 401, {"WWW-Authenticate": "Bearer"})
+        host = request.headers.get("host", "")
+        if "*" in self._hosts or not host or is_local_name(host, self._hosts):
+            return None
+        return _error(
+            f"requests may not call this service {shorten(repr(host), _LONGEST_PLACE)}. Its operator can allow that: "
+            "rnn-serve --allowed-host NAME",
+            421,
+        )
 
     async def page(self, _: Request) -> Response:
         return HTMLResponse(self._page, headers={"Content-Security-Policy": _PAGE_POLICY})
@@ -189,7 +351,21 @@ class _Service:
     async def metrics(self, _: Request) -> Response:
         return Response(generate_latest(self._metrics.registry), media_type="text/plain; version=0.0.4")
 
-    async def health(self, _: Request) -> Response:
+    async def live(self, _: Request) -> Response:
+        return JSONResponse({})
+
+    async def ready(self, _: Request) -> Response:
+        """Whether the model answers: an image goes the way of all others."""
+        now = time.monotonic()
+        if self._probe is None or (self._probe.done() and now - self._probed > _READY_AGAIN):
+            black = np.zeros((1, *self._spec.shape), np.uint8)
+            self._probe, self._probed = asyncio.create_task(self._batcher.run(black, ["probabilities"])), now
+        try:
+            await asyncio.wait_for(asyncio.shield(self._probe), _READY_SECONDS)
+        except TimeoutError:
+            raise RequestError(f"the model hasn't answered within {_READY_SECONDS} seconds", _UNAVAILABLE) from None
+        except (ModelError, ProviderError) as error:
+            raise RequestError(str(error), _UNAVAILABLE) from None
         return JSONResponse({})
 
     async def server_metadata(self, _: Request) -> Response:
@@ -204,22 +380,20 @@ class _Service:
         self._check_model(request)
         return JSONResponse({"name": self._name, "ready": True})
 
-    async def infer(self, request: Request) -> Response:
+    async def infer(self, request: Request, body: bytes) -> Response:
         self._check_model(request)
-        body = await read_body(request, self._limits.body)
         parse = partial(parse_request, body, request.headers.get(BINARY_HEADER), self._spec, self._limits.batch_size)
         asked = await self._in_thread(parse) if len(body) > _LONG_BODY else parse()
-        images, unlike = await self._pixels(asked)
-        values = await self._batcher.run(images, list(asked.outputs))
-        answer, headers = format_answer(self._name, VERSION, asked, values, unlike)
+        found = await self._run(*await self._pixels(asked), list(asked.outputs))
+        answer, headers = format_answer(self._name, VERSION, asked, found.values, found.unlike)
         return Response(answer, headers=headers)
 
-    async def classify(self, request: Request) -> Response:
+    async def classify(self, request: Request, body: bytes) -> Response:
         top = _parse_top(request.query_params.get("top", "3"))
         wants_input = _parse_flag("input", request.query_params.get("input", "false"))
-        body = await read_body(request, self._limits.body)
-        images, (unlike,) = await self._pixels(InferRequest(None, (body,), {}))
-        (probabilities,) = (await self._batcher.run(images, ["probabilities"]))["probabilities"]
+        images, aspect_ratios = await self._pixels(InferRequest(None, (body,), {}))
+        found = await self._run(images, aspect_ratios, ["probabilities"])
+        (probabilities,), (unlike,) = found.values["probabilities"], found.unlike
         names = self._classifier.class_names
         ranked = [
             {"label": names[i], "probability": float(probabilities[i])}
@@ -235,29 +409,28 @@ class _Service:
         if version != VERSION:
             raise RequestError(f"there is no version {version!r}. The model has version {VERSION!r}", 404)
 
-    async def _pixels(self, request: InferRequest) -> tuple[NDArray[np.uint8], list[str | None]]:
-        """The model's input for a request, and in what each image is unlike the training images."""
+    async def _run(self, images: NDArray[np.uint8], aspect_ratios: list[float], outputs: list[str]) -> Answer:
+        """What the model says; images unlike the training images are counted."""
+        answer = await self._batcher.run(images, outputs, aspect_ratios)
+        for difference in filter(None, answer.unlike):
+            self._metrics.unlike.labels(difference).inc()
+        return answer
+
+    async def _pixels(self, request: InferRequest) -> tuple[NDArray[np.uint8], list[float]]:
+        """The model's input for a request, and what its images' aspect ratios were before; empty for pixels."""
         if request.images is not None:
-            images = 255 - request.images if self._spec.invert else request.images
-            return images, await self._find_unlike(images, [])
+            return 255 - request.images if self._spec.invert else request.images, []
         found = await asyncio.gather(*(self._in_thread(partial(self._decode, data)) for data in request.encoded))
         for i, image in enumerate(found):
             if isinstance(image, ImageError):
                 raise RequestError(f"image {i}: {image}" if request.count > 1 else str(image), 422)
-        images = np.stack([image.pixels for image in found])
         own = self._spec.width / self._spec.height
-        return images, await self._find_unlike(images, [image.aspect_ratio or own for image in found])
-
-    async def _find_unlike(self, images: NDArray[np.uint8], aspect_ratios: list[float]) -> list[str | None]:
-        find = partial(self._classifier.find_unlike, images, aspect_ratios)
-        differences = await self._in_thread(find) if images.nbytes > _LONG_BODY else find()
-        for difference in filter(None, differences):
-            self._metrics.unlike.labels(difference).inc()
-        return differences
+        return np.stack([image.pixels for image in found]), [image.aspect_ratio or own for image in found]
 
     def _decode(self, data: bytes) -> Decoded | ImageError:
         try:
-            return decode_image(data, self._spec)
+            with self._budget.hold(claimed_pixels(data)):
+                return decode_image(data, self._spec)
         except ImageError as error:
             return error
 
@@ -270,23 +443,48 @@ async def _answer(endpoint: Endpoint, request: Request) -> Response:
     try:
         return await endpoint(request)
     except RequestError as error:
-        return _error(str(error), error.status)
+        return _error(str(error), error.status, _RETRY_LATER if error.status == _UNAVAILABLE else None)
     except (ModelError, ProviderError) as error:
         return _error(str(error), 500)
     except asyncio.CancelledError:  # the time for what is under way is over
-        return _error("the service is ending", 503, _RETRY_LATER)
+        return _error("the service is ending", _UNAVAILABLE, _RETRY_LATER)
 
 
-async def read_body(request: Request, most_bytes: int) -> bytes:
-    """Read a body, whether its length is known in advance or not.
+def start_all(pool: ThreadPoolExecutor, count: int) -> None:
+    """Start all threads of a pool.
 
     Raises:
-        RequestError: it is longer than `most_bytes`, compressed, a form, or doesn't arrive.
+        RuntimeError: one of them can't be started.
     """
-    too_large = RequestError(f"the body has more than {most_bytes:,} bytes, the limit", 413)
+    barrier = threading.Barrier(count)
+    try:
+        for started in [pool.submit(barrier.wait) for _ in range(count)]:
+            started.result()
+    except BaseException:
+        barrier.abort()
+        raise
+
+
+def is_local_name(host: str, names: Collection[str]) -> bool:
+    """Whether a header `Host` is an IP address, localhost or one of `names`: no name of a page elsewhere."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return False
+    with suppress(ValueError):
+        return bool(ipaddress.ip_address(name))
+    return name == "localhost" or name in names
+
+
+def _check_body_headers(request: Request) -> int:
+    """The announced length of a body, 0 where it isn't known.
+
+    Raises:
+        RequestError: the length is no number, or the body is compressed or a form.
+    """
     length = request.headers.get("content-length", "0")
-    if not length.isdecimal() or int(length) > most_bytes:
-        raise too_large
+    if not (length.isascii() and length.isdecimal()):
+        raise RequestError("Content-Length must be a number")
     if "content-length" in request.headers and "transfer-encoding" in request.headers:
         # A proxy may take the one for the body's end, and this server the other (RFC 9112, section 6.3).
         raise RequestError("a request has Content-Length or Transfer-Encoding, not both", 400)
@@ -294,18 +492,25 @@ async def read_body(request: Request, most_bytes: int) -> bytes:
         raise RequestError("compressed bodies aren't supported. Send it as it is", 415)
     if request.headers.get("content-type", "").startswith("multipart/"):
         raise RequestError("forms aren't supported. Send the file itself: curl --data-binary @digit.png URL", 415)
-    body = bytearray()
-    try:
+    return int(length)
+
+
+def _closes(request: Request) -> bool:
+    """Whether the connection ends with the answer."""
+    asked = request.headers.get("connection", "").lower()
+    return bool(request.app.state.ending) or asked == "close" or request.scope["http_version"] == "1.0"
+
+
+async def _read_to_the_end(request: Request) -> None:
+    """Read what is left of a body: if it were lost, the system would reset the connection, and the answer with it."""
+    with suppress(TimeoutError, ClientDisconnect, RuntimeError):  # Starlette's, if it was read already
         async with asyncio.timeout(_BODY_SECONDS):
-            async for part in request.stream():
-                body += part
-                if len(body) > most_bytes:
-                    raise too_large
-    except TimeoutError:
-        raise RequestError(f"the body didn't arrive within {_BODY_SECONDS} seconds", 408) from None
-    except ClientDisconnect:
-        raise RequestError("the client has gone", 400) from None
-    return bytes(body)
+            async for _ in request.stream():
+                pass
+
+
+def _busy() -> RequestError:
+    return RequestError("too many requests are under way. Try again", _UNAVAILABLE)
 
 
 def _parse_top(text: str) -> int:

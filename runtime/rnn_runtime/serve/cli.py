@@ -1,5 +1,6 @@
 """The command `rnn-serve`."""
 
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +26,7 @@ _OTHER_NAMES = {
     "--http-port": "--port",
 }
 _MOST_TOKEN_BYTES = 4096
+_ANY_ADDRESS = ("0.0.0.0", "::")
 _Port = Annotated[int, Meta(ge=0, le=65535)]
 _Limit = Annotated[int, Meta(ge=1, le=1 << 16)]
 
@@ -44,9 +46,17 @@ _Limit = Annotated[int, Meta(ge=1, le=1 << 16)]
 @_service("--port", type=_Port, default=8080, help="Port to listen on; 0 is any that is free.")
 @_service("--name", default="rnn", help="The model's name in the Open Inference Protocol.")
 @_service(
+    "--allowed-host",
+    "allowed_hosts",
+    multiple=True,
+    metavar="NAME",
+    help="A name by which requests may call the service, besides --host, localhost and IP addresses; '*' for any. With "
+    "a token, all may be used. Repeatable.",
+)
+@_service(
     "--token-file",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="A file with a token, which all requests but those about health must have.",
+    help="A file with a token, which all requests but those about health must have. SIGHUP has it read again.",
 )
 @_service(
     "--grace",
@@ -56,8 +66,15 @@ _Limit = Annotated[int, Meta(ge=1, le=1 << 16)]
 )
 @_service("-q", "--quiet", is_flag=True, help="Print errors only.")
 @_limits("-b", "--batch-size", type=_Limit, default=256, help="Images per batch and per request.")
-@_limits("--queue", type=_Limit, default=256, help="Requests under way; more get status 503.")
+@_limits("--queue", type=_Limit, default=256, help="Requests that wait for the model; more get status 503.")
 @_limits("--max-body", type=_Limit, default=16, metavar="MIB", help="Size of a request's body.")
+@_limits(
+    "--max-pixels",
+    type=Annotated[int, Meta(ge=1, le=67)],
+    default=32,
+    metavar="MILLIONS",
+    help="Pixels of image files that are decoded at once, so also of one; each takes up to 20 bytes.",
+)
 @shared.cuda
 @click.version_option(rnn_runtime.__version__, prog_name="rnn-serve")
 def main(
@@ -68,12 +85,14 @@ def main(
     host: str,
     port: int,
     name: str,
+    allowed_hosts: tuple[str, ...],
     token_file: Path | None,
     grace: float,
     quiet: bool,
     batch_size: int,
     queue: int,
     max_body: int,
+    max_pixels: int,
     device_id: int,
     gpu_memory_limit: int | None,
     tf32: bool,
@@ -94,8 +113,10 @@ def main(
 
     cuda = shared.cuda_options(device_id, gpu_memory_limit, tf32)
     classifier = Classifier(model, provider, threads=threads, cuda=cuda, invert=invert)
-    limits = ServeLimits(batch_size, queue, max_body << 20)
-    app = make_app(classifier, name=name, limits=limits, token=None if token_file is None else _read_token(token_file))
+    limits = ServeLimits(batch_size, queue, max_body << 20, max_pixels * 1_000_000)
+    token = None if token_file is None else _read_token(token_file)
+    hosts = (host, *allowed_hosts) if host not in _ANY_ADDRESS else (socket.gethostname(), *allowed_hosts)
+    app = make_app(classifier, name=name, limits=limits, token=token, allowed_hosts=hosts)
     listener = listen(host, port)
     address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
 
@@ -105,7 +126,17 @@ def main(
                 say(classifier.notice)
             say(f"Serving {model} as {name} at {address}, on {classifier.provider}")
 
-    serve(app, listener, grace=grace, ready=ready)
+    def reload() -> None:
+        if token_file is None:
+            say("SIGHUP: there is no --token-file to read again")
+            return
+        try:
+            app.state.token = _read_token(token_file)
+            say(f"Read the token in {token_file} again")
+        except InputError as error:
+            say(f"{error}. The token before still holds")
+
+    serve(app, listener, grace=grace, ready=ready, reload=reload)
 
 
 def _read_token(path: Path) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from rnn_runtime.command.command import say
 from rnn_runtime.errors import Argument, SettingsError
@@ -42,7 +43,12 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve(
-    app: Starlette, listener: socket.socket, *, grace: float = 10.0, ready: Callable[[], None] = lambda: None
+    app: Starlette,
+    listener: socket.socket,
+    *,
+    grace: float = 10.0,
+    ready: Callable[[], None] = lambda: None,
+    reload: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve until SIGTERM or SIGINT: then refuse new connections, answer what is under way, and return.
 
@@ -52,6 +58,7 @@ def serve(
         grace: Seconds for requests under way, after which their connections are closed. A second signal ends them at
             once.
         ready: Called once the server listens.
+        reload: Called at each SIGHUP.
     """
     config = uvicorn.Config(
         app,
@@ -62,16 +69,31 @@ def serve(
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=max(1, round(grace)),
+        http=_Connection,
     )
-    asyncio.run(_Server(config, ready).serve(sockets=[listener]))
+    asyncio.run(_Server(config, app, ready, reload).serve(sockets=[listener]))
+
+
+class _Connection(H11Protocol):
+    """A client that has sent its request, and then says that nothing more will come, still gets its answer."""
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """Whether the connection stays open for the answer."""
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or cycle.more_body:
+            return None
+        cycle.keep_alive = False
+        return True
 
 
 class _Server(uvicorn.Server):
     """uvicorn, with two things that it leaves to a proxy, which a service on its own port doesn't have."""
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, app: Starlette, ready: Callable[[], None], reload: Callable[[], None]
+    ) -> None:
         super().__init__(config)
-        self._ready = ready
+        self._app, self._ready, self._reload = app, ready, reload
         self._has_said_it = False
 
     @contextlib.contextmanager
@@ -80,11 +102,12 @@ class _Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
         yield
 
     def _stop(self) -> None:
         self.force_exit = self.should_exit  # at the second signal
-        self.should_exit = True
+        self.should_exit = self._app.state.ending = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and say so."""

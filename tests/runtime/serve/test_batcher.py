@@ -59,7 +59,7 @@ def test_what_waits_while_the_model_runs_is_the_next_batch(digits_model: Path) -
     assert batches == [1, 6, 4, 5]  # of 1, 1 + 2 + 3, 4 and 5 images: at most 8 at once
     for i, result in enumerate(results):
         expected = classifier.predict_logits(random_images(i, max(i, 1)))
-        np.testing.assert_allclose(result["logits"], expected, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(result.values["logits"], expected, rtol=0, atol=1e-5)
 
 
 def test_each_request_gets_the_outputs_that_it_asked_for(digits_model: Path) -> None:
@@ -72,7 +72,7 @@ def test_each_request_gets_the_outputs_that_it_asked_for(digits_model: Path) -> 
 
     results = asyncio.run(ask())
 
-    assert [set(result) for result in results] == [{"logits"}, {"probabilities"}, {"logits", "probabilities"}]
+    assert [set(result.values) for result in results] == [{"logits"}, {"probabilities"}, {"logits", "probabilities"}]
 
 
 def test_an_image_that_fails_fails_alone(digits_model: Path) -> None:
@@ -87,7 +87,7 @@ def test_an_image_that_fails_fails_alone(digits_model: Path) -> None:
     first, dark, last = asyncio.run(ask())
 
     assert isinstance(dark, ModelError)
-    assert first["logits"].shape == last["logits"].shape == (1, 10)
+    assert first.values["logits"].shape == last.values["logits"].shape == (1, 10)
 
 
 def test_a_request_whose_client_has_gone_is_not_run(digits_model: Path) -> None:

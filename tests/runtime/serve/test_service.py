@@ -3,8 +3,10 @@
 import base64
 import contextlib
 import io
+import re
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,11 +21,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+from starlette.testclient import TestClient
 from tritonclient.utils import InferenceServerException
 
 from rnn_runtime import Classifier
-from rnn_runtime.errors import MissingPackageError
+from rnn_runtime.errors import MissingPackageError, ProviderError
 from rnn_runtime.images.decode import convert_image
+from rnn_runtime.serve.app import make_app
 from rnn_runtime.serve.server import listen
 from tests.support.commands import Run, RunProcess
 from tests.support.encoded_images import png_of_claimed_size
@@ -214,16 +218,175 @@ def test_a_small_file_that_claims_to_be_large_is_refused(service: Service) -> No
 
 @pytest.mark.slow
 def test_a_full_queue_sends_clients_away_for_a_while(digits_model: Path, image: bytes) -> None:
-    with serving(digits_model, "--queue", 1) as service:
-        host, port = service.address.split(":")
-        with socket.create_connection((host, int(port))) as slow:  # it announces a body and doesn't send it
-            slow.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n")
-            response = wait_for(lambda: httpx.post(f"{service.url}/classify", content=image), 503)
-            assert response.headers["retry-after"] == "1"
-            assert httpx.get(f"{service.url}/v2/health/ready").status_code == 200
-            slow.sendall(b"12345")
-            assert slow.recv(100).startswith(b"HTTP/1.1 422")
+    large = encoded(Image.new("L", (5600, 5600)), "PNG")
+    with serving(digits_model, "--queue", 1) as service, ThreadPoolExecutor(1) as other:
+        slow = other.submit(lambda: [httpx.post(f"{service.url}/classify", content=large) for _ in range(3)])
+        response = wait_for(lambda: httpx.post(f"{service.url}/classify", content=image), 503)
+        assert response.headers["retry-after"] == "1"
+        assert httpx.get(f"{service.url}/v2/health/ready").status_code == 200
+        assert {answer.status_code for answer in slow.result()} == {200}
         assert wait_for(lambda: httpx.post(f"{service.url}/classify", content=image), 200).json()["label"]
+
+
+def encoded(image: Image.Image, format: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
+@pytest.mark.slow
+def test_bodies_that_do_not_arrive_keep_nobody_out(digits_model: Path, image: bytes) -> None:
+    with serving(digits_model, "--queue", 1, "--max-body", 1) as service, contextlib.ExitStack() as stack:
+        stalled = [stack.enter_context(connect(service)) for _ in range(40)]
+        for connection in stalled[:20]:  # together they send more than the 16 MiB that bodies may take
+            connection.sendall(head(1 << 20) + bytes((1 << 20) - 1))
+        for connection in stalled[20:]:
+            connection.sendall(head(5) + b"1234")
+        given_up = stalled[0].recv(1000)
+
+        answer = httpx.post(f"{service.url}/classify", content=image)
+        stalled[-1].sendall(b"5")
+        last = stalled[-1].recv(1000)
+
+    assert answer.status_code == 200
+    assert given_up.startswith(b"HTTP/1.1 503 ")
+    assert last.startswith(b"HTTP/1.1 422 ")
+
+
+def connect(service: Service) -> socket.socket:
+    host, port = service.address.split(":")
+    return socket.create_connection((host, int(port)), timeout=60)
+
+
+def head(length: int, more: bytes = b"") -> bytes:
+    return b"POST /classify HTTP/1.1\r\nHost: localhost\r\n%sContent-Length: %d\r\n\r\n" % (more, length)
+
+
+def test_a_client_that_sends_no_more_gets_its_answer(service: Service, image: bytes) -> None:
+    with connect(service) as connection:
+        connection.sendall(head(len(image)) + image)
+        connection.shutdown(socket.SHUT_WR)
+
+        assert b'"label":"7"' in b"".join(iter(lambda: connection.recv(1000), b""))
+
+
+@pytest.mark.parametrize("more", [b"", b"Connection: close\r\n", b"Expect: 100-continue\r\n"])
+def test_a_client_that_sends_a_body_beyond_the_limit_gets_its_answer(service: Service, more: bytes) -> None:
+    with connect(service) as connection:
+        connection.sendall(head(64 << 20, more) + bytes(64 << 20))
+
+        assert connection.recv(1000).startswith(b"HTTP/1.1 413 ")
+
+
+@pytest.mark.slow
+def test_large_images_are_decoded_one_after_the_other(digits_model: Path) -> None:
+    noisy = encoded(Image.effect_noise((1000, 800), 50).resize((7000, 4500)).convert("RGB"), "WEBP", quality=1)
+    lossless = encoded(Image.new("RGB", (5600, 5600), "red"), "WEBP", lossless=True, method=0)
+    with serving(digits_model, "--threads", 4) as service, ThreadPoolExecutor(6) as clients:
+        answers = clients.map(
+            lambda data: httpx.post(f"{service.url}/classify", content=data, timeout=120), [lossless, noisy] * 3
+        )
+        assert {answer.status_code for answer in answers} == {200}
+        peak = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{service.pid}/status").read_text())
+        refused = httpx.post(f"{service.url}/classify", content=png_of_claimed_size(6000, 6000))
+
+    assert peak
+    assert int(peak[1]) < 900 << 10  # KiB; four of them at once take 1.9 GiB
+    assert refused.json()["error"] == "the image has more than 32,000,000 pixels, the limit of this service"
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("localhost", 200), ("127.0.0.1:8080", 200), ("[::1]:8080", 200), ("evil.example", 421), ("evil:x", 421)],
+)
+def test_a_page_elsewhere_can_not_read_answers_under_its_own_name(service: Service, host: str, status: int) -> None:
+    answer = httpx.get(f"{service.url}/v2/models/rnn", headers={"Host": host})
+
+    assert answer.status_code == status
+    assert ("--allowed-host" in answer.text) == (status == 421)
+    assert httpx.get(f"{service.url}/v2/health/ready", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.slow
+def test_names_can_be_allowed(digits_model: Path) -> None:
+    with serving(digits_model, "--allowed-host", "Digits.example") as service:
+        for host, status in (("digits.example", 200), ("other.example", 421)):
+            assert httpx.get(f"{service.url}/v2/models/rnn", headers={"Host": host}).status_code == status
+
+
+def test_an_answer_does_not_repeat_the_host_of_its_request(service: Service) -> None:
+    answer = httpx.get(f"{service.url}/v2/", headers={"Host": "127.0.0.1:1"})
+
+    assert (answer.status_code, "location" in answer.headers) == (404, False)
+
+
+class BrokenClassifier(Classifier):
+    """It fails once `is_broken`."""
+
+    is_broken = False
+
+    def predict_proba(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if self.is_broken:
+            raise ProviderError("out of memory")
+        return super().predict_proba(images)
+
+
+def test_a_service_whose_model_does_not_run_is_not_ready(digits_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rnn_runtime.serve.app._READY_AGAIN", 0.0)
+    classifier = BrokenClassifier(digits_model, "cpu")
+    with TestClient(make_app(classifier)) as client:
+        before = client.get("/v2/health/ready")
+        classifier.is_broken = True
+        broken, live = (client.get(f"/v2/health/{what}") for what in ("ready", "live"))
+        classifier.is_broken = False
+        after = client.get("/v2/health/ready")
+
+    assert [answer.status_code for answer in (before, broken, live, after)] == [200, 503, 200, 200]
+    assert broken.json() == {"error": "out of memory"}
+
+
+@pytest.mark.parametrize("name", ["model", "decode"])
+def test_a_service_that_gets_no_threads_does_not_start(
+    run: Run, digits_model: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    start = threading.Thread.start
+
+    def limited(thread: threading.Thread) -> None:
+        if thread.name.startswith(name):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+
+    result = run("rnn-serve", "--model", digits_model, "--threads", 3, "--port", 0)
+
+    assert (result.returncode, len(result.stderr.splitlines())) == (2, 1), result.stderr
+    assert "can't start new thread: the limit on processes and threads (ulimit -u" in result.stderr
+
+
+@pytest.mark.slow
+def test_sighup_has_the_token_read_again(digits_model: Path, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("first")
+    with serving(digits_model, "--token-file", token) as service:
+
+        def status(text: str) -> int:
+            return httpx.get(f"{service.url}/v2", headers={"Authorization": f"Bearer {text}"}).status_code
+
+        assert service.stderr
+        token.write_text("second")
+        service.send_signal(signal.SIGHUP)
+        read = service.stderr.readline()
+        changed = status("first"), status("second")
+        token.unlink()
+        service.send_signal(signal.SIGHUP)
+        kept = service.stderr.readline()
+        still = status("second")
+
+    assert read == f"Read the token in {token} again\n"
+    assert changed == (401, 200)
+    assert kept == f"{token}: can't be read: No such file or directory. The token before still holds\n"
+    assert still == 200
 
 
 def wait_for(ask: Any, status: int) -> Any:
@@ -325,9 +488,9 @@ def test_bytes_that_are_no_http_leave_the_service_as_it_is(service: Service, cli
     assert client.get(f"{service.url}/v2/health/live").status_code == 200
 
 
-def wait_until_under_way(service: Service, count: int = 1) -> None:
-    """Return once the service has taken so many requests that it can't answer yet."""
-    while f"rnn_requests_under_way {count}.0" not in httpx.get(f"{service.url}/metrics").text:
+def wait_until_arriving(service: Service, count: int = 1) -> None:
+    """Return once the service waits for the bodies of so many requests."""
+    while f"rnn_bodies_arriving {count}.0" not in httpx.get(f"{service.url}/metrics").text:
         time.sleep(0.01)
 
 
@@ -346,13 +509,15 @@ def test_a_signal_ends_the_service_once_all_is_answered(digits_model: Path, imag
     with serving(digits_model) as service:
         host, port = service.address.split(":")
         with socket.create_connection((host, int(port))) as slow:
-            head = f"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: {len(image)}\r\n\r\n"
+            head = f"POST /classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(image)}\r\n\r\n"
             slow.sendall(head.encode() + image[:10])
-            wait_until_under_way(service)
+            wait_until_arriving(service)
             service.send_signal(number)
             wait_until_refused(host, int(port))
             slow.sendall(image[10:])
-            assert slow.recv(100).startswith(b"HTTP/1.1 200")
+            answer = slow.recv(1000)
+            assert answer.startswith(b"HTTP/1.1 200")
+            assert b"connection: close" in answer.lower()
         assert service.wait(60) == 0
         assert service.communicate()[1] == ""
 
@@ -386,8 +551,8 @@ def test_a_request_that_never_ends_does_not_hold_up_the_end(digits_model: Path) 
     with serving(digits_model, "--grace", 1) as service:
         host, port = service.address.split(":")
         with socket.create_connection((host, int(port))) as stalled:
-            stalled.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n")
-            wait_until_under_way(service)
+            stalled.sendall(b"POST /classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\n")
+            wait_until_arriving(service)
             service.terminate()
             assert service.wait(30) == 0
 
@@ -399,8 +564,8 @@ def test_requests_that_are_cut_off_at_the_end_get_a_sentence_and_no_traceback(di
         with contextlib.ExitStack() as stack:
             stalled = [stack.enter_context(socket.create_connection((host, int(port)))) for _ in range(5)]
             for connection in stalled:
-                connection.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n")
-            wait_until_under_way(service, len(stalled))
+                connection.sendall(b"POST /classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\n")
+            wait_until_arriving(service, len(stalled))
             service.terminate()
             _, errors = service.communicate(timeout=30)
             answers = [connection.recv(10_000) for connection in stalled]
@@ -420,7 +585,7 @@ def test_connections_without_headers_are_closed_and_more_than_files_allow_wait(d
         with contextlib.ExitStack() as stack:
             for _ in range(300):
                 connection = stack.enter_context(socket.create_connection((host, int(port))))
-                connection.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\n")
+                connection.sendall(b"POST /classify HTTP/1.1\r\nHost: localhost\r\n")
             # After 15 to 30 seconds the first are closed, and the next are accepted.
             assert httpx.get(f"{service.url}/v2/health/live", timeout=120).status_code == 200
         service.terminate()
@@ -432,7 +597,7 @@ def test_connections_without_headers_are_closed_and_more_than_files_allow_wait(d
 def test_a_body_with_two_ends_is_refused(service: Service) -> None:
     host, port = service.address.split(":")
     with socket.create_connection((host, int(port))) as connection:
-        headers = b"Host: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+        headers = b"Host: localhost\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
         connection.sendall(b"POST /classify HTTP/1.1\r\n" + headers)
         assert b" 400 " in connection.recv(1000).partition(b"\r\n")[0]
 
