@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rnn_runtime.errors import Argument, DataError, OutputError, ProcessLostError, SettingsError
-from rnn_runtime.files.atomic import check_output, open_locked
+from rnn_runtime.files.atomic import check_output, followed, open_locked
 from rnn_runtime.interruption import RunInterruptedError, describe_interrupt, signals_noted, stop_if_signaled
 from rnn_runtime.model.values import Count, check_argument
 from rnn_runtime.text import shorten
@@ -461,7 +461,8 @@ def _reserved(output: Path) -> Iterator[None]:
             ) from None
         except OSError as error:
             raise OutputError(
-                f"{folder}: {output.name} can't be written to this folder: {error.strerror or error}. Choose another ",
+                f"{error.filename or folder}: {output.name} can't be written to this folder: "
+                f"{error.strerror or error}. Choose another ",
                 Argument("output"),
             ) from None
         with file:
@@ -472,7 +473,8 @@ def _reserved(output: Path) -> Iterator[None]:
             try:
                 yield
             finally:
-                lock.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # it was somebody else's, in a folder where only they may remove it
+                    lock.unlink()
     finally:
         for path in made:
             with contextlib.suppress(OSError):  # not empty
@@ -487,7 +489,7 @@ def _check_space(output: Path, size: int) -> None:
         OutputError: such a file can't be written; the text says why.
     """
     check_output(output, ())
-    folder = Path(os.path.realpath(output)).parent  # of a link, where the file that it leads to is replaced
+    folder = Path(followed(output)).parent
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             os.posix_fallocate(file.fileno(), 0, size)

@@ -32,6 +32,7 @@ REMOTE = ("s3://", "gs://")  # what the name of a file in object storage begins 
 _SECONDS = 2  # between two records
 _READ_BYTES = 1 << 20  # at a time, of what is hashed
 _HELD = (errno.EWOULDBLOCK, errno.EACCES)  # EACCES on network file systems
+_MOST_LINKS = 40  # that lead from one to the next, as Linux allows
 
 
 @contextmanager
@@ -45,13 +46,13 @@ def atomic_write(
             if the block raises.
         mode: `w` for text or `wb` for bytes.
         sync: Wait until the file is on the disk, so that it survives a power failure.
-        follow_link: Where the name is a link, replace its target, and not the link.
+        follow_link: Where the name is a link, replace its target, and not the link (`followed`).
         options: Passed to `open`.
 
     Raises:
-        OSError: the folder is missing or can't be written.
+        OSError: the folder is missing or can't be written, or the name is another user's link.
     """
-    target = Path(os.path.realpath(path) if follow_link else path)
+    target = Path(followed(path) if follow_link else path)
     # Named before it is created, so that it can be removed after an interruption at any moment.
     temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
     try:
@@ -68,12 +69,36 @@ def atomic_write(
         raise
 
 
+def followed(path: str | Path) -> str:
+    """The file that a name leads to: that of a link, if the link is one's own or the administrator's.
+
+    In a folder of several users, somebody else's link could lead to any of one's own files. (Linux has such a rule for
+    opening files, `fs.protected_symlinks`, which is off in places, and doesn't hold for renaming.)
+
+    Raises:
+        PermissionError: it leads through another user's link.
+    """
+    name = os.fspath(path)
+    for _ in range(_MOST_LINKS):
+        try:
+            status = os.lstat(name)
+        except FileNotFoundError:
+            break
+        if not stat.S_ISLNK(status.st_mode):
+            break
+        if hasattr(os, "geteuid") and status.st_uid not in (os.geteuid(), 0):
+            raise PermissionError(errno.EPERM, "it is another user's link, which isn't followed", str(path))
+        name = os.path.join(os.path.dirname(name), os.readlink(name))
+    folder, base = os.path.split(name)
+    return os.path.join(os.path.realpath(folder), base)
+
+
 def check_output(output: Path, inputs: Iterable[str | Path]) -> None:
     """Check that a file can be written, and isn't one of the inputs or somebody's image.
 
     Raises:
         InputError: the folder is missing or can't be written, `output` is one of `inputs`, or a device, pipe or folder,
-            or it is named like an image: it might be one of a folder of inputs.
+            or another user's link, or it is named like an image: it might be one of a folder of inputs.
     """
     if output.suffix.lower() in IMAGE_SUFFIXES:
         raise InputError(f"{output}: named like an image, and none is written here. Choose another name")
@@ -81,6 +106,10 @@ def check_output(output: Path, inputs: Iterable[str | Path]) -> None:
         raise InputError(f"{output}: the folder {output.parent} does not exist. Create it first")
     if not os.access(output.parent, os.W_OK | os.X_OK):
         raise InputError(f"{output}: the folder {output.parent} can't be written to. Choose another one")
+    try:
+        followed(output)
+    except PermissionError as error:
+        raise InputError(f"{output}: {error.strerror}. Choose another name") from None
     if os.path.exists(output) and not output.is_file():
         raise InputError(f"{output}: not a regular file. Choose another name")
     if any(os.path.exists(path) and os.path.exists(output) and os.path.samefile(path, output) for path in inputs):
@@ -89,7 +118,7 @@ def check_output(output: Path, inputs: Iterable[str | Path]) -> None:
 
 def part_of(path: str | Path) -> str:
     """The path under which a file grows: its name with `.part` added. For a link, that of its target."""
-    return f"{os.path.realpath(path)}.part"
+    return f"{followed(path)}.part"
 
 
 class GrowingFile:
@@ -100,6 +129,7 @@ class GrowingFile:
         file: Open for reading and for appending.
         earlier: What the writer recorded in the run that is continued; empty at the beginning.
         target: The name that the file gets. May be changed as long as it grows.
+        size: The bytes that a later run could go on from.
     """
 
     def __init__(self, file: BinaryIO, part: str, target: str, made_with: Mapping[str, Any]) -> None:
@@ -109,6 +139,10 @@ class GrowingFile:
         self._noted: dict[str, Any] = {"bytes": 0}
         self._saved = time.monotonic()
         self._hashed, self._content = 0, hashlib.sha256()
+
+    @property
+    def size(self) -> int:
+        return int(self._noted["bytes"])
 
     def note(self, progress: Mapping[str, Any]) -> None:
         """Note how far the content is that was written so far. The record follows at intervals."""
@@ -124,7 +158,7 @@ class GrowingFile:
             InputError: there is no record that fits.
         """
         try:
-            record = json.loads(self._record.read_bytes())
+            record = json.loads(_read_regular(self._record))
             sha256 = record.pop("sha256")
             made_with, progress = dict(record["made_with"]), dict(record["progress"])
             size = progress.pop("bytes")
@@ -204,7 +238,7 @@ def growing_file(path: str | Path, made_with: Mapping[str, Any], *, resume: bool
     """
     part = part_of(path)
     with _open_part(part) as file:
-        growing = GrowingFile(file, part, os.path.realpath(path), made_with)
+        growing = GrowingFile(file, part, part.removesuffix(".part"), made_with)
         if not os.fstat(file.fileno()).st_size:
             growing._save()  # before the first byte of content, so that none is without a record
         elif resume:
@@ -235,6 +269,15 @@ def _open_part(part: str) -> BinaryIO:
         ) from None
 
 
+def _read_regular(path: Path) -> bytes:
+    """The content of a file that isn't a link, a pipe or a device."""
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    with os.fdopen(os.open(path, flags), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return file.read()
+
+
 def open_locked(path: str | Path) -> BinaryIO:
     """Open a file for reading and appending, and hold its lock until it is closed. A missing file is created.
 
@@ -242,12 +285,16 @@ def open_locked(path: str | Path) -> BinaryIO:
 
     Raises:
         BlockingIOError: the file is already locked, by another process or by this one.
-        OSError: the file can't be opened, or is a link.
+        OSError: the file can't be opened, is a link, a pipe or a device, or has another name: it may be somebody's.
     """
-    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | getattr(os, "O_NOFOLLOW", 0)
     while True:
-        file = os.fdopen(os.open(path, flags, 0o666), "a+b")
+        file = os.fdopen(os.open(path, flags | getattr(os, "O_BINARY", 0), 0o666), "a+b")
         try:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+                what = "it has a second name" if stat.S_ISREG(status.st_mode) else "it isn't a regular file"
+                raise OSError(errno.EPERM, f"{what}, so it isn't a file of this program's. Delete it", str(path))
             _lock(file)
             # The last holder may have renamed or removed the file meanwhile. Then the path names another file, or none.
             with contextlib.suppress(FileNotFoundError):

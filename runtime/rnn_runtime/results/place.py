@@ -3,14 +3,20 @@
 import filecmp
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from rnn_runtime.errors import InputError, OutputError
-from rnn_runtime.files.atomic import REMOTE
+from rnn_runtime.files.atomic import REMOTE, followed
 from rnn_runtime.images.find import class_folders
+from rnn_runtime.text import shorten
 
+_LONGEST_NAME = 255  # bytes of a file's name
+_SHOWN = 60  # characters of a class name in an error
+_CONTROL = re.compile(r"[\0-\x1f\x7f-\x9f]")  # a terminal would act on them
 _DIGITS = 16  # of the SHA-256 in the name of a second image
 
 
@@ -27,12 +33,18 @@ class ImagePlacer:
         link: Make symbolic links to the absolute paths of the images, instead of copies.
 
     Raises:
-        InputError: two classes would share a folder.
+        InputError: two classes would share a folder, or a class's name can't be that of a folder.
     """
 
     def __init__(self, folder: str | Path, class_names: Sequence[str], *, link: bool = False) -> None:
         self.folder, self._link = Path(folder), link
         self._class_folders = dict(zip(class_names, class_folders(class_names), strict=True))
+        for name, of_class in self._class_folders.items():
+            if _CONTROL.search(of_class) or len(os.fsencode(of_class)) > _LONGEST_NAME:
+                what = (
+                    "has control characters" if _CONTROL.search(of_class) else f"is longer than {_LONGEST_NAME} bytes"
+                )
+                raise InputError(f"the class {shorten(repr(name), _SHOWN)} {what}, so no folder can have its name")
         self._root = os.path.join(os.path.realpath(folder), "")
         self._asked: str | None = None
         self._inside = False
@@ -66,6 +78,7 @@ class ImagePlacer:
             raise OutputError(f"{path}: in object storage, and only files of this machine can be copied or linked")
         target = self.folder / self._class_folders[label] / os.path.basename(path)
         try:
+            followed(target.parent)
             target.parent.mkdir(parents=True, exist_ok=True)
             if not self._put(path, target) and not self._is_same(path, target):
                 self._put(path, target.with_name(f"{target.stem}-{self._digest(path)}{target.suffix}"))
@@ -101,7 +114,9 @@ class ImagePlacer:
 def _copy(path: str, target: Path) -> None:
     temporary = target.with_name(f".{os.urandom(8).hex()}.tmp")
     try:
-        shutil.copy2(path, temporary)
+        shutil.copyfile(path, temporary)
+        with suppress(OSError):  # modes and times, which some network shares refuse
+            shutil.copystat(path, temporary)
         try:
             os.link(temporary, target)  # unlike a renaming, it doesn't replace what has the name
         except FileExistsError:

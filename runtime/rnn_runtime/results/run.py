@@ -294,7 +294,7 @@ def classify_files(
         import_arrow("parquet")
     run = Run(classifier, options, format, evaluation, placer, watch)
     paths = run.inputs(paths)
-    with telling(lambda: kept_in(output, format), output):
+    with telling(lambda: _kept_in(run.growing), output):
         if output is None:
             run.write(paths, sys.stdout)
         elif format not in RESUMABLE:
@@ -334,6 +334,7 @@ class Run:
         settings: The settings that rows depend on.
         made_with: The model, these settings, and where images are put.
         listed: The images that have a result so far.
+        growing: The file that results grow in, if they do.
     """
 
     classifier: Classifier
@@ -347,6 +348,8 @@ class Run:
     settings: dict[str, Any] = field(init=False)
     made_with: dict[str, Any] = field(init=False)
     listed: ImageList = field(init=False, default_factory=ImageList)
+    growing: GrowingFile | None = field(init=False, default=None)
+    _versions: Any = field(init=False, default_factory=hashlib.sha256)
 
     def __post_init__(self) -> None:
         self.columns = self.options.columns(self.classifier, true_label=self.evaluation is not None)
@@ -379,7 +382,7 @@ class Run:
         Raises:
             InputError: the earlier run was given other images.
         """
-        remaining = iter(paths)
+        remaining, self.growing = iter(paths), growing
         if growing.earlier:
             self._skip(remaining, growing)
         file = io.TextIOWrapper(growing.file, **TEXT)
@@ -389,7 +392,7 @@ class Run:
                 def note() -> None:
                     file.flush()
                     counts = {name: getattr(self.summary, name) for name in _RECORDED}
-                    growing.note({"list": self.listed.sha256, **counts})
+                    growing.note({"list": self.listed.sha256, "versions": self._versions.hexdigest(), **counts})
 
                 self._classify(remaining, write, note)
             file.flush()
@@ -422,11 +425,16 @@ class Run:
         """Pass over the images that have a result."""
         earlier = growing.earlier
         for path in itertools.islice(paths, earlier["images"]):
-            self.listed.add(path)
+            self._list(path)
         if self.listed.sha256 != earlier["list"]:
             raise InputError(
                 f"{growing.part}: holds the results of {earlier['images']:,} images, and these aren't the first of "
                 "those given now. Restore the images that were added, removed or renamed since, or delete the file"
+            )
+        if self._versions.hexdigest() != earlier["versions"]:
+            raise InputError(
+                f"{growing.part}: holds the results of {earlier['images']:,} images, some of which were changed since. "
+                "Delete the file, and begin again"
             )
         if self.evaluation:
             growing.file.seek(0)
@@ -474,9 +482,15 @@ class Run:
                 self.placer.place(prediction.path, prediction.label)
                 self.summary.placed = (self.summary.placed or 0) + 1
 
+    def _list(self, path: str) -> None:
+        """Note that an image has a result."""
+        self.listed.add(path)
+        if self.growing:
+            self._versions.update(_version(path))
+
     def _count(self, prediction: Prediction) -> str | None:
         """Count a result, and give the true label; None without evaluation."""
-        self.listed.add(prediction.path)
+        self._list(prediction.path)
         below = self.columns.is_below(prediction)
         self.summary.images += 1
         if prediction.unlike is not None:
@@ -494,11 +508,20 @@ class Run:
         return self.evaluation.add(prediction, labeled=not below) if self.evaluation else None
 
 
-def kept_in(output: str | Path | None, format: Format) -> Kept:
+def _kept_in(growing: GrowingFile | None) -> Kept:
     """What is left of the results in a file, and how to continue."""
-    if output is None or format not in RESUMABLE or not os.path.exists(part_of(output)):
+    if growing is None or not growing.size:
         return ()
-    return (f"; {part_of(output)} holds the results so far. Continue with ", Argument("resume", True))
+    return (f"; {growing.part} holds the results so far. Continue with ", Argument("resume", True))
+
+
+def _version(path: str) -> bytes:
+    """What tells whether a file was changed since: its size, and when it was modified; nothing of object storage."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return b"-"
+    return b"%d %d," % (status.st_size, status.st_mtime_ns)
 
 
 @contextmanager

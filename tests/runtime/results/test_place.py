@@ -18,6 +18,7 @@ from tests.support.commands import Run
 from tests.support.processes import started
 
 CLASSES = ("cat", "dog")
+PRINTED = st.characters(exclude_categories=["Cs", "Cc"])
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +125,9 @@ def test_an_existing_file_is_never_replaced(tmp_path: Path) -> None:
 
 
 @settings(max_examples=settings().max_examples // 5)
-@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20), min_size=1, unique=True))
+@given(
+    st.lists(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20), min_size=1, unique=True)
+)
 def test_any_class_has_a_folder_inside_that_names_it(module_folder: Path, names: list[str]) -> None:
     shutil.rmtree(module_folder / "sorted", ignore_errors=True)
     (module_folder / "x.png").write_text("image")
@@ -142,6 +145,26 @@ def test_any_class_has_a_folder_inside_that_names_it(module_folder: Path, names:
 def test_classes_that_would_share_a_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="would share the folder"):
         ImagePlacer(tmp_path / "sorted", ("a/b", "a_b"))
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"), [("a" * 256, "is longer than 255 bytes"), ("\x1b[31mcat", "has control characters")]
+)
+def test_a_class_whose_name_no_folder_can_have_is_refused(tmp_path: Path, name: str, problem: str) -> None:
+    with pytest.raises(InputError, match=f"{problem}, so no folder can have its name"):
+        ImagePlacer(tmp_path, [name, "dog"])
+
+
+def test_a_file_system_without_modes_gets_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chmod", refuse)
+    (tmp_path / "a.png").write_bytes(b"image")
+
+    ImagePlacer(tmp_path / "sorted", CLASSES).place(str(tmp_path / "a.png"), "cat")
+
+    assert placed(tmp_path / "sorted") == {"cat/a.png": b"image"}
 
 
 @pytest.mark.parametrize("inputs", ["sorted", "sorted/7", "sorted/7/0.png", "./sorted/../sorted/7"])

@@ -345,6 +345,15 @@ def test_unfinished_results_that_were_changed_are_refused(unfinished: Path, digi
         assert part.read_bytes() == content
 
 
+def test_unfinished_results_of_images_that_were_changed_are_refused(unfinished: Path, run: Run) -> None:
+    shutil.copy(unfinished / "images" / "004.png", unfinished / "images" / "001.png")
+
+    result = run("rnn-infer", "-p", "cpu", "--output", "out.csv", "--resume", "images")
+
+    assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
+    assert "images, some of which were changed since. Delete the file, and begin again" in result.stderr
+
+
 def test_a_record_is_not_written_through_a_link(folder: Path, digits_model: Path) -> None:
     (folder / "precious").write_text("somebody's")
     (folder / "out.csv.part.json").symlink_to(folder / "precious")
