@@ -257,6 +257,7 @@ def merge(parts: str | Path, output: Path | None, quiet: bool) -> None:
 @shared.top_k
 @shared.min_probability
 @shared.checkpoint_column
+@shared.csv_safe
 @shared.unlike
 @_output("-q", "--quiet", is_flag=True, help="Print errors only.")
 def ray(

@@ -147,6 +147,11 @@ checkpoint_column = _output(
     "--checkpoint-column", is_flag=True, help="Repeat the SHA-256 of the model's checkpoint in every row."
 )
 
+csv_safe = _output(
+    "--csv-safe",
+    is_flag=True,
+    help="In CSV and TSV, put an apostrophe before paths and classes that a spreadsheet would take for a formula.",
+)
 unlike = _output(
     "--unlike",
     type=click.Choice(["warn", "column", "error"]),

@@ -67,6 +67,7 @@ class RunOptions(PlainFields):
         min_probability: Leave the label empty where the probability is lower. The likeliest class has a column
             `guess` then.
         checkpoint_column: Repeat the SHA-256 of the model's checkpoint in every row.
+        csv_safe: In CSV and TSV, put an apostrophe before paths and classes that a spreadsheet would run as a formula.
         unlike: What becomes of images that are unlike the training images: `warn` counts them, `column` also adds a
             column that names the difference, and `error` gives them that as an error instead of a label.
         batch_size: Images per run of the model.
@@ -82,6 +83,7 @@ class RunOptions(PlainFields):
     top_k: Count = 1
     min_probability: Probability | None = None
     checkpoint_column: bool = False
+    csv_safe: bool = False
     unlike: Unlike = "warn"
     batch_size: BatchSize = BATCH_SIZE
     processes: Count = 1
@@ -100,7 +102,7 @@ class RunOptions(PlainFields):
             )
         checkpoint = classifier.metadata.checkpoint_sha256 if self.checkpoint_column else None
         top_k = min(self.top_k, len(classifier.class_names))
-        return Columns(top_k, true_label, self.min_probability, checkpoint, self.unlike)
+        return Columns(top_k, true_label, self.min_probability, checkpoint, self.unlike, self.csv_safe)
 
 
 DEFAULTS = RunOptions()

@@ -32,6 +32,7 @@ _ROWS_PER_GROUP = 1 << 16  # of a Parquet file; they are in memory until they ar
 _GAP = "  "  # between two columns of a table
 _SHORTEST_PATH = 16  # characters that a table shows of a path, however little room there is
 _UNLIKE = "unlike the training images: "  # how an error begins, if such images get no label
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")  # how text begins that a spreadsheet runs, or that hides this mark
 _LONGEST_LINE = 1 << 20  # characters; a path has at most 4096 bytes
 
 Value = str | float | None
@@ -49,6 +50,7 @@ class Columns:
         checkpoint: SHA-256 of the checkpoint, to be repeated in every row; None for no such column.
         unlike: What becomes of images that are unlike the training images: `column` says so in a column of its own,
             and `error` makes it the row's error, without a label. `warn` leaves rows as they are.
+        csv_safe: Whether CSV and TSV have an apostrophe before text that a spreadsheet would take for a formula.
     """
 
     top_k: int = 1
@@ -56,6 +58,7 @@ class Columns:
     min_probability: float | None = None
     checkpoint: str | None = None
     unlike: Unlike = "warn"
+    csv_safe: bool = False
 
     @property
     def names(self) -> list[str]:
@@ -163,7 +166,7 @@ def open_writer(file: IO[Any], format: Format, columns: Columns, *, header: bool
         writer = csv.writer(_UnixLines(file), delimiter=DELIMITERS[format])
         if header:
             writer.writerow(columns.names)
-        yield partial(_write_csv, writer)
+        yield partial(_write_csv, writer, csv_safe=columns.csv_safe)
 
 
 def read_predictions(file: BinaryIO, format: Format, columns: Columns, name: str) -> Iterator[Prediction]:
@@ -184,6 +187,8 @@ def read_predictions(file: BinaryIO, format: Format, columns: Columns, name: str
         delimiter = DELIMITERS.get(format)
         rows = csv.DictReader(lines, delimiter=delimiter, strict=True) if delimiter else map(json.loads, lines)
         for row in rows:
+            if delimiter and columns.csv_safe:
+                row = {key: value.removeprefix("'") if value else value for key, value in row.items()}
             if list(row) != columns.names:
                 raise ValueError(f"its columns are {', '.join(map(str, row))}, not {', '.join(columns.names)}")
             yield columns.prediction(row)
@@ -198,9 +203,15 @@ def printed_path(path: str) -> str:
     return path.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
-def _write_csv(writer: Any, rows: Sequence[list[Value]]) -> None:
+def _write_csv(writer: Any, rows: Sequence[list[Value]], *, csv_safe: bool) -> None:
     # Probabilities have six digits: float32 has no more.
-    writer.writerows([f"{value:.6f}" if isinstance(value, float) else value for value in row] for row in rows)
+    texts = ([f"{value:.6f}" if isinstance(value, float) else value for value in row] for row in rows)
+    writer.writerows(([_without_formula(value) for value in row] for row in texts) if csv_safe else texts)
+
+
+def _without_formula(text: str | None) -> str | None:
+    """A cell that no spreadsheet runs (owasp.org/www-community/attacks/CSV_Injection)."""
+    return f"'{text}" if text and text.startswith(_FORMULA) else text
 
 
 def _write_json_lines(file: IO[str], names: Sequence[str], rows: Sequence[list[Value]]) -> None:

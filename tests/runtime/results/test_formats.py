@@ -92,6 +92,16 @@ def test_every_row_names_the_checkpoint_if_asked_for(run: Run, folder: Path, nam
     assert {row["checkpoint"] for row in rows_of(folder / name)} == {checkpoint}
 
 
+def test_a_spreadsheet_runs_no_name_if_that_is_asked_for(run: Run, folder: Path) -> None:
+    shutil.copy(next((folder / "images").iterdir()), folder / "=cmd.png")
+
+    run("rnn-infer", "--output", "a.csv", "--csv-safe", "=cmd.png")
+    other = run("rnn-infer", "--output", "a.jsonl", "--csv-safe", "=cmd.png")
+
+    assert (folder / "a.csv").read_text().splitlines()[1].startswith("'=cmd.png,")
+    assert other.stderr.startswith("Error: --csv-safe does nothing for jsonl. Leave it out")
+
+
 def test_parquet_has_types_that_pandas_reads(run: Run, folder: Path) -> None:
     run("rnn-infer", "--output", "a.parquet", "images")
 

@@ -16,6 +16,7 @@ GOOD = Prediction("a.png", "7", 0.75, (("7", 0.75), ("1", 0.25)))
 BAD = Prediction("b.png", None, None, error="the file is empty")
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
+formulas = st.builds(str.__add__, st.sampled_from(["=", "+", "-", "@", "\t", "\r", "'", "'="]), texts)
 
 
 def written(
@@ -138,12 +139,25 @@ def test_rows_are_written_as_they_come(style: Format, held: int) -> None:
     assert lengths[held:] == sorted(set(lengths[held:]))
 
 
+@given(path=formulas, label=formulas)
+def test_no_cell_is_a_formula_if_that_is_asked_for(path: str, label: str) -> None:
+    columns = Columns(csv_safe=True)
+    rows = list(csv.reader(io.StringIO(written("csv", Prediction(path, label, 0.75), columns=columns))))
+
+    assert [cell for row in rows for cell in row if cell.startswith(("=", "+", "-", "@", "\t", "\r"))] == []
+
+
 @pytest.mark.parametrize("style", ["csv", "tsv", "jsonl"])
 @pytest.mark.parametrize(
     "columns",
-    [Columns(), Columns(top_k=2, true_label=True, checkpoint="ab"), Columns(top_k=2, min_probability=0.9)],
+    [
+        Columns(),
+        Columns(top_k=2, true_label=True, checkpoint="ab"),
+        Columns(top_k=2, min_probability=0.9),
+        Columns(csv_safe=True),
+    ],
 )
-@given(path=texts, label=texts)
+@given(path=texts | formulas, label=texts | formulas)
 def test_what_was_written_is_read_back(style: Format, columns: Columns, path: str, label: str) -> None:
     top = ((label, 0.75), ("1", 0.25))[: columns.top_k]
     predictions = [Prediction(path, *top[0], top), Prediction(path, None, None, error=label)]
