@@ -60,8 +60,6 @@ def _check(ctx: click.Context) -> None:
             raise click.UsageError("--resume can't continue a table or Parquet. Choose another --format")
     if given["checkpoint_column"] and format == "table":
         raise click.UsageError("--checkpoint-column has no room in a table. Choose another --format")
-    if given["csv_safe"] and format in ("table", "jsonl", "parquet"):
-        raise click.UsageError(f"--csv-safe does nothing for {format}. Leave it out")
     if given["link_to"] is not None and given["copy_to"] is not None:
         raise click.UsageError("--link-to and --copy-to do the same. Choose one")
     if summary is not None:

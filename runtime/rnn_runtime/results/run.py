@@ -23,6 +23,7 @@ from rnn_runtime.images.outliers import CERTAIN, DARK, LIGHT
 from rnn_runtime.interruption import RunInterruptedError, describe_interrupt, signals_noted, stop_if_signaled
 from rnn_runtime.model.values import BatchSize, Count, PlainFields, Probability, check_argument
 from rnn_runtime.results.write import (
+    DELIMITERS,
     RESUMABLE,
     TEXT,
     Columns,
@@ -354,6 +355,8 @@ class Run:
     _versions: Any = field(init=False, default_factory=hashlib.sha256)
 
     def __post_init__(self) -> None:
+        if self.options.csv_safe and self.format not in DELIMITERS:
+            raise SettingsError(Argument("csv_safe"), f" does nothing for {self.format}. Leave it out")
         self.columns = self.options.columns(self.classifier, true_label=self.evaluation is not None)
         self.summary = RunSummary(describe_run(self.classifier))
         if self.columns.min_probability is not None:
