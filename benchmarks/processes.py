@@ -15,7 +15,7 @@ import torch
 from benchmarks import floors
 from benchmarks.measure import Row, compare, race_once
 from benchmarks.models import make_peers, smooth_pictures
-from rnn_runtime.images.ahead import usable_cores
+from rnn_runtime.cores import usable_cores
 from rnn_runtime.model.spec import ImageSpec
 
 ROOT = Path(__file__).parents[1]

@@ -18,7 +18,7 @@ import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from rnn_runtime.images.ahead import usable_cores
+from rnn_runtime.cores import usable_cores
 
 HIDDEN = 128  # the article's hidden size
 MFLOP_AN_IMAGE = 2.95  # its 28 rows and 2 layers: 2 x 28 x (28 x 128 + 3 x 128 x 128) = 2.95 million

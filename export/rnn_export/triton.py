@@ -10,9 +10,9 @@ from tempfile import TemporaryDirectory
 from rnn_export.export import ExportOptions, ExportReport, make_model
 from rnn_export.graph import Graph, Precision, Target
 from rnn_runtime.classifier import Classifier
+from rnn_runtime.cores import usable_cores
 from rnn_runtime.errors import InputError, OutputError
 from rnn_runtime.files.atomic import atomic_write
-from rnn_runtime.images.ahead import usable_cores
 from rnn_runtime.interruption import signals_noted, stop_if_signaled
 from rnn_runtime.model.spec import ModelSpec
 from rnn_runtime.model.values import check_argument

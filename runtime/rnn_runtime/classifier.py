@@ -12,9 +12,10 @@ from typing import Any, Literal, NamedTuple, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from rnn_runtime.cores import usable_cores
 from rnn_runtime.engine import CUDA_DEFAULTS, CudaOptions, Provider, make_runner, open_session, other_provider
 from rnn_runtime.errors import Argument, ImageError, InputError, ModelError, ProviderError
-from rnn_runtime.images.ahead import ReadAhead, usable_cores
+from rnn_runtime.images.ahead import ReadAhead
 from rnn_runtime.images.decode import Decoded, TakenImage, read_images
 from rnn_runtime.images.image_like import ImageLike, is_single_image, take_images
 from rnn_runtime.images.outliers import OutlierDetector

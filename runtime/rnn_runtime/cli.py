@@ -171,7 +171,7 @@ def main(
     rnn-infer --shard 3/8 -o parts images/
     """
     from rnn_runtime.classifier import Classifier
-    from rnn_runtime.images.ahead import usable_cores
+    from rnn_runtime.cores import usable_cores
     from rnn_runtime.images.find import find_images, read_names
     from rnn_runtime.results.run import RunOptions, classify_files, write_summary
 

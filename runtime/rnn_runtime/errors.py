@@ -42,6 +42,10 @@ class RnnOnnxError(Exception):
         return "".join(word(part) if isinstance(part, Argument) else str(part) for part in self.args)
 
 
+class RnnOnnxWarning(UserWarning):
+    """Something works in another way than it should, and as well. The text says how, and what to do."""
+
+
 class ImageError(RnnOnnxError):
     """An image file can't be read or decoded."""
 

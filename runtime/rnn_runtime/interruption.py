@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: what they do in a command, and how a step is finished first.
+"""Ctrl-C, SIGTERM, SIGHUP and SIGUSR1: what they do in a command, and how a step is finished first.
 
 In a command, a signal ends the process at once, with one line. While something is under way that is to be kept, it is
 only noted, and loops look for it:
@@ -31,7 +31,12 @@ from rnn_runtime.errors import Argument, RnnOnnxError
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-SIGNALS: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+SIGNALS: dict[int, str] = {
+    signal.SIGINT: "interrupted",
+    signal.SIGTERM: "terminated",
+    signal.SIGHUP: "the terminal was closed",
+    signal.SIGUSR1: "told to stop by SIGUSR1",  # as Slurm does before the time is over
+}
 POLL_SECONDS = 0.1  # the longest wait in which nobody looks for a signal
 # `timeout` sends a signal to the process and to its group, and so may whatever passes a Ctrl-C on: both are one.
 _ONE_SIGNAL_SECONDS = 0.2
@@ -43,7 +48,11 @@ _is_noting = False  # whether a block of `signals_noted` is open
 
 
 class TerminatedError(KeyboardInterrupt):
-    """SIGTERM, as `KeyboardInterrupt` is Ctrl-C."""
+    """SIGTERM, SIGHUP or SIGUSR1, as `KeyboardInterrupt` is Ctrl-C."""
+
+    def __init__(self, number: int = signal.SIGTERM) -> None:
+        super().__init__()
+        self.number = number
 
 
 class RunInterruptedError(KeyboardInterrupt, RnnOnnxError):
@@ -60,13 +69,13 @@ def exit_code_of(interrupt: KeyboardInterrupt) -> int:
 
 
 def describe_interrupt(interrupt: KeyboardInterrupt) -> str:
-    """`interrupted` or `terminated`."""
+    """`interrupted`, `terminated` or the like."""
     return SIGNALS[_signal_of(interrupt)]
 
 
 @contextmanager
 def signals_noted(*, second_ends: bool = True) -> Iterator[None]:
-    """Until the end of the block, only note Ctrl-C and SIGTERM. A block within another one changes nothing.
+    """Until the end of the block, only note signals. A block within another one changes nothing.
 
     Loops in the block call `stop_if_signaled`, and the end of the block does. Signals reach only the main thread of a
     process; in other threads, nothing changes.
@@ -114,7 +123,7 @@ def note_signal(number: int) -> None:
 
 
 def stop_if_signaled() -> None:
-    """Raise `KeyboardInterrupt`, or `TerminatedError` for SIGTERM, if a signal was noted; in any thread."""
+    """Raise `KeyboardInterrupt`, or `TerminatedError` for another than Ctrl-C, if a signal was noted; in any thread."""
     if _noted is not None:
         raise _exception_for(_noted)
 
@@ -214,8 +223,8 @@ def _end_at_once(number: int, _frame: FrameType | None) -> None:
 
 
 def _exception_for(number: int) -> KeyboardInterrupt:
-    return TerminatedError() if number == signal.SIGTERM else KeyboardInterrupt()
+    return KeyboardInterrupt() if number == signal.SIGINT else TerminatedError(number)
 
 
 def _signal_of(interrupt: KeyboardInterrupt) -> int:
-    return signal.SIGTERM if isinstance(interrupt, TerminatedError) else signal.SIGINT
+    return interrupt.number if isinstance(interrupt, TerminatedError) else signal.SIGINT

@@ -4,7 +4,7 @@ import contextlib
 import re
 import resource
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -29,17 +29,20 @@ class Service(subprocess.Popen[str]):
 
 
 @contextlib.contextmanager
-def serving(model: Path, *arguments: object, most_files: int | None = None) -> Iterator[Service]:
+def serving(
+    model: Path, *arguments: object, most_files: int | None = None, prepare: Callable[[], object] | None = None
+) -> Iterator[Service]:
     """Start a service on the CPU and a free port of the loopback interface; kill it at the end if it still runs.
 
     Args:
         model: The model to serve.
         arguments: More for `rnn-serve`.
         most_files: How many files it may have open; None for as many as this process.
+        prepare: Called in the process before it becomes the service.
     """
 
     line = [installed("rnn-serve"), "--model", model, "--provider", "cpu", "--port", 0, *arguments]
-    pipe, prepare = subprocess.PIPE, None
+    pipe = subprocess.PIPE
     if most_files is not None:
         prepare = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (most_files, most_files))
     with heeding_ctrl_c():
@@ -47,6 +50,8 @@ def serving(model: Path, *arguments: object, most_files: int | None = None) -> I
     try:
         assert service.stderr
         first = service.stderr.readline()
+        if first.startswith("Only "):  # that few threads can be started
+            first = service.stderr.readline()
         found = _ADDRESS.fullmatch(first)
         assert found, first + service.communicate()[1]
         service.url = found[1]

@@ -1,5 +1,6 @@
 """The process of a command: packages are checked first, errors are one line, and streams are ready for both."""
 
+import codecs
 import contextlib
 import ctypes
 import errno
@@ -18,7 +19,8 @@ from typing import Any, cast
 import click
 
 from rnn_runtime.command.options import Option, format_value, long_name
-from rnn_runtime.errors import Argument, MissingPackageError, RnnOnnxError
+from rnn_runtime.cores import limit_threads, startable_threads, usable_cores
+from rnn_runtime.errors import Argument, MissingPackageError, RnnOnnxError, RnnOnnxWarning
 from rnn_runtime.interruption import (
     describe_interrupt,
     end_process_at_signals,
@@ -26,10 +28,12 @@ from rnn_runtime.interruption import (
     last_line,
     signals_noted,
 )
-from rnn_runtime.text import one_line
+from rnn_runtime.text import count_of, one_line
 
 # Where a module isn't named like its package.
 _PACKAGES = {"prometheus_client": "prometheus-client", "sklearn": "scikit-learn"}
+_THREADS_PER_CORE, _MORE_THREADS = 3, 2  # the most that a run starts
+_NO_THREAD = "can't start new thread"  # how Python and torch say it
 _WIDEST_NAMES = 28  # columns of the help; the text of wider ones begins on the next line
 
 
@@ -78,6 +82,7 @@ class Command(click.Command):
     def main(self, *arguments: Any, **options: Any) -> Any:
         """Run the command."""
         _prepare_streams()
+        _print_warnings()
         return super().main(*arguments, **options)
 
     def make_context(
@@ -107,6 +112,7 @@ class Command(click.Command):
                 self._check(ctx)
             require_packages(self._requires)
             if self._imports:
+                _spare_threads()
                 _quiet_pillow()
             for module in self._imports:
                 if module == "onnxruntime":
@@ -157,6 +163,8 @@ class Command(click.Command):
                 full = error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
                 place = error.filename or ("standard output" if full else "")
                 return f"{place}: {error.strerror or error}".removeprefix(": "), 2
+        if _NO_THREAD in str(error):
+            return f"{_NO_THREAD}: the limit on processes and threads (ulimit -u, or the container's) is too low", 2
         # torch has no class for it. Its allocator names the memory, and C++ says "std::bad_alloc".
         if isinstance(error, MemoryError) or "memory" in str(error) or "bad_alloc" in str(error):
             smaller = "a smaller --batch-size, or " if any(param.name == "batch_size" for param in self.params) else ""
@@ -173,6 +181,23 @@ class Command(click.Command):
         if argument.value is None or argument.value is True:
             return long_name(option)
         return f"{long_name(option)} {shlex.quote(format_value(argument.value))}"
+
+
+def _spare_threads() -> None:
+    """Work with fewer threads where only few can be started, and say so.
+
+    OpenBLAS, which NumPy brings, starts a thread per core when it is imported, and none is of use here. Where it can't,
+    it interrupts the process.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    needed = _THREADS_PER_CORE * usable_cores() + _MORE_THREADS
+    free = startable_threads(needed)
+    if free < needed:
+        most = max(1, (free - _MORE_THREADS) // _THREADS_PER_CORE)
+        limit_threads(most)
+        os.environ["OMP_NUM_THREADS"] = str(most)  # torch's
+        found = count_of(free, "more thread")
+        say(f"Only {found} can be started (ulimit -u, or the container's limit), so fewer are used")
 
 
 def require_packages(modules: Sequence[str]) -> None:
@@ -206,12 +231,28 @@ def _traceback(error: BaseException) -> str:
 
 
 def _prepare_streams() -> None:
-    """Reopen closed streams, and pass file names through that aren't UTF-8."""
+    """Reopen closed streams. Files and pipes get UTF-8, and terminals of another encoding escapes for what it lacks."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed: the next opened file would take its place
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  # stays open until the process ends
-    # File names that aren't UTF-8 are printed as the same bytes.
-    cast(Any, sys.stdout).reconfigure(errors="surrogateescape")
+    stdout = cast(Any, sys.stdout)
+    if stdout.isatty() and codecs.lookup(stdout.encoding).name != "utf-8":
+        stdout.reconfigure(errors="backslashreplace")
+    else:  # file names that aren't UTF-8 are printed as the same bytes
+        stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+
+
+def _print_warnings() -> None:
+    """Print our own warnings as one line, as only a command may."""
+    usual = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, RnnOnnxWarning):
+            say(one_line(str(message)))
+        else:
+            usual(message, category, *place, **more)
+
+    cast(Any, warnings).showwarning = show
 
 
 def say(text: str) -> None:

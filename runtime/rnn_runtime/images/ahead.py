@@ -6,17 +6,18 @@ cores (docs/explanation/decisions.md, "Reading ahead").
 
 import os
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Generic, Literal, TypeVar
 
 import numpy as np
 
-from rnn_runtime.errors import ImageError
+from rnn_runtime.errors import ImageError, RnnOnnxWarning
 from rnn_runtime.files.atomic import REMOTE
 from rnn_runtime.images.decode import TakenImage, result_or_error
 from rnn_runtime.interruption import result_of, stop_if_signaled
@@ -37,11 +38,6 @@ _LARGEST_IN_PROCESSES = 1_024  # files that a process takes at a time, so that a
 _MOST_PROCESSES = 16  # from some six on, they wait for the first one, which writes the results
 # Files in object storage: threads mostly wait for its answers, so many wait at the same time.
 _REMOTE_THREADS, _REMOTE_FILES_PER_TASK = 32, 4
-
-
-def usable_cores() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,12 +172,17 @@ def _started(function: Callable[[Iterable[Item]], list[Value]], workers: Workers
         with _threads(function, workers.count, workers.files_per_task) as submit:
             yield submit
         return
-    from rnn_runtime.images.processes import started_processes
+    from rnn_runtime.images.processes import ProcessesError, started_processes
 
-    with (
-        started_processes(function, workers.count) as in_process,
-        _threads(function, _REMOTE_THREADS, _REMOTE_FILES_PER_TASK) as in_thread,
-    ):
+    with ExitStack() as stack:
+        try:
+            in_process = stack.enter_context(started_processes(function, workers.count))
+        except ProcessesError as error:
+            reason = f"No other processes can be started ({error}), so this one reads all files"
+            warnings.warn(reason, RnnOnnxWarning, stacklevel=2)
+            yield stack.enter_context(_threads(function, 1, None))
+            return
+        in_thread = stack.enter_context(_threads(function, _REMOTE_THREADS, _REMOTE_FILES_PER_TASK))
         # A connection to object storage can't be shared with a forked process.
         yield (
             lambda batch: in_thread(batch) if any(str(name).startswith(REMOTE) for name in batch) else in_process(batch)
@@ -207,9 +208,19 @@ def _threads(
             stopped.set()  # the run ends with this error, so no further file need be read
             raise
 
+    def start(items: list[Item]) -> Future[list[Value]]:
+        try:
+            return pool.submit(work, items)
+        except RuntimeError:
+            if threading.active_count() > 1:
+                raise
+            done: Future[list[Value]] = Future()  # not a single thread can be started
+            done.set_result(work(items))
+            return done
+
     def submit(batch: list[Item]) -> list[Future[list[Value]]]:
         size = files_per_task or len(batch)
-        return [pool.submit(work, batch[start : start + size]) for start in range(0, len(batch), size)]
+        return [start(batch[begin : begin + size]) for begin in range(0, len(batch), size)]
 
     pool = ThreadPoolExecutor(count, thread_name_prefix="read")
     try:

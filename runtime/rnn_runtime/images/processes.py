@@ -19,6 +19,10 @@ Item = TypeVar("Item")
 Value = TypeVar("Value")
 
 
+class ProcessesError(Exception):
+    """Processes can't be started here."""
+
+
 @contextmanager
 def started_processes(
     function: Callable[[Iterable[Item]], list[Value]], count: int
@@ -33,21 +37,27 @@ def started_processes(
         A function that hands a batch to a process.
 
     Raises:
+        ProcessesError: they can't be started.
         ProcessLostError: one of them has ended, for instance because it was killed.
     """
     ended, end = multiprocessing.Pipe(duplex=False)
-    executor = ProcessPoolExecutor(
-        count, multiprocessing.get_context("fork"), initializer=_begin, initargs=(function, ended, end)
-    )
+    executor = None
     try:
-        with _signals_blocked():
-            executor.submit(int)  # the first task forks all processes
+        try:
+            executor = ProcessPoolExecutor(
+                count, multiprocessing.get_context("fork"), initializer=_begin, initargs=(function, ended, end)
+            )
+            with _signals_blocked():
+                executor.submit(int)  # the first task forks all processes
+        except (OSError, RuntimeError, ImportError) as error:  # no semaphores without /dev/shm; a limit on processes
+            raise ProcessesError(str(error)) from error
         yield lambda batch: [executor.submit(_call, batch)]
     except BrokenProcessPool:
         raise ProcessLostError("a process that reads images has ended: it was killed, or memory ran out") from None
     finally:
         end.close()  # whatever they do, they end
-        executor.shutdown(cancel_futures=True)
+        if executor:
+            executor.shutdown(cancel_futures=True)
         ended.close()
 
 

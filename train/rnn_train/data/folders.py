@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from rnn_runtime.cores import usable_cores
 from rnn_runtime.errors import Argument, DataError, ImageError, InputError, SettingsError
 from rnn_runtime.files.atomic import IMAGE_SUFFIXES, atomic_write
-from rnn_runtime.images.ahead import read_each, usable_cores
+from rnn_runtime.images.ahead import read_each
 from rnn_runtime.images.decode import Decoded, decode_image, deep_values, image_shape, read_bytes
 from rnn_runtime.images.find import class_folders, find_images
 from rnn_runtime.images.fit import to_image

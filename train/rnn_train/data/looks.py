@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rnn_runtime.images.ahead import read_each, usable_cores
+from rnn_runtime.cores import usable_cores
+from rnn_runtime.images.ahead import read_each
 from rnn_runtime.images.decode import decode_as_it_is, read_bytes
 from rnn_runtime.images.fit import Color
 from rnn_runtime.images.glyph import visible_gray

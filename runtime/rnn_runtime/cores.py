@@ -1,0 +1,80 @@
+"""How many cores and threads this process may use: by its affinity, its container, and the limit on processes.
+
+Containers limit processor time (`docker --cpus`) and the number of processes and threads (`--pids-limit`) by control
+groups: docs.kernel.org/admin-guide/cgroup-v2.html and .../cgroup-v1.
+"""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+_MOUNT = Path("sys/fs/cgroup")
+_MOST_TRIED = 64  # threads; where so many can be started, nothing is scarce
+
+_most: int | None = None  # set by `limit_threads`
+
+
+def usable_cores(root: Path = Path("/")) -> int:
+    """The number of cores that this process may use, at least 1; no more than `limit_threads` says.
+
+    A quota of processor time counts as so many cores, rounded up.
+
+    Args:
+        root: Where `proc` and `sys` are.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, int(min(cores, *_quotas(root), _most or cores)))
+
+
+def limit_threads(most: int) -> None:
+    """Have `usable_cores` be no more than this, in the whole process."""
+    global _most
+    _most = most
+
+
+def startable_threads(most: int) -> int:
+    """How many threads this process can start now, tried up to `most`, or 64. A process counts as one, too."""
+    go_on, started = threading.Event(), []
+    try:
+        with suppress(RuntimeError):
+            for _ in range(min(most, _MOST_TRIED)):
+                thread = threading.Thread(target=go_on.wait)
+                thread.start()
+                started.append(thread)
+    finally:
+        go_on.set()
+        for thread in started:
+            thread.join()
+    return most if len(started) == _MOST_TRIED else len(started)
+
+
+def _quotas(root: Path) -> Iterator[int]:
+    """Each limit on processor time that holds for this process, in cores."""
+    for folder in _groups(root, ""):  # version 2
+        with suppress(OSError, ValueError):
+            quota, period = (folder / "cpu.max").read_text().split()
+            if quota != "max":
+                yield -(-int(quota) // int(period))
+    for folder in _groups(root, "cpu"):  # version 1
+        with suppress(OSError, ValueError):
+            quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+            if int(quota) > 0:
+                yield -(-int(quota) // int(period))
+
+
+def _groups(root: Path, controller: str) -> Iterator[Path]:
+    """The folders of the control groups that this process is in, up to the one at the mount.
+
+    In a container, the path may be that of the host, where the container's own group is what is mounted.
+    """
+    with suppress(OSError, ValueError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controller not in controllers.split(","):
+                continue
+            for mount in {controllers, controller, controller or "unified"}:
+                top = root / _MOUNT / mount
+                group = top / path.lstrip("/")
+                yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(top))

@@ -1,0 +1,190 @@
+"""Containers that allow little: few processes, part of a core, no shared memory, and streams of another encoding."""
+
+import contextlib
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from rnn_runtime.cores import usable_cores
+from tests.support.commands import Run, RunProcess, installed
+from tests.support.image_folders import write_classes
+from tests.support.processes import on_a_terminal
+from tests.support.results import read_results
+from tests.support.services import serving
+
+PIDS = Path("/sys/fs/cgroup/pids")  # version 1
+MANY = 2_100  # files, for which processes are started
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can do this")
+with_pids = pytest.mark.skipif(not os.access(PIDS, os.W_OK), reason="no control group for numbers of processes")
+
+Enter = Callable[[], object]
+
+
+@contextlib.contextmanager
+def at_most(count: int) -> Iterator[Enter]:
+    """Give a function with which a process that has just been forked limits itself to so many processes and threads."""
+    group = PIDS / f"test-{uuid.uuid4()}"
+    group.mkdir()
+    try:
+        (group / "pids.max").write_text(str(count))
+        yield lambda: (group / "cgroup.procs").write_text(str(os.getpid()))
+    finally:
+        group.rmdir()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, digits_model: Path, digits_images: Path) -> Path:
+    """A working folder with model.onnx, and 2,100 digits in many/."""
+    shutil.copy(digits_model, tmp_path / "model.onnx")
+    digits = sorted(digits_images.rglob("*.png"))
+    (tmp_path / "many").mkdir()
+    for i in range(MANY):
+        os.link(digits[i % len(digits)], tmp_path / "many" / f"{i:04}.png")
+    return tmp_path
+
+
+@with_pids
+@pytest.mark.slow
+@pytest.mark.parametrize("count", range(1, 13))
+def test_many_files_are_classified_with_as_many_threads_as_there_may_be(
+    run_process: RunProcess, folder: Path, count: int
+) -> None:
+    with at_most(count) as enter:
+        result = run_process("rnn-infer", "-p", "cpu", "-o", "a.csv", "many", preexec_fn=enter, timeout=120)
+
+    *notices, last = result.stderr.splitlines()
+    assert result.returncode == 0, result.stderr
+    assert last.startswith(f"{MANY:,} images, ")
+    assert len(read_results(folder / "a.csv")) == MANY
+    assert len(notices) <= 1
+    if count == 1:
+        found = "Only 0 more threads can be started (ulimit -u, or the container's limit), so fewer are used"
+        assert notices == [found]
+
+
+@with_pids
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 3, 6])
+def test_training_and_export_work_with_few_threads(run_process: RunProcess, tmp_path: Path, count: int) -> None:
+    write_classes(tmp_path / "photos", count=20)
+
+    for line in (("rnn-train", "--data", "photos", "--epochs", "1"), ("rnn-export", "model.pt", "model.onnx")):
+        with at_most(count) as enter:
+            result = run_process(*line, preexec_fn=enter, timeout=120)
+        assert result.returncode == 0, result.stderr
+        assert "Traceback" not in result.stderr
+
+
+@with_pids
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+def test_a_service_answers_or_says_that_it_gets_no_threads(
+    run_process: RunProcess, digits_model: Path, digits_images: Path, count: int
+) -> None:
+    image = min(digits_images.rglob("*.png")).read_bytes()
+    with at_most(count) as enter:
+        if count < 3:
+            result = run_process("rnn-serve", "-m", digits_model, "--port", 0, preexec_fn=enter, timeout=60)
+            assert result.returncode == 2
+            assert "can't start new thread: the limit on processes and threads" in result.stderr.splitlines()[-1]
+            assert "Traceback" not in result.stderr
+            return
+        with serving(digits_model, prepare=enter) as service:
+            for _ in range(20):
+                assert httpx.post(f"{service.url}/classify", content=image).status_code == 200
+            service.terminate()
+            service.wait(30)
+
+
+@as_root
+@pytest.mark.slow
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("options", ["ro", "size=4k,nr_inodes=1"])
+def test_without_shared_memory_one_process_does_the_work(run_process: RunProcess, options: str) -> None:
+    script = f'mount -t tmpfs -o {options} none /dev/shm && exec "$0" -p cpu -o a.csv many'
+    line = ["unshare", "--mount", "sh", "-c", script, installed("rnn-infer")]
+
+    result = run_process("python", "-c", f"import os; os.execvp('unshare', {line})")
+
+    notice, last = result.stderr.splitlines()
+    assert result.returncode == 0
+    assert notice.startswith("No other processes can be started (")
+    assert notice.endswith("), so this one reads all files")
+    assert last.startswith(f"{MANY:,} images, ")
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "100000 100000\n"}, 1),
+        ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/cpu.max": "50000 100000\n"}, 1),
+        ({"proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/cpu.max": "max 100000\n"}, None),
+        ({"proc/self/cgroup": "0::/host/path\n", "sys/fs/cgroup/cpu.max": "90000 100000\n"}, 1),
+        (
+            {
+                "proc/self/cgroup": "3:cpu,cpuacct:/a\n0::/\n",
+                "sys/fs/cgroup/cpu,cpuacct/a/cpu.cfs_quota_us": "20000\n",
+                "sys/fs/cgroup/cpu,cpuacct/a/cpu.cfs_period_us": "100000\n",
+            },
+            1,
+        ),
+        (
+            {
+                "proc/self/cgroup": "3:cpu:/\n",
+                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
+                "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+            },
+            None,
+        ),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "100000000 100000\n"}, None),
+        ({"proc/self/cgroup": "nonsense", "sys/fs/cgroup/cpu.max": ""}, None),
+        ({}, None),
+    ],
+)
+def test_a_quota_of_processor_time_counts_as_cores(tmp_path: Path, files: dict[str, str], cores: int | None) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    assert usable_cores(tmp_path) == (cores or len(os.sched_getaffinity(0)))
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "ascii"])
+@pytest.mark.parametrize("form", ["csv", "table"])
+def test_pipes_get_utf_8_whatever_the_locale(
+    run_process: RunProcess, tmp_path: Path, names_model: Path, encoding: str, form: str
+) -> None:
+    env = {"PYTHONIOENCODING": encoding, "LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+    result = run_process("rnn-infer", "-m", names_model, "--format", form, tmp_path / "photos", env=env)
+
+    assert result.returncode == 0, result.stderr
+    assert "é😀" in result.stdout
+
+
+@pytest.mark.parametrize("form", ["csv", "table"])
+def test_a_terminal_gets_escapes_for_what_it_lacks(tmp_path: Path, names_model: Path, form: str) -> None:
+    env = os.environ | {"PYTHONIOENCODING": "ascii"}
+    line = [installed("rnn-infer"), "-m", names_model, "--format", form, "photos"]
+
+    exit_code, shown = on_a_terminal(list(map(str, line)), tmp_path, env=env)
+
+    assert exit_code == 0
+    assert "\\xe9\\U0001f600" in shown
+    assert "Traceback" not in shown
+
+
+@pytest.fixture
+def names_model(run: Run, tmp_path: Path) -> Path:
+    """A model of classes that aren't ASCII, and photos/, which it was trained on."""
+    write_classes(tmp_path / "photos", count=12, names=("é😀", "ü😀"))
+    for line in (("rnn-train", "--data", "photos", "--epochs", "1"), ("rnn-export", "model.pt", "model.onnx")):
+        assert run(*line).returncode == 0
+    for path in sorted((tmp_path / "photos").rglob("*.png")):
+        path.rename(tmp_path / "photos" / f"{path.parent.name}-{path.name}")
+    return tmp_path / "model.onnx"
