@@ -236,5 +236,7 @@ def _quantize(model: onnx.ModelProto) -> onnx.ModelProto:
         quantized = onnx.load(path)
     del quantized.metadata_props[:]
     del quantized.graph.value_info[:]
+    for tensor in quantized.graph.initializer:  # says the default, and the runtime refuses the field whatever it says
+        tensor.ClearField("data_location")
     quantized.producer_name, quantized.producer_version = model.producer_name, model.producer_version
     return quantized

@@ -1,5 +1,6 @@
 """The classifier: a model file, its onnxruntime session, images in and predictions out."""
 
+import math
 import zlib
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import Any, Literal, NamedTuple, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from rnn_runtime.cores import usable_cores
+from rnn_runtime.cores import usable_cores, usable_memory
 from rnn_runtime.engine import CUDA_DEFAULTS, CudaOptions, Provider, make_runner, open_session, other_provider
 from rnn_runtime.errors import Argument, ImageError, InputError, ModelError, ProviderError
 from rnn_runtime.images.ahead import ReadAhead
@@ -23,6 +24,7 @@ from rnn_runtime.model.file import ModelMetadata, read_model, stored_sha256
 from rnn_runtime.model.values import BatchSize, Count, Threads, check_argument
 
 BATCH_SIZE = 256
+_MEMORY_SHARE = 32  # a batch takes at most this part of the memory; four are under way, with copies and float32
 _NOT_FINITE = "the model's output is not finite"
 _UINT8 = np.dtype(np.uint8)
 
@@ -163,6 +165,7 @@ class Classifier:
             if invert:
                 self.image_spec = replace(spec.image_spec, invert=True)
             self._check_interface(opened.session)
+            self._largest_batch = max(1, usable_memory() // (_MEMORY_SHARE * math.prod(self._shape)))
             self._detector = OutlierDetector(spec.profile) if spec.profile else None
             self._runner = make_runner(opened, content, spec, threads=self.threads, device_id=self.cuda.device_id)
         except (ModelError, ProviderError) as error:
@@ -256,7 +259,7 @@ class Classifier:
         Args:
             images: Any number of files, or of images in memory.
             top_k: How many of the most probable classes each prediction holds; at most all.
-            batch_size: Images per run of the model.
+            batch_size: Images per run of the model; fewer of large images, where the memory is small.
             processes: The most processes to fork. On the CPU they classify, on CUDA they decode.
 
         Yields:
@@ -266,7 +269,9 @@ class Classifier:
             ProcessLostError: One of the processes has ended, for instance because it was killed.
             ProviderError: As for `predict`.
         """
-        files = ReadAhead(images, batch_size=batch_size, threads=self.threads, processes=processes)
+        files = ReadAhead(
+            images, batch_size=min(batch_size, self._largest_batch), threads=self.threads, processes=processes
+        )
         if files.workers.kind == "processes" and self.provider == "cpu":
             with files.map(partial(self._classify_in_process, top_k=top_k)) as classified:
                 yield (batch for _, batches in classified for batch in batches)

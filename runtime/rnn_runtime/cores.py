@@ -1,7 +1,7 @@
-"""How many cores and threads this process may use: by its affinity, its container, and the limit on processes.
+"""How much of the machine this process may use: cores, threads and memory, as its container allows.
 
-Containers limit processor time (`docker --cpus`) and the number of processes and threads (`--pids-limit`) by control
-groups: docs.kernel.org/admin-guide/cgroup-v2.html and .../cgroup-v1.
+Containers limit processor time (`docker --cpus`), memory (`--memory`), and the number of processes and threads
+(`--pids-limit`) by control groups: docs.kernel.org/admin-guide/cgroup-v2.html and .../cgroup-v1.
 """
 
 import os
@@ -26,6 +26,20 @@ def usable_cores(root: Path = Path("/")) -> int:
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, int(min(cores, *_quotas(root), _most or cores)))
+
+
+def usable_memory(root: Path = Path("/")) -> int:
+    """The bytes of memory that this process may use.
+
+    Args:
+        root: Where `proc` and `sys` are.
+    """
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for controller, name in (("", "memory.max"), ("memory", "memory.limit_in_bytes")):
+        for folder in _groups(root, controller):
+            with suppress(OSError, ValueError):  # "max" is no number
+                limits.append(int((folder / name).read_text()))
+    return min(limits)
 
 
 def limit_threads(most: int) -> None:

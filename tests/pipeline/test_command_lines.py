@@ -51,6 +51,7 @@ OPTIONS: dict[str, dict[str, list[str]]] = {
         "--format": ["csv", "jsonl", "table", "tsv", "parquet"],
         "--min-probability": ["0.5", "1"],
         "--checkpoint-column": NONE,
+        "--csv-safe": NONE,
         "--unlike": ["warn", "column", "error"],
         "--copy-to": ["sorted", "images", "model.pt"],
         "--link-to": ["sorted"],

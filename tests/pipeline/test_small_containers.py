@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from rnn_runtime.cores import usable_cores
+from rnn_runtime.cores import usable_cores, usable_memory
 from tests.support.commands import Run, RunProcess, installed
 from tests.support.image_folders import write_classes
 from tests.support.processes import on_a_terminal
@@ -152,6 +152,39 @@ def test_a_quota_of_processor_time_counts_as_cores(tmp_path: Path, files: dict[s
         (tmp_path / name).write_text(text)
 
     assert usable_cores(tmp_path) == (cores or len(os.sched_getaffinity(0)))
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {
+            "proc/self/cgroup": "0::/a/b\n",
+            "sys/fs/cgroup/a/memory.max": "1000\n",
+            "sys/fs/cgroup/a/b/memory.max": "max",
+        },
+        {"proc/self/cgroup": "9:memory:/x\n", "sys/fs/cgroup/memory/memory.limit_in_bytes": "1000\n"},
+    ],
+)
+def test_a_limit_of_memory_is_seen(tmp_path: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    assert usable_memory(tmp_path) == 1000
+    assert usable_memory(tmp_path / "nowhere") > 1 << 30
+
+
+def test_images_that_the_memory_does_not_hold_are_refused_before_they_are_read(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rnn_train.data.folders.usable_memory", lambda: 1000)
+    write_classes(tmp_path / "photos", count=20)
+
+    result = run("rnn-train", "--data", "photos", "--image-size", "64", "--epochs", "1")
+
+    assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
+    assert "40 images of 64x64 take 0.0 GB, and all are held in the memory, of which this" in result.stderr
+    assert "--batch-size" not in result.stderr
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "ascii"])

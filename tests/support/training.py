@@ -96,16 +96,16 @@ class StopIn(Recorder):
 
 
 class SignalIn(Recorder):
-    """Sends this process SIGTERM in a step."""
+    """Sends this process a signal in a step."""
 
-    def __init__(self, epoch: int, step: int) -> None:
+    def __init__(self, epoch: int, step: int, number: signal.Signals = signal.SIGTERM) -> None:
         super().__init__()
-        self._place = epoch, step
+        self._place, self._number = (epoch, step), number
 
     def step(self, epoch: int, step: int, loss: float, images: int) -> None:
         super().step(epoch, step, loss, images)
         if (epoch, step) == self._place:
-            signal.raise_signal(signal.SIGTERM)  # the other may be ignored where the tests run in the background
+            signal.raise_signal(self._number)  # not Ctrl-C, which may be ignored where the tests run in the background
 
 
 class KnownAccuracies:

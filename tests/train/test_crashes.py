@@ -53,16 +53,29 @@ def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(tmp_path: Path, unin
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["metrics.csv", "model.pt"]
 
 
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (signal.SIGTERM, "terminated"),
+        (signal.SIGHUP, "the terminal was closed"),
+        (signal.SIGUSR1, "told to stop by SIGUSR1"),
+    ],
+)
 def test_a_signal_lets_the_step_finish_and_says_how_to_go_on(
-    run: Run, tmp_path: Path, uninterrupted: Checkpoint, monkeypatch: pytest.MonkeyPatch
+    run: Run,
+    tmp_path: Path,
+    uninterrupted: Checkpoint,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+    said: str,
 ) -> None:
-    monkeypatch.setattr(ConsoleCallback, "step", SignalIn(4, 1).step)
+    monkeypatch.setattr(ConsoleCallback, "step", SignalIn(4, 1, number).step)
 
     result = run("rnn-train", *OPTIONS, "--epochs", 5)
 
-    assert result.returncode == 143
+    assert result.returncode == 128 + number
     assert result.stderr.splitlines()[1:] == [
-        "Error: terminated; model.pt holds step 1 of 45 in epoch 4 of 5. Continue with --resume model.pt"
+        f"Error: {said}; model.pt holds step 1 of 45 in epoch 4 of 5. Continue with --resume model.pt"
     ]
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["metrics.csv", "model.pt"]
     resume(tmp_path / "model.pt")

@@ -149,8 +149,18 @@ def _run(
 def _train(run: TrainingState, saving: "_Saving", callback: TrainingCallback) -> None:
     """Train the epochs that are left. Between two steps, the checkpoint may be written, and the run may end."""
     settings, model, processes = run.settings, run.model, run.processes
-    images = torch.from_numpy(run.data.train.images).to(run.device)
-    labels = torch.from_numpy(run.data.train.labels).to(run.device)
+    try:
+        images = torch.from_numpy(run.data.train.images).to(run.device)
+        labels = torch.from_numpy(run.data.train.labels).to(run.device)
+    except torch.OutOfMemoryError:
+        size = run.data.train.images.nbytes / 1e9
+        raise DataError(
+            f"{run.source.name}: the training images take {size:,.1f} GB, more than the GPU has left. Choose a "
+            "smaller ",
+            Argument("image_size"),
+            ", or ",
+            Argument("device", "cpu"),
+        ) from None
     class_weights = run.class_weights()
     criterion = nn.CrossEntropyLoss(class_weights, label_smoothing=settings.label_smoothing)
     weigh = _weigher(class_weights, run.data.train.labels)

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import TextIO
 
 from rnn_runtime.classifier import Classifier
+from rnn_runtime.cores import usable_cores, usable_memory
 from rnn_runtime.engine import (
     CUDA_DEFAULTS,
     CudaOptions,
@@ -96,6 +97,8 @@ def _packages() -> list[tuple[str, str]]:
         ("rnn-onnx", _version("rnn-onnx")),
         ("Python", f"{platform.python_version()}, {sys.executable}"),
         ("system", platform.platform()),
+        ("cores", f"{usable_cores()} of {os.cpu_count()}"),
+        ("memory", f"{usable_memory() / 1e9:,.1f} GB"),
         *((name, _version(name)) for name in names),
         ("onnxruntime from", packages or "no package"),
     ]

@@ -8,6 +8,7 @@ import base64
 import hmac
 import io
 import ipaddress
+import math
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
@@ -47,6 +48,7 @@ from rnn_runtime.text import shorten
 
 VERSION = "1"  # of the model: a service has one
 _BODY_SECONDS = 30  # for a whole body
+_INPUT_BYTES = 256 << 20  # of images as the model takes them, in all requests
 _BODIES = 16  # of the largest size, as many bytes as all bodies may take together
 _READY_SECONDS = 5  # for an image to show that the model runs
 _READY_AGAIN = 1.0  # seconds for which such an answer holds
@@ -69,7 +71,7 @@ class ServeLimits:
     """What a service accepts.
 
     Attributes:
-        batch_size: The most images per batch, and per request.
+        batch_size: The most images per batch, and per request; of large images, as many as take 256 MiB.
         queue: The most requests that wait for the model. Further ones are refused with status 503.
         body: The most bytes of a request's body. All bodies together may have 16 times as many.
         pixels: The most pixels of image files that are decoded at once, and so of a single one. Each takes up to 20
@@ -269,12 +271,14 @@ class _Service:
         self._classifier, self._name, self._limits, self._hosts = classifier, name, limits, allowed_hosts
         self._spec = classifier.image_spec
         self._metrics = _Metrics()
+        self._image_bytes, self._input_bytes = math.prod(self._spec.shape), 0
+        self._most_images = max(1, min(limits.batch_size, _INPUT_BYTES // self._image_bytes))
         self._bodies = _Bodies(limits.body, _BODIES * limits.body, self._metrics.arriving)
         self._budget = _PixelBudget(limits.pixels)
         self._decoders = ThreadPoolExecutor(classifier.threads, thread_name_prefix="decode")
         try:  # all threads now: a service that can't start one later would answer nothing
-            self._batcher = Batcher(classifier, limits.batch_size, self._metrics.batch.observe)
-            classifier.predict_proba(np.zeros((min(limits.batch_size, _WARM_UP), *self._spec.shape), np.uint8))
+            self._batcher = Batcher(classifier, self._most_images, self._metrics.batch.observe)
+            classifier.predict_proba(np.zeros((min(self._most_images, _WARM_UP), *self._spec.shape), np.uint8))
             start_all(self._decoders, classifier.threads)
         except RuntimeError as error:
             raise SettingsError(
@@ -382,17 +386,19 @@ class _Service:
 
     async def infer(self, request: Request, body: bytes) -> Response:
         self._check_model(request)
-        parse = partial(parse_request, body, request.headers.get(BINARY_HEADER), self._spec, self._limits.batch_size)
+        parse = partial(parse_request, body, request.headers.get(BINARY_HEADER), self._spec, self._most_images)
         asked = await self._in_thread(parse) if len(body) > _LONG_BODY else parse()
-        found = await self._run(*await self._pixels(asked), list(asked.outputs))
+        with self._room_for(asked.count):
+            found = await self._run(*await self._pixels(asked), list(asked.outputs))
         answer, headers = format_answer(self._name, VERSION, asked, found.values, found.unlike)
         return Response(answer, headers=headers)
 
     async def classify(self, request: Request, body: bytes) -> Response:
         top = _parse_top(request.query_params.get("top", "3"))
         wants_input = _parse_flag("input", request.query_params.get("input", "false"))
-        images, aspect_ratios = await self._pixels(InferRequest(None, (body,), {}))
-        found = await self._run(images, aspect_ratios, ["probabilities"])
+        with self._room_for(1):
+            images, aspect_ratios = await self._pixels(InferRequest(None, (body,), {}))
+            found = await self._run(images, aspect_ratios, ["probabilities"])
         (probabilities,), (unlike,) = found.values["probabilities"], found.unlike
         names = self._classifier.class_names
         ranked = [
@@ -408,6 +414,22 @@ class _Service:
             raise RequestError(f"there is no model {name!r}. This service has {self._name!r}", 404)
         if version != VERSION:
             raise RequestError(f"there is no version {version!r}. The model has version {VERSION!r}", 404)
+
+    @contextmanager
+    def _room_for(self, images: int) -> Iterator[None]:
+        """Keep memory for images as the model takes them, until the end of the block.
+
+        Raises:
+            RequestError: other requests have it all.
+        """
+        size = images * self._image_bytes
+        if self._input_bytes and self._input_bytes + size > _INPUT_BYTES:
+            raise _busy()
+        self._input_bytes += size
+        try:
+            yield
+        finally:
+            self._input_bytes -= size
 
     async def _run(self, images: NDArray[np.uint8], aspect_ratios: list[float], outputs: list[str]) -> Answer:
         """What the model says; images unlike the training images are counted."""

@@ -1,6 +1,7 @@
 """Data sets as folders of images, one per class: finding their splits, decoding them into memory, and writing them."""
 
 import itertools
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rnn_runtime.cores import usable_cores
+from rnn_runtime.cores import usable_cores, usable_memory
 from rnn_runtime.errors import Argument, DataError, ImageError, InputError, SettingsError
 from rnn_runtime.files.atomic import IMAGE_SUFFIXES, atomic_write
 from rnn_runtime.images.ahead import read_each
@@ -141,7 +142,7 @@ def load_images(
         DataError: a file can't be decoded, or the images differ in size and there is no `image_size`.
     """
     read = partial(_read, size=image_size, channels=channels, make_spec=make_spec)
-    images = np.empty((len(paths), *image_size, channels), np.uint8) if image_size and channels else None
+    images = _room_for(len(paths), (*image_size, channels)) if image_size and channels else None
     aspect_ratios = np.empty(len(paths))
     errors: dict[int, str] = {}
     first, kept = "", 0
@@ -155,7 +156,7 @@ def load_images(
             results.close()
             return load_images(paths, image_size, 3, make_spec, skip_unreadable=skip_unreadable)
         if images is None:
-            images = np.empty((len(paths), *image.shape), np.uint8)
+            images = _room_for(len(paths), image.shape)
         first = first or path
         (height, width), size = images.shape[1:3], image.shape[:2]
         if size != (height, width):
@@ -177,6 +178,24 @@ def load_images(
     if images is None:
         raise DataError(f"{paths[0]} and {len(paths) - 1} more: none of these images can be decoded")
     return images[:kept], aspect_ratios[:kept], errors
+
+
+def _room_for(count: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """An array for images.
+
+    Raises:
+        DataError: it would take more memory than there is. (The system would grant it, and end the process later.)
+    """
+    needed, usable = count * math.prod(shape), usable_memory()
+    if needed > usable:
+        height, width, _ = shape
+        raise DataError(
+            f"{count:,} images of {height}x{width} take {needed / 1e9:,.1f} GB, and all are held in the memory, of "
+            f"which this process may use {usable / 1e9:,.1f} GB. Choose a smaller ",
+            Argument("image_size"),
+            ", or fewer images",
+        )
+    return np.empty((count, *shape), np.uint8)
 
 
 def _read(
