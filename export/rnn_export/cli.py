@@ -10,7 +10,7 @@ import click
 
 import rnn_runtime
 from rnn_runtime.command.command import Command, say
-from rnn_runtime.command.options import option_group
+from rnn_runtime.command.options import FileName, option_group
 from rnn_runtime.files.atomic import CHECKPOINT_SUFFIXES, MODEL_SUFFIXES, check_output
 from rnn_runtime.model.values import FromZero
 from rnn_runtime.text import printable
@@ -64,7 +64,7 @@ def _check(ctx: click.Context) -> None:
     imports=("onnxruntime", "rnn_export.export"),
 )
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.argument("output", type=click.Path(dir_okay=False, path_type=Path), required=False)
+@click.argument("output", type=FileName("model.onnx"), required=False)
 @_graph(
     "--target",
     type=click.Choice(["cpu", "cuda"]),

@@ -172,7 +172,7 @@ def main(
     """
     from rnn_runtime.classifier import Classifier
     from rnn_runtime.cores import usable_cores
-    from rnn_runtime.images.find import find_images, read_names
+    from rnn_runtime.images.find import IgnoredFiles, find_images, read_names
     from rnn_runtime.results.run import RunOptions, classify_files, write_summary
 
     if output is None and format is None:
@@ -194,11 +194,15 @@ def main(
     if labels_from_folders:
         from rnn_runtime.results.evaluation import FolderEvaluation
 
-        evaluation = FolderEvaluation(classifier.class_names)
+        evaluation = FolderEvaluation(classifier.class_names, paths)
     names = list(read_names(sys.stdin, null=null)) if "-" in paths else []
 
+    ignored = IgnoredFiles()
+
     def find() -> Iterator[str]:
-        return find_images([path for path in paths if path != "-"], recursive=recursive, literal=names)
+        ignored.clear()
+        given = [path for path in paths if path != "-"]
+        return find_images(given, recursive=recursive or labels_from_folders, literal=names, ignored=ignored)
 
     with progress as bar:
         watch = bar.watch if bar else None
@@ -216,6 +220,7 @@ def main(
             result = classify_files(
                 classifier, images, output, options, evaluation=evaluation, placer=placer, resume=resume, watch=watch
             )
+    result.ignored = dict(ignored)
     if summary is not None:
         write_summary(summary, result, evaluation)
     if evaluation:

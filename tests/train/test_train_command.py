@@ -178,6 +178,21 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(
 
 
 @pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        ("--dataset MNIST", "Did you mean mnist?"),
+        ("--dataset fashion_mnist", "Did you mean fashion-mnist?"),
+        ("--image-size 64 48", "Did you mean --image-size 64x48?"),
+    ],
+)
+def test_a_value_that_is_spelled_otherwise_gets_a_hint(run: Run, arguments: str, meant: str) -> None:
+    result = run("rnn-train", *arguments.split())
+
+    assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
+    assert meant in result.stderr
+
+
+@pytest.mark.parametrize(
     ("arguments", "named"),
     [
         ("--dataset cifar10", "--dataset"),
@@ -195,6 +210,12 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(
         ("--device tpu", "--device"),
         ("--output folder", "--output"),
         ("--momentum 0.9", "--momentum"),
+        ("--val-split 20", "20 % is 0.2"),
+        ("--val-split 12.5%", "12.5 % is 0.125"),
+        ("--device cuda:1", "Choose a GPU by its number: CUDA_VISIBLE_DEVICES=1 rnn-train --device cuda"),
+        ("--device gpu", "GPUs of NVIDIA are cuda"),
+        ("--output runs/", "--output runs/ is a folder. Name a file in it: runs/model.pt"),
+        ("--data https://example.com/a.zip", "nothing is downloaded from a web site. Download and unpack it first"),
     ],
 )
 def test_a_typing_mistake_is_told_in_one_line(run: Run, tmp_path: Path, arguments: str, named: str) -> None:

@@ -12,7 +12,7 @@ import click
 
 import rnn_runtime
 from rnn_runtime.command.command import Command, say
-from rnn_runtime.command.options import Decorator, format_value, given_name, is_given, option_group
+from rnn_runtime.command.options import URLS, Decorator, FileName, format_value, given_name, is_given, option_group
 from rnn_runtime.files.atomic import CHECKPOINT_SUFFIXES, IMAGE_SUFFIXES, MODEL_SUFFIXES
 from rnn_runtime.model.spec import Fit
 from rnn_runtime.model.values import Count, CountFromZero, Share
@@ -34,6 +34,22 @@ def _image_size(ctx: click.Context, param: click.Parameter, value: str | None) -
     if not found:
         raise click.BadParameter(f"{value!r} is not a size such as 64 or 48x64 (height x width)", ctx, param)
     return int(found[1]), int(found[2] or found[1])
+
+
+def _share_hint(value: str) -> str | None:
+    """For `20` and `20%`."""
+    found = re.fullmatch(r"(\d{1,2}(?:\.\d+)?)\s*%?", value)
+    return f"{found[1]} % is {float(found[1]) / 100:g}" if found and float(found[1]) >= 1 else None
+
+
+def _device_hint(value: str) -> str | None:
+    """For `gpu` and `cuda:1`."""
+    if value.lower() in ("gpu", "mps"):
+        return "GPUs of NVIDIA are cuda"
+    found = re.fullmatch(r"(?:cuda:)?(\d+)", value.lower())
+    return (
+        f"Choose a GPU in the environment: CUDA_VISIBLE_DEVICES={found[1]} rnn-train --device cuda" if found else None
+    )
 
 
 def _class_names(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:
@@ -88,7 +104,15 @@ _OTHER_NAMES = {
 def _check(ctx: click.Context) -> None:
     if str(ctx.params["resume"]).startswith("--"):
         raise click.UsageError("--resume needs the checkpoint to continue: --resume model.pt, or --resume auto")
+    data = ctx.params["data"]
+    if data is not None and data.startswith(URLS):
+        raise click.UsageError(f"--data {data}: nothing is downloaded from a web site. Download and unpack it first")
     for word in ctx.args:  # no arguments are declared, so that these can get a hint
+        if word.isdigit() and is_given(ctx, "image_size"):
+            height = ctx.params["image_size"][0]
+            raise click.UsageError(
+                f"Got unexpected extra argument ({word}). Did you mean --image-size {height}x{word}?"
+            )
         option = "--dataset" if word in DATASETS else "--resume" if word.endswith(CHECKPOINT_SUFFIXES) else "--data"
         raise click.UsageError(f"Got unexpected extra argument ({word}). Did you mean {option} {word}?")
     if ctx.params["dataset"] == "digits":
@@ -170,6 +194,7 @@ def _is_reported_elsewhere(error: BaseException) -> bool:
 @_data(
     "--val-split",
     type=Share,
+    hint=_share_hint,
     default=0.0,
     help="Hold out this share of the training images for validation. The best epoch on them is kept.",
 )
@@ -222,11 +247,17 @@ def _is_reported_elsewhere(error: BaseException) -> bool:
     default=0,
     help="Seed. On the CPU, the same seed and thread count (OMP_NUM_THREADS) give bit-identical weights.",
 )
-@_run("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train.")
+@_run(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    hint=_device_hint,
+    default="auto",
+    help="Where to train.",
+)
 @_run(
     "-o",
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FileName("model.pt"),
     default_text="model.pt, or the resumed one",
     help="Checkpoint to write.",
 )

@@ -1,6 +1,8 @@
 """Options in groups, and those that several commands have, with the same names, texts and checks."""
 
+import os
 from collections.abc import Callable
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
     from rnn_runtime.engine import CudaOptions
 
 
+_ALIKE = 0.7  # of difflib's ratio
+URLS = ("http://", "https://", "ftp://")
+
+
 class Option(click.Option):
     """An option that the help lists in a group, with its default at the end of its text.
 
@@ -23,20 +29,43 @@ class Option(click.Option):
         arguments: Passed to `click.Option`.
         group: Heading of the group.
         default_text: How the help shows the default; None for its value.
+        hint: What to say after the error for a value that doesn't fit; None for nothing. For a choice, the value most
+            like it is named anyway.
         options: Passed to `click.Option`. `type` may also be an annotation of `rnn_runtime.model.values`, or a
             `Literal`: the values that the library takes are those that the option takes.
     """
 
-    def __init__(self, *arguments: Any, group: str, default_text: str | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        *arguments: Any,
+        group: str,
+        default_text: str | None = None,
+        hint: Callable[[str], str | None] = lambda _: None,
+        **options: Any,
+    ) -> None:
         options["type"] = _click_type(options.get("type"))
         super().__init__(*arguments, **options)
-        self.group = group
+        self.group, self._hint = group, hint
         default = options.get("default")
         if default_text is None and default is not None:
             default_text = format_value(default)
         notes = [f"default: {default_text}"] if default_text else []
         notes += [f"environment: {self.envvar}"] if self.envvar else []
         self._text = f"{self.help}  [{'; '.join(notes)}]" if notes else self.help or ""
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        """The value, or an error with a hint."""
+        try:
+            return super().type_cast_value(ctx, value)
+        except click.UsageError as error:
+            hint = self._hint(value) if isinstance(value, str) else None
+            if hint is None and isinstance(self.type, click.Choice) and isinstance(value, str):
+                known = list(map(str, self.type.choices))
+                like = get_close_matches(value.lower().replace("_", "-"), known, 1, _ALIKE)
+                hint = f"Did you mean {like[0]}?" if like else None
+            if hint is None:
+                raise
+            raise click.UsageError(f"{error.format_message().rstrip('.')}. {hint}", ctx) from None
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         """The option's names and its text for the help."""
@@ -66,6 +95,25 @@ def _click_type(kind: Any) -> Any:
     if get_origin(kind) is Annotated:
         return _Number(kind)
     return click.Choice(get_args(kind)) if get_origin(kind) is Literal else kind
+
+
+class FileName(click.Path):
+    """The name of a file to write, as a `Path`.
+
+    Args:
+        example: What a file in a folder could be called, for the hint.
+    """
+
+    def __init__(self, example: str) -> None:
+        super().__init__(path_type=Path)
+        self._example = example
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """A folder isn't a file, even if it doesn't exist yet."""
+        if isinstance(value, str) and (value.endswith(os.sep) or os.path.isdir(value)):
+            name = f"{long_name(param)} {value}" if isinstance(param, click.Option) else value
+            raise click.UsageError(f"{name} is a folder. Name a file in it: {os.path.join(value, self._example)}", ctx)
+        return super().convert(value, param, ctx)
 
 
 class PathOrStorage(click.Path):
@@ -212,6 +260,8 @@ def check_paths(ctx: click.Context) -> None:
         click.UsageError: one is a model or a checkpoint, or --null does nothing.
     """
     for path in ctx.params["paths"]:
+        if path.startswith(URLS):
+            raise click.UsageError(f"{path}: nothing is downloaded from a web site. Download it first: curl -O {path}")
         if path.endswith(MODEL_SUFFIXES) and not Path(path).is_dir():
             raise click.UsageError(f"{path} is a model, not an image. Did you mean --model {path}?")
         if path.endswith(CHECKPOINT_SUFFIXES) and not Path(path).is_dir():

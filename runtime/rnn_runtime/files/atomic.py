@@ -26,7 +26,11 @@ from rnn_runtime.errors import Argument, InputError
 
 # What the suffix of a file's name says about its content.
 CHECKPOINT_SUFFIXES, MODEL_SUFFIXES = (".pt", ".pth"), (".onnx",)
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm"})
+IMAGE_SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".avif", ".pgm", ".ppm"}
+)
+HEIF_SUFFIXES = frozenset({".heic", ".heif"})  # read by a package of its own
+INSTALL_HEIF = "pip install pillow-heif"
 REMOTE = ("s3://", "gs://")  # what the name of a file in object storage begins with
 
 _SECONDS = 2  # between two records

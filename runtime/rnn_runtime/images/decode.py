@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
 from rnn_runtime.errors import ImageError, RnnOnnxError
-from rnn_runtime.files.atomic import REMOTE
+from rnn_runtime.files.atomic import INSTALL_HEIF, REMOTE
 from rnn_runtime.files.remote import read_remote
 from rnn_runtime.images.depth import check_depth, read_values, to_8_bits
 from rnn_runtime.images.fit import fit_image, fit_pixels, to_image
@@ -44,7 +44,8 @@ from rnn_runtime.model.spec import DepthRange, ImageSpec
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 
-FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM")  # Pillow's names; Pillow reads many more
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "AVIF")  # Pillow's names; Pillow reads many more
+_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}  # ISO/IEC 23008-12
 _SMALL_PNG = 1 << 15  # bytes
 _LEAST_SIDE = 1536  # pixels of an image whose size the model doesn't bound, so that a small sign is still found
 _MOST_PACKED = 1032  # deflate's largest ratio (zlib's technical details); a PNG that claims more isn't complete
@@ -116,7 +117,8 @@ def decode_image(data: bytes, spec: ImageSpec) -> Decoded:
     A much larger JPEG is decoded at a half, quarter or eighth of its size, which is faster.
 
     Args:
-        data: The bytes of a PNG, JPEG, BMP, TIFF, WebP, GIF (first frame), PGM or PPM file.
+        data: The bytes of a PNG, JPEG, BMP, TIFF, WebP, AVIF, GIF (first frame), PGM or PPM file; of a HEIC file, with
+            the package pillow-heif.
         spec: The input that the model was trained with.
 
     Returns:
@@ -415,7 +417,7 @@ def _open(data: bytes) -> tuple[Image.Image, Encoding]:
         raise ImageError("the file is empty")
     with PillowErrors(_UNSUPPORTED_TIFF if data.startswith(_TIFF_SIGNATURES) else _NOT_AN_IMAGE):
         try:
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            image = Image.open(io.BytesIO(data), formats=(*FORMATS, *_heif(data)))
         except Image.DecompressionBombError as error:  # Pillow's limit is above ours
             raise ImageError(TOO_MANY_PIXELS) from error
     check_size(*image.size)
@@ -426,6 +428,22 @@ def _open(data: bytes) -> tuple[Image.Image, Encoding]:
         encoding = encoding_of(image)
     check_size(*encoding.tile)  # libtiff decodes complete tiles, even if only a small part lies inside the image
     return image, encoding
+
+
+def _heif(data: bytes) -> tuple[str, ...]:
+    """Pillow's name of the format of an iPhone's images, if these are some; it reads them by another package.
+
+    Raises:
+        ImageError: the package is missing.
+    """
+    if data[4:8] != b"ftyp" or data[8:12] not in _HEIF_BRANDS or b"avif" in data[8:64]:
+        return ()
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        raise ImageError(f"a HEIC image, which needs another package: {INSTALL_HEIF}") from None
+    register_heif_opener(thumbnails=False)
+    return ("HEIF",)
 
 
 def _to_mode(image: Image.Image, encoding: Encoding, depth_range: DepthRange | None, mode: str | None) -> Image.Image:

@@ -6,15 +6,49 @@ import heapq
 import itertools
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from importlib.util import find_spec
 from typing import Any, TextIO, cast
 
 from rnn_runtime.errors import Argument, InputError
-from rnn_runtime.files.atomic import IMAGE_SUFFIXES, REMOTE
+from rnn_runtime.files.atomic import HEIF_SUFFIXES, IMAGE_SUFFIXES, INSTALL_HEIF, REMOTE
 from rnn_runtime.files.remote import is_remote_folder, list_remote_folder
+from rnn_runtime.text import count_of
+
+_UTF_16 = ("\udcff\udcfe", "\udcfe\udcff")  # its marks, as they are read
 
 
-def find_images(paths: Iterable[str], *, recursive: bool = False, literal: Iterable[str] = ()) -> Iterator[str]:
+# What systems put into folders: network storage, Windows, Linux, macOS, Jupyter. (Hidden names are left out anyway.)
+_OF_SYSTEMS = frozenset({"@eaDir", "#recycle", "#snapshot", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
+_OF_SYSTEMS |= {"__MACOSX", "Thumbs.db", "desktop.ini"}
+_SHOWN = 5  # kinds of files in a sentence
+
+
+class IgnoredFiles(Counter[str]):
+    """How many files of folders were left out, since they have no image's suffix, by suffix; empty for none."""
+
+    def describe(self) -> str | None:
+        """For people: `ignored 11 files: 3 .heic, 6 without an extension, 2 .psd`; None if there were none."""
+        if not self:
+            return None
+        frequent = sorted(self.items(), key=lambda kind: (-kind[1], kind[0]))[:_SHOWN]
+        kinds = [f"{count:,} {suffix or 'without an extension'}" for suffix, count in frequent]
+        if more := self.total() - sum(count for _, count in frequent):
+            kinds.append(f"{more:,} others")
+        said = f"ignored {count_of(self.total(), 'file')}: {', '.join(kinds)}"
+        heif = sorted(self.keys() & HEIF_SUFFIXES)
+        return f"{said}. To read {' and '.join(heif)}: {INSTALL_HEIF}" if heif else said
+
+
+def find_images(
+    paths: Iterable[str],
+    *,
+    recursive: bool = False,
+    literal: Iterable[str] = (),
+    ignored: IgnoredFiles | None = None,
+) -> Iterator[str]:
     """Find the image files that paths, folders and glob patterns stand for.
 
     Args:
@@ -22,8 +56,10 @@ def find_images(paths: Iterable[str], *, recursive: bool = False, literal: Itera
             an image's suffix, except hidden ones) and glob patterns (`**` goes through subfolders; a folder that
             matches counts as a folder). `s3://bucket/name` and `gs://bucket/name` are files or folders in object
             storage, without patterns.
-        recursive: Search subfolders too. Symbolic links to folders inside a folder are skipped.
+        recursive: Search subfolders too. A symbolic link to a folder is searched if it lies directly in one of `paths`
+            and leads out of it, as the folder of a class may in training. Others are skipped.
         literal: More files and folders, whose names are never patterns. Those in object storage are files.
+        ignored: Counts the files of folders that have no image's suffix, until the last path was drawn.
 
     Returns:
         Paths in sorted order, each once, found lazily: memory holds the names of one folder at a time, and of those
@@ -36,19 +72,20 @@ def find_images(paths: Iterable[str], *, recursive: bool = False, literal: Itera
     """
     if isinstance(paths, str):  # each of its letters would be a path
         raise InputError(Argument("paths"), " is a single text. Put it into a list")
+    ignored = IgnoredFiles() if ignored is None else ignored
     files, sources = set(), []
     patterns = frozenset(paths)
     for path in dict.fromkeys(itertools.chain(sorted(patterns), literal)):
         if path.startswith(REMOTE):
             if path in patterns and is_remote_folder(path):
-                sources.append(_search_folder(path, recursive))
+                sources.append(_search_folder(path, recursive, ignored))
             else:
                 files.add(path)
         elif os.path.isdir(path):
-            sources.append(_search_folder(path, recursive))
+            sources.append(_search_folder(path, recursive, ignored))
         # a file may be named like a pattern, so an existing file wins
         elif path in patterns and glob.has_magic(path) and not os.path.lexists(path):
-            sources.append(_search_pattern(path, recursive))
+            sources.append(_search_pattern(path, recursive, ignored))
         else:
             files.add(path)
     return (path for path, _ in itertools.groupby(heapq.merge(sorted(files), *sources)))
@@ -62,13 +99,17 @@ def read_names(file: TextIO | None, *, null: bool = False) -> Iterator[str]:
         null: Names end with a null character, as `find -print0` writes them, instead of a newline.
 
     Raises:
-        InputError: The file is closed, or names end with null characters and `null` is False.
+        InputError: The file is closed, it is in UTF-16, or names end with null characters and `null` is False.
     """
     if file is None:
         raise InputError("-: there is no standard input, it is closed")
     cast(Any, file).reconfigure(errors="surrogateescape", newline="\n")
     end, rest = "\0" if null else "\n", ""
-    while text := file.read(1 << 16):
+    start = file.read(1 << 16).removeprefix("\ufeff")  # Windows writes this mark at the beginning
+    if start.startswith(_UTF_16):
+        raise InputError("-: the list of names is in UTF-16. Save it as UTF-8")
+    while text := start or file.read(1 << 16):
+        start = ""
         if not null and "\0" in text:
             problem = "-: the names end with null characters, as find -print0 writes them. Add "
             raise InputError(problem, Argument("null", True))
@@ -77,9 +118,9 @@ def read_names(file: TextIO | None, *, null: bool = False) -> Iterator[str]:
     yield from filter(None, [rest])
 
 
-def _search_folder(folder: str, recursive: bool) -> Iterator[str]:
+def _search_folder(folder: str, recursive: bool, ignored: IgnoredFiles) -> Iterator[str]:
     try:
-        found = _walk(_list(folder, recursive), recursive)
+        found = _walk(_list(folder, recursive, ignored, links=True), recursive, ignored)
     except OSError as error:
         raise InputError(f"{folder}: can't list this folder: {error.strerror}") from error
     first = next(found, None)
@@ -91,12 +132,22 @@ def _search_folder(folder: str, recursive: bool) -> Iterator[str]:
     return itertools.chain([first], found)
 
 
-def _search_pattern(pattern: str, recursive: bool) -> Iterator[str]:
-    matches = sorted(set(_expand(pattern)))
+def _search_pattern(pattern: str, recursive: bool, ignored: IgnoredFiles) -> Iterator[str]:
+    matches = sorted(set(_expand(_without_names(pattern))))
     if not matches:
         raise InputError(f"{pattern}: no file matches this pattern")
     found = (os.path.join(match, "") if os.path.isdir(match) else match for match in matches)
-    return heapq.merge(*(_walk(iter([path]), recursive) for path in found))
+    return heapq.merge(*(_walk(iter([path]), recursive, ignored) for path in found))
+
+
+def _without_names(pattern: str) -> str:
+    """A pattern whose first folders are names, if they exist as they are typed: `photos [2024]/*.png`."""
+    parts = pattern.split(os.sep)
+    for i in range(len(parts) - 1, 0, -1):
+        folder = os.sep.join(parts[:i])
+        if os.path.isdir(folder):
+            return os.sep.join([glob.escape(folder), *parts[i:]])
+    return pattern
 
 
 def _expand(pattern: str) -> Iterator[str]:
@@ -112,7 +163,7 @@ def _expand(pattern: str) -> Iterator[str]:
             if behind:
                 yield from _expand(glob.escape(folder) + behind)
             else:
-                yield from [folder] if folder else _list(folder, recursive=False)
+                yield from [folder] if folder else _list(folder, recursive=False, ignored=IgnoredFiles())
 
 
 def _folders(root: str) -> Iterator[str]:
@@ -121,10 +172,11 @@ def _folders(root: str) -> Iterator[str]:
     while waiting:
         yield (folder := waiting.pop())
         with contextlib.suppress(OSError):
-            waiting += [path for path in _list(folder, recursive=True) if path.endswith(os.sep)]
+            listed = _list(folder, recursive=True, ignored=IgnoredFiles())
+            waiting += [path for path in listed if path.endswith(os.sep)]
 
 
-def _walk(paths: Iterator[str], recursive: bool) -> Iterator[str]:
+def _walk(paths: Iterator[str], recursive: bool, ignored: IgnoredFiles) -> Iterator[str]:
     """The files among paths, and the files in folders among them. Folders have a slash at their end."""
     levels = [paths]
     while levels:
@@ -135,34 +187,58 @@ def _walk(paths: Iterator[str], recursive: bool) -> Iterator[str]:
             yield path
         else:
             try:
-                levels.append(_list(path, recursive))
+                levels.append(_list(path, recursive, ignored))
             except OSError:
                 yield path
 
 
-def _list(folder: str, recursive: bool) -> Iterator[str]:
-    """The images in a folder, and with `recursive` its subfolders, sorted.
+def _list(folder: str, recursive: bool, ignored: IgnoredFiles, *, links: bool = False) -> Iterator[str]:
+    """The images in a folder, and with `recursive` its subfolders, sorted; with `links`, those that are links, too.
 
     Folders have a slash at their end, so that they sort like the paths of their files.
     """
     names = []
-    for name, is_folder in list_remote_folder(folder) if folder.startswith(REMOTE) else _entries(folder):
-        if name.startswith("."):
+    for name, is_folder in list_remote_folder(folder) if folder.startswith(REMOTE) else _entries(folder, links):
+        if name.startswith(".") or name in _OF_SYSTEMS:
             continue
+        suffix = os.path.splitext(name)[1].lower()
         if is_folder:
             names += [name + os.sep] if recursive else []
-        elif os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
+        elif suffix in IMAGE_SUFFIXES or (suffix in HEIF_SUFFIXES and _has_heif()):
             names.append(name)
+        else:
+            ignored[suffix] += 1
     return (os.path.join(folder, name) for name in sorted(names))
 
 
-def _entries(folder: str) -> Iterator[tuple[str, bool]]:
-    """The names in a folder on disk, and whether each is a folder. Links to folders are left out."""
+@cache
+def _has_heif() -> bool:
+    return find_spec("pillow_heif") is not None
+
+
+def _entries(folder: str, links: bool) -> Iterator[tuple[str, bool]]:
+    """The names in a folder on disk, and whether each is a folder.
+
+    Links to folders are left out; with `links`, only those that lead to what is searched anyway.
+    """
     with os.scandir(folder or os.curdir) as entries:
         for entry in entries:
             is_folder = entry.is_dir(follow_symlinks=False)
             if is_folder or not entry.is_symlink() or not os.path.isdir(entry.path):
                 yield entry.name, is_folder
+            elif links and not _overlap(os.path.realpath(entry.path), os.path.realpath(folder)):
+                yield entry.name, True
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether one of two real paths is the other, or in it."""
+    one, other = os.path.join(one, ""), os.path.join(other, "")
+    return one.startswith(other) or other.startswith(one)
+
+
+def is_of_system(name: str) -> bool:
+    """Whether a system makes files or folders of this name, such as `@eaDir`."""
+    return name in _OF_SYSTEMS
 
 
 def class_folders(class_names: Sequence[str]) -> list[str]:

@@ -1,8 +1,10 @@
 """Predictions held against the classes that folders name."""
 
+import glob
 import math
 import os
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
 
 from rnn_runtime.classifier import Prediction
 from rnn_runtime.images.find import class_folders
@@ -17,6 +19,8 @@ class FolderEvaluation:
 
     Args:
         class_names: The model's classes.
+        named: The folders and patterns that were named. A class is a folder below them; those above say nothing. Images
+            in `3/new`, if that is named, aren't threes.
 
     Attributes:
         class_names (tuple[str, ...]): The model's classes.
@@ -30,17 +34,23 @@ class FolderEvaluation:
         InputError: two classes would share a folder.
     """
 
-    def __init__(self, class_names: Sequence[str]) -> None:
+    def __init__(self, class_names: Sequence[str], named: Iterable[str] = ()) -> None:
         self.class_names = tuple(class_names)
         self.figures = Evaluation(self.class_names)
         self.labeled = self.labeled_correct = self.unknown = 0
         self.first_unknown: str | None = None
+        self._named = sorted((os.path.join(_without_pattern(path), "") for path in named), key=len, reverse=True)
         self._labels = dict(zip(class_folders(class_names), class_names, strict=True))
         self._index = {name: i for i, name in enumerate(class_names)}
 
     def label_of(self, path: str) -> str | None:
-        """The class of the nearest folder above a file that is named after one; None if there is none."""
-        folders = reversed(os.path.dirname(os.path.abspath(path)).split(os.sep))
+        """The class of the nearest folder above a file that is named after one; None if there is none.
+
+        Of a file that isn't below what was named, all folders of its path count.
+        """
+        above = next((named for named in self._named if path.startswith(named)), "")
+        below = unicodedata.normalize("NFC", os.path.dirname(path.removeprefix(above)))
+        folders = reversed(below.split(os.sep))
         return next((self._labels[folder] for folder in folders if folder in self._labels), None)
 
     def add(self, prediction: Prediction, *, labeled: bool = True) -> str | None:
@@ -76,3 +86,10 @@ class FolderEvaluation:
         share = f"{self.labeled} of {count_of(self.figures.total, 'image')} ({100 * self.coverage:.2f} %)"
         accuracy = f", accuracy of these: {100 * self.labeled_accuracy:.2f} %" if self.labeled else ""
         return f"With a label (probability at least {min_probability:g}): {share}{accuracy}"
+
+
+def _without_pattern(path: str) -> str:
+    """The folder that a pattern begins in; another path as it is."""
+    while glob.has_magic(path) and not os.path.isdir(path):
+        path = os.path.dirname(path)
+    return path

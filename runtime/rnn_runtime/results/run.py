@@ -19,6 +19,7 @@ from rnn_runtime.classifier import BATCH_SIZE, Classifier, Prediction
 from rnn_runtime.errors import Argument, InputError, OutputError, ProcessLostError, SettingsError, StorageError
 from rnn_runtime.files.atomic import GrowingFile, atomic_write, check_output, growing_file, part_of
 from rnn_runtime.files.remote import import_arrow
+from rnn_runtime.images.find import IgnoredFiles
 from rnn_runtime.images.outliers import CERTAIN, DARK, LIGHT
 from rnn_runtime.interruption import RunInterruptedError, describe_interrupt, signals_noted, stop_if_signaled
 from rnn_runtime.model.values import BatchSize, Count, PlainFields, Probability, check_argument
@@ -127,6 +128,7 @@ class RunSummary:
         rejected: Those of them that have this as an error, instead of a label.
         one_input: How many images were classified in this run, if there are several, and all became the same input of
             the model; else 0.
+        ignored: Files of folders that have no image's suffix, by suffix.
         seconds: From the first image to the last result.
     """
 
@@ -142,6 +144,7 @@ class RunSummary:
     differences: dict[str, int] = field(default_factory=dict)
     rejected: int = 0
     one_input: int = 0
+    ignored: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
 
     @property
@@ -155,6 +158,8 @@ class RunSummary:
 
     def warnings(self) -> Iterator[str]:
         """For people: sentences about images whose labels may mean nothing, and what to do."""
+        if described := IgnoredFiles(self.ignored).describe():
+            yield described[0].upper() + described[1:]
         if self.first_in_color is not None:
             images = f"{count_of(self.in_color, 'image')} stored in color, such as {printable(self.first_in_color)}"
             yield f"{images}: {self.run['model']} takes gray images, so their colors are ignored"

@@ -70,12 +70,15 @@ def test_link_to_a_folder_is_not_followed_so_loops_end(tmp_path: Path) -> None:
     assert list(find_images(["in"], recursive=True)) == ["in/a.png"]
 
 
-def test_link_to_a_folder_named_like_an_image_is_passed_over(tmp_path: Path) -> None:
-    touch(tmp_path, "in/a.png", "other/b.png")
-    (tmp_path / "in" / "link.png").symlink_to(tmp_path / "other")
+def test_a_link_to_a_folder_is_searched_where_a_class_would_be_and_nowhere_else(tmp_path: Path) -> None:
+    touch(tmp_path, "in/a.png", "other/b.png", "in/deep/c.png")
+    for link in ("in/link.png", "in/deep/link"):
+        (tmp_path / link).symlink_to(tmp_path / "other")
+    for name in ("in/whole", "in/above", "in/twice"):
+        (tmp_path / name).symlink_to({"whole": "../in", "above": "..", "twice": "deep"}[name[3:]])
 
     assert list(find_images(["in"])) == ["in/a.png"]
-    assert list(find_images(["in"], recursive=True)) == ["in/a.png"]
+    assert list(find_images(["in"], recursive=True)) == ["in/a.png", "in/deep/c.png", "in/link.png/b.png"]
 
 
 def test_folder_named_like_an_image_is_searched_if_recursive(tmp_path: Path) -> None:

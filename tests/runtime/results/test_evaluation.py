@@ -1,7 +1,5 @@
 """Predictions held against the classes that folders name."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -62,8 +60,17 @@ def test_classes_that_would_share_a_folder_are_refused() -> None:
         FolderEvaluation(("a/b", "a_b"))
 
 
-def test_relative_names_count_as_their_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "dog").mkdir()
-    monkeypatch.chdir(tmp_path / "dog")
-
-    assert FolderEvaluation(NAMES).label_of("a.png") == "dog"
+@pytest.mark.parametrize(
+    ("named", "path", "label"),
+    [
+        ("images", "images/dog/a.png", "dog"),
+        ("images/", "images/dog/new/a.png", "dog"),
+        ("dog/new", "dog/new/a.png", None),
+        ("dog/new", "dog/new/cat/a.png", "cat"),
+        ("dog/*/a*.png", "dog/cat/a.png", "cat"),
+        ("dog/a.png", "dog/a.png", "dog"),
+        (".", "a.png", None),
+    ],
+)
+def test_only_folders_below_what_was_named_are_classes(named: str, path: str, label: str | None) -> None:
+    assert FolderEvaluation(NAMES, [named]).label_of(path) == label

@@ -3,6 +3,7 @@
 import itertools
 import math
 import os
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +17,7 @@ from rnn_runtime.errors import Argument, DataError, ImageError, InputError, Sett
 from rnn_runtime.files.atomic import IMAGE_SUFFIXES, atomic_write
 from rnn_runtime.images.ahead import read_each
 from rnn_runtime.images.decode import Decoded, decode_image, deep_values, image_shape, read_bytes
-from rnn_runtime.images.find import class_folders, find_images
+from rnn_runtime.images.find import IgnoredFiles, class_folders, find_images, is_of_system
 from rnn_runtime.images.fit import to_image
 from rnn_runtime.interruption import signals_noted, stop_if_signaled
 from rnn_runtime.model.spec import DepthRange, ImageSpec
@@ -272,7 +273,10 @@ def find_splits(folder: Path) -> tuple[dict[str, SplitFolder], list[str]]:
         odd = [name for name in names if _meant_by(name) is not None]
         notes = [f"{folder / name}: used as a class, though it is named like a split of the data" for name in odd]
     _check_links(folder, [path / name for path in paths.values() for name in _folder_names(path)])
-    splits = {split: SplitFolder(path, list_classes(path)) for split, path in paths.items()}
+    ignored = IgnoredFiles()
+    splits = {split: SplitFolder(path, list_classes(path, ignored)) for split, path in paths.items()}
+    if described := ignored.describe():
+        notes.append(f"{folder}: {described}")
     _check_classes(splits)
     for path in dict.fromkeys([folder, *paths.values()]):
         if loose := _image_names(path):
@@ -281,11 +285,13 @@ def find_splits(folder: Path) -> tuple[dict[str, SplitFolder], list[str]]:
     return splits, notes
 
 
-def list_classes(folder: Path) -> dict[str, list[str]]:
+def list_classes(folder: Path, ignored: IgnoredFiles | None = None) -> dict[str, list[str]]:
     """The image files of each class folder, both sorted by name.
 
     Args:
-        folder: Its folders are the classes; images in their subfolders count too. Hidden ones are left out.
+        folder: Its folders are the classes, by their names in Unicode's form NFC; images in their subfolders count too.
+            Hidden ones are left out.
+        ignored: Counts the files that have no image's suffix.
 
     Raises:
         DataError: there is no class folder, or one without images.
@@ -298,8 +304,19 @@ def list_classes(folder: Path) -> dict[str, list[str]]:
         )
     if not names:
         raise DataError(f"{folder}: no folders in it. It needs one folder of images per class")
+    folders: dict[str, str] = {}
+    for name in names:
+        other = folders.setdefault(unicodedata.normalize("NFC", name), name)  # macOS writes names in another form
+        if other != name:
+            raise DataError(
+                f"{folder}: has two folders {unicodedata.normalize('NFC', name)!r}, in two forms of Unicode. Put their "
+                "images into one"
+            )
     try:
-        return {name: list(find_images([str(folder / name)], recursive=True)) for name in names}
+        return {
+            name: list(find_images([str(folder / found)], recursive=True, ignored=ignored))
+            for name, found in folders.items()
+        }
     except InputError as error:
         raise DataError(*error.args, ". Each class needs images: add some, or remove the folder") from None
 
@@ -394,7 +411,11 @@ def _folder_names(folder: Path) -> list[str]:
     try:
         with os.scandir(folder) as entries:
             # os.path.isdir: the entry's own is_dir raises for a link that leads to itself
-            return sorted(entry.name for entry in entries if entry.name[0] != "." and os.path.isdir(entry.path))
+            return sorted(
+                entry.name
+                for entry in entries
+                if entry.name[0] != "." and not is_of_system(entry.name) and os.path.isdir(entry.path)
+            )
     except OSError as error:
         raise DataError(
             f"{folder}: {error.strerror}. It must be a folder with one folder of images per class"

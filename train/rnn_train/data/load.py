@@ -58,6 +58,8 @@ def load_data(source: DataSource, *, download: bool = True) -> Data:
 
 
 def _load_folder(folder: Path, source: DataSource) -> Data:
+    if folder.suffix in (".zip", ".gz", ".tgz", ".tar", ".rar", ".7z") and folder.is_file():
+        raise DataError(f"{folder}: an archive. Unpack it, and point ", Argument("data"), " to the folder")
     if not folder.is_dir():
         raise DataError(
             f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}. Point ",
