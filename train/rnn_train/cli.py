@@ -47,9 +47,7 @@ def _device_hint(value: str) -> str | None:
     if value.lower() in ("gpu", "mps"):
         return "GPUs of NVIDIA are cuda"
     found = re.fullmatch(r"(?:cuda:)?(\d+)", value.lower())
-    return (
-        f"Choose a GPU in the environment: CUDA_VISIBLE_DEVICES={found[1]} rnn-train --device cuda" if found else None
-    )
+    return f"Choose a GPU by its number: CUDA_VISIBLE_DEVICES={found[1]} rnn-train --device cuda" if found else None
 
 
 def _class_names(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:
