@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from rnn_runtime.cores import usable_cores, usable_memory
+from rnn_runtime.cores import allowed_threads, usable_cores, usable_memory
 from rnn_runtime.engine import CUDA_DEFAULTS, CudaOptions, Provider, make_runner, open_session, other_provider
 from rnn_runtime.errors import Argument, ImageError, InputError, ModelError, ProviderError
 from rnn_runtime.images.ahead import ReadAhead
@@ -151,7 +151,7 @@ class Classifier:
         check_argument("threads", threads, Threads | None)
         check_argument("cuda", cuda, CudaOptions)
         self.path = str(model)
-        self.threads = int(threads or usable_cores())
+        self.threads = allowed_threads(int(threads or usable_cores()))
         try:
             content = read_model(self.path)
             self.sha256 = stored_sha256(content)

@@ -11,6 +11,7 @@ import click
 import rnn_runtime
 from rnn_runtime.command import options as shared
 from rnn_runtime.command.command import Command, say
+from rnn_runtime.cores import threads_are_scarce, usable_cores
 from rnn_runtime.files.atomic import CHECKPOINT_SUFFIXES, MODEL_SUFFIXES, check_output
 from rnn_runtime.text import count_of, printable
 
@@ -171,7 +172,6 @@ def main(
     rnn-infer --shard 3/8 -o parts images/
     """
     from rnn_runtime.classifier import Classifier
-    from rnn_runtime.cores import usable_cores
     from rnn_runtime.images.find import IgnoredFiles, find_images, read_names
     from rnn_runtime.results.run import RunOptions, classify_files, write_summary
 
@@ -237,7 +237,7 @@ def main(
 def _progress(output: Path | None, format: "Format | None") -> "contextlib.AbstractContextManager[Any]":
     # Results that scroll by on the same terminal would break up the bar.
     scrolling = output is None and sys.stdout.isatty()
-    if (scrolling and format != "table") or not sys.stderr.isatty():
+    if (scrolling and format != "table") or not sys.stderr.isatty() or threads_are_scarce():
         return contextlib.nullcontext()
     from rnn_runtime.command.progress import ImageBar
     from rnn_runtime.results.write import MEASURED_ROWS

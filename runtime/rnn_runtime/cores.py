@@ -24,8 +24,12 @@ def usable_cores(root: Path = Path("/")) -> int:
     Args:
         root: Where `proc` and `sys` are.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, int(min(cores, *_quotas(root), _most or cores)))
+    return allowed_threads(max(1, min([reachable_cores(), *_quotas(root)])))
+
+
+def reachable_cores() -> int:
+    """The number of cores that this process may run on, however little of their time it gets."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def usable_memory(root: Path = Path("/")) -> int:
@@ -43,9 +47,19 @@ def usable_memory(root: Path = Path("/")) -> int:
 
 
 def limit_threads(most: int) -> None:
-    """Have `usable_cores` be no more than this, in the whole process."""
+    """Have `usable_cores` and `allowed_threads` be no more than this, in the whole process."""
     global _most
     _most = most
+
+
+def threads_are_scarce() -> bool:
+    """Whether `limit_threads` was called. Then no thread is left for a progress bar."""
+    return _most is not None
+
+
+def allowed_threads(wanted: int) -> int:
+    """As many of the threads that are wanted as `limit_threads` allows."""
+    return min(wanted, _most or wanted)
 
 
 def startable_threads(most: int) -> int:

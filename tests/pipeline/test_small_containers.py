@@ -11,30 +11,50 @@ import httpx
 import pytest
 
 from rnn_runtime.cores import usable_cores, usable_memory
+from rnn_runtime.model.spec import ImageSpec, ModelSpec
+from rnn_train.checkpoint import Checkpoint
+from tests.support.checkpoints import random_checkpoint
 from tests.support.commands import Run, RunProcess, installed
 from tests.support.image_folders import write_classes
 from tests.support.processes import on_a_terminal
 from tests.support.results import read_results
 from tests.support.services import serving
 
-PIDS = Path("/sys/fs/cgroup/pids")  # version 1
+PIDS, CPU = Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup/cpu")  # version 1
 MANY = 2_100  # files, for which processes are started
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can do this")
 with_pids = pytest.mark.skipif(not os.access(PIDS, os.W_OK), reason="no control group for numbers of processes")
 
 Enter = Callable[[], object]
 
+COUNT_FORKS = """
+import os
+from rnn_runtime import Classifier, RunOptions, classify_files, find_images
+forks = 0
+def count():
+    global forks
+    forks += 1
+os.register_at_fork(after_in_parent=count)
+classify_files(Classifier("model.onnx", "cpu"), find_images(["many"]), "a.csv", RunOptions(processes=2))
+print(forks)
+"""
+
 
 @contextlib.contextmanager
-def at_most(count: int) -> Iterator[Enter]:
-    """Give a function with which a process that has just been forked limits itself to so many processes and threads."""
-    group = PIDS / f"test-{uuid.uuid4()}"
-    group.mkdir()
+def group(controller: Path, limit: str, value: int) -> Iterator[Enter]:
+    """Give a function with which a process that has just been forked enters a control group with a limit."""
+    folder = controller / f"test-{uuid.uuid4()}"
+    folder.mkdir()
     try:
-        (group / "pids.max").write_text(str(count))
-        yield lambda: (group / "cgroup.procs").write_text(str(os.getpid()))
+        (folder / limit).write_text(str(value))
+        yield lambda: (folder / "cgroup.procs").write_text(str(os.getpid()))
     finally:
-        group.rmdir()
+        folder.rmdir()
+
+
+def at_most(count: int) -> contextlib.AbstractContextManager[Enter]:
+    """A group of so many processes and threads."""
+    return group(PIDS, "pids.max", count)
 
 
 @pytest.fixture
@@ -50,26 +70,71 @@ def folder(tmp_path: Path, digits_model: Path, digits_images: Path) -> Path:
 
 @with_pids
 @pytest.mark.slow
+@pytest.mark.parametrize("threads", [None, 8])
 @pytest.mark.parametrize("count", range(1, 13))
 def test_many_files_are_classified_with_as_many_threads_as_there_may_be(
-    run_process: RunProcess, folder: Path, count: int
+    run_process: RunProcess, folder: Path, count: int, threads: int | None
 ) -> None:
+    asked = ("-j", threads) if threads else ()
     with at_most(count) as enter:
-        result = run_process("rnn-infer", "-p", "cpu", "-o", "a.csv", "many", preexec_fn=enter, timeout=120)
+        result = run_process("rnn-infer", "-p", "cpu", *asked, "-o", "a.csv", "many", preexec_fn=enter, timeout=120)
 
     *notices, last = result.stderr.splitlines()
     assert result.returncode == 0, result.stderr
     assert last.startswith(f"{MANY:,} images, ")
     assert len(read_results(folder / "a.csv")) == MANY
     assert len(notices) <= 1
-    if count == 1:
-        found = "Only 0 more threads can be started (ulimit -u, or the container's limit), so fewer are used"
-        assert notices == [found]
+    if threads or count == 1:
+        assert notices == [limited_to(count)]
+
+
+def limited_to(count: int) -> str:
+    more = f"{count - 1} more thread{'' if count == 2 else 's'}"
+    return f"Only {more} can be started (ulimit -u, or the container's limit), so fewer are used"
+
+
+@with_pids
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_bar_is_left_out_where_its_threads_cannot_be_started(folder: Path, count: int) -> None:
+    line = [installed("rnn-infer"), "-p", "cpu", "-f", "table", "many"]
+    with at_most(count) as enter:
+        exit_code, shown = on_a_terminal(line, folder, preexec_fn=enter)
+
+    assert exit_code == 0
+    assert shown.splitlines()[0] == limited_to(count)
+    assert shown.splitlines()[-1].startswith(f"{MANY:,} images, ")
 
 
 @with_pids
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [1, 3, 6])
+@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+@pytest.mark.parametrize("count", range(1, 13))
+def test_a_program_of_its_own_classifies_with_as_many_threads_as_there_may_be(
+    run_process: RunProcess, folder: Path, cell: str, count: int
+) -> None:
+    from rnn_export import export_onnx
+
+    spec = ModelSpec(ImageSpec(8, 8, 1), tuple("0123456789"), cell=cell, hidden_size=8)  # type: ignore[arg-type]
+    random_checkpoint(spec).save(folder / "other.pt")
+    export_onnx(folder / "other.pt", folder / "other.onnx")
+    code = """
+from rnn_runtime import Classifier, RunOptions, classify_files, find_images
+classifier = Classifier("other.onnx", "cpu", threads=4)
+print(len(classifier.predict(list(find_images(["many"]))[:100])))
+classify_files(classifier, find_images(["many"]), "a.csv", RunOptions(processes=4))
+"""
+    with at_most(count) as enter:
+        result = run_process(
+            "python", "-W", "ignore", "-c", code, env={"OPENBLAS_NUM_THREADS": "1"}, preexec_fn=enter, timeout=60
+        )
+
+    assert (result.returncode, result.stdout, result.stderr) == (0, "100\n", "")
+    assert len(read_results(folder / "a.csv")) == MANY
+
+
+@with_pids
+@pytest.mark.slow
+@pytest.mark.parametrize("count", range(1, 13))
 def test_training_and_export_work_with_few_threads(run_process: RunProcess, tmp_path: Path, count: int) -> None:
     write_classes(tmp_path / "photos", count=20)
 
@@ -80,9 +145,20 @@ def test_training_and_export_work_with_few_threads(run_process: RunProcess, tmp_
         assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not os.access(CPU, os.W_OK), reason="no control group for processor time")
+def test_torch_has_as_many_threads_as_the_quota_has_cores(run_process: RunProcess, tmp_path: Path) -> None:
+    line = ("rnn-train", "--dataset", "digits", "--epochs", 1, "--no-plots")
+    with group(CPU, "cpu.cfs_quota_us", 100_000) as enter:
+        result = run_process(*line, env={"OMP_NUM_THREADS": None}, preexec_fn=enter)
+
+    assert result.returncode == 0, result.stderr
+    assert Checkpoint.load(tmp_path / "model.pt").resume_state["threads"] == 1
+
+
 @with_pids
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [1, 2, 3, 8])
+@pytest.mark.parametrize("count", range(1, 13))
 def test_a_service_answers_or_says_that_it_gets_no_threads(
     run_process: RunProcess, digits_model: Path, digits_images: Path, count: int
 ) -> None:
@@ -102,20 +178,15 @@ def test_a_service_answers_or_says_that_it_gets_no_threads(
 
 
 @as_root
-@pytest.mark.slow
-@pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("options", ["ro", "size=4k,nr_inodes=1"])
-def test_without_shared_memory_one_process_does_the_work(run_process: RunProcess, options: str) -> None:
-    script = f'mount -t tmpfs -o {options} none /dev/shm && exec "$0" -p cpu -o a.csv many'
-    line = ["unshare", "--mount", "sh", "-c", script, installed("rnn-infer")]
+def test_processes_need_no_shared_memory(run_process: RunProcess, folder: Path, options: str) -> None:
+    script = f'mount -t tmpfs -o {options} none /dev/shm && exec "$0" "$@"'
+    line = ["unshare", "--mount", "sh", "-c", script, installed("python"), "-c", COUNT_FORKS]
 
     result = run_process("python", "-c", f"import os; os.execvp('unshare', {line})")
 
-    notice, last = result.stderr.splitlines()
-    assert result.returncode == 0
-    assert notice.startswith("No other processes can be started (")
-    assert notice.endswith("), so this one reads all files")
-    assert last.startswith(f"{MANY:,} images, ")
+    assert (result.stdout, result.stderr, result.returncode) == ("2\n", "", 0)
+    assert len(read_results(folder / "a.csv")) == MANY
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from rnn_runtime.command.command import print_line, say
+from rnn_runtime.cores import threads_are_scarce
 from rnn_runtime.text import printable
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class ConsoleCallback(TrainingCallback):
 
     def start(self, epochs: int, steps_per_epoch: int, steps_done: int) -> None:
         self._epochs, self._steps_per_epoch = epochs, steps_per_epoch
-        if not (self._console.is_terminal or self._console.is_jupyter):
+        if not (self._console.is_terminal or self._console.is_jupyter) or threads_are_scarce():
             return
         columns = (
             TextColumn("Training"),

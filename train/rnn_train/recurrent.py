@@ -7,7 +7,6 @@ buffers of fixed places. At the end are the cells: one step of the recurrence, f
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache, partial
 from importlib import import_module
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from rnn_runtime.engine import create_session, share
+from rnn_runtime.threads import ThreadPool
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -85,7 +85,7 @@ class OnnxruntimeSteps:
 
     def __init__(self, net: nn.RNNBase) -> None:
         self._net = net
-        self._helpers: ThreadPoolExecutor | None = None
+        self._helpers: ThreadPool | None = None
         self._free: dict[Any, _Buffers] = {}  # by what they are for; the one used last at the end
 
     def __getstate__(self) -> dict[str, Any]:
@@ -142,9 +142,9 @@ class OnnxruntimeSteps:
 
 
 @cache
-def _start_helpers(count: int) -> ThreadPoolExecutor:
+def _start_helpers(count: int) -> ThreadPool:
     # torch's number of threads is each thread's own
-    return ThreadPoolExecutor(count, "rnn-train", initializer=torch.set_num_threads, initargs=(1,))
+    return ThreadPool(count, "rnn-train", initializer=torch.set_num_threads, initargs=(1,))
 
 
 class _LastOutputs(torch.autograd.Function):

@@ -19,7 +19,7 @@ from typing import Any, cast
 import click
 
 from rnn_runtime.command.options import Option, format_value, long_name
-from rnn_runtime.cores import limit_threads, startable_threads, usable_cores
+from rnn_runtime.cores import limit_threads, reachable_cores, startable_threads, usable_cores
 from rnn_runtime.errors import Argument, MissingPackageError, RnnOnnxError, RnnOnnxWarning
 from rnn_runtime.interruption import (
     describe_interrupt,
@@ -112,7 +112,7 @@ class Command(click.Command):
                 self._check(ctx)
             require_packages(self._requires)
             if self._imports:
-                _spare_threads()
+                _spare_threads(ctx.params.get("threads"), quiet=bool(ctx.params.get("quiet")))
                 _quiet_pillow()
             for module in self._imports:
                 if module == "onnxruntime":
@@ -183,21 +183,28 @@ class Command(click.Command):
         return f"{long_name(option)} {shlex.quote(format_value(argument.value))}"
 
 
-def _spare_threads() -> None:
+def _spare_threads(wanted: int | None, *, quiet: bool) -> None:
     """Work with fewer threads where only few can be started, and say so.
 
     OpenBLAS, which NumPy brings, starts a thread per core when it is imported, and none is of use here. Where it can't,
     it interrupts the process.
+
+    Args:
+        wanted: The threads that were asked for; None for one per core.
+        quiet: Whether to say nothing.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    needed = _THREADS_PER_CORE * usable_cores() + _MORE_THREADS
+    if usable_cores() < reachable_cores():  # torch knows no quota of processor time
+        os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
+    needed = _THREADS_PER_CORE * (wanted or usable_cores()) + _MORE_THREADS
     free = startable_threads(needed)
     if free < needed:
         most = max(1, (free - _MORE_THREADS) // _THREADS_PER_CORE)
         limit_threads(most)
         os.environ["OMP_NUM_THREADS"] = str(most)  # torch's
         found = count_of(free, "more thread")
-        say(f"Only {found} can be started (ulimit -u, or the container's limit), so fewer are used")
+        if not quiet:
+            say(f"Only {found} can be started (ulimit -u, or the container's limit), so fewer are used")
 
 
 def require_packages(modules: Sequence[str]) -> None:

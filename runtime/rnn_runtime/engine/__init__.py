@@ -9,7 +9,7 @@ import os
 import re
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from rnn_runtime.cores import startable_threads
 from rnn_runtime.errors import Argument, MissingPackageError, ModelError, ProviderError, SettingsError
 from rnn_runtime.model.spec import ModelSpec
 from rnn_runtime.model.values import Count, DeviceId, PlainFields
+from rnn_runtime.threads import ThreadPool
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -160,7 +162,11 @@ def make_runner(opened: OpenSession, model: bytes, spec: ModelSpec, *, threads: 
 
         return CudaRunner(opened.session, device_id)
     # For small batches of an LSTM, onnxruntime's own threads are faster than chunks (docs/explanation/measurements.md).
-    threaded = _open_on_cpu(model, threads) if spec.cell == "lstm" and threads > 1 else None
+    threaded = None
+    # Where onnxruntime can't start one of its threads, it may wait for it forever. Twice as many must be possible,
+    # since those that were tried may still be ending.
+    if spec.cell == "lstm" and threads > 1 and startable_threads(2 * threads) == 2 * threads:
+        threaded = _open_on_cpu(model, threads)
     return CpuRunner(opened.session, threads, _images_per_run(spec), threaded)
 
 
@@ -329,7 +335,7 @@ class CpuRunner:
     ) -> None:
         self._session, self._threads, self._threaded_session = session, threads, threaded_session
         self._largest_chunk = largest_chunk
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool: ThreadPool | None = None
         _instances.add(self)
 
     def run(self, output: str, images: NDArray[np.uint8], *, alone: bool = False) -> NDArray[np.float32]:
@@ -338,7 +344,7 @@ class CpuRunner:
         if self._threaded_session and count <= self._largest_chunk and not alone:
             session = self._threaded_session
         elif self._threads > 1 and count > _SMALLEST_CHUNK and not alone:
-            pool = self._pool = self._pool or ThreadPoolExecutor(self._threads - 1, thread_name_prefix="model")
+            pool = self._pool = self._pool or ThreadPool(self._threads - 1, thread_name_prefix="model")
             chunk_size = self._chunk_size(count)
         if count <= chunk_size:
             return run_session(session, output, images, _PLACE)
@@ -363,7 +369,7 @@ class CpuRunner:
         self._pool = self._threaded_session = None
 
 
-def share(tasks: Sequence[Callable[[], _Value]], pool: ThreadPoolExecutor | None) -> list[_Value]:
+def share(tasks: Sequence[Callable[[], _Value]], pool: ThreadPool | None) -> list[_Value]:
     """Compute tasks in this thread and in those of a pool, if there is one; the results, in order.
 
     This thread, which is awake, begins with the first, and then takes the last ones that no other has begun.

@@ -9,8 +9,8 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Generic, Literal, TypeVar
@@ -21,6 +21,7 @@ from rnn_runtime.errors import ImageError, RnnOnnxWarning
 from rnn_runtime.files.atomic import REMOTE
 from rnn_runtime.images.decode import TakenImage, result_or_error
 from rnn_runtime.interruption import result_of, stop_if_signaled
+from rnn_runtime.threads import ThreadPool
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
@@ -172,21 +173,26 @@ def _started(function: Callable[[Iterable[Item]], list[Value]], workers: Workers
         with _threads(function, workers.count, workers.files_per_task) as submit:
             yield submit
         return
-    from rnn_runtime.images.processes import ProcessesError, started_processes
+    from rnn_runtime.images.processes import Processes
 
-    with ExitStack() as stack:
-        try:
-            in_process = stack.enter_context(started_processes(function, workers.count))
-        except ProcessesError as error:
-            reason = f"No other processes can be started ({error}), so this one reads all files"
-            warnings.warn(reason, RnnOnnxWarning, stacklevel=2)
-            yield stack.enter_context(_threads(function, 1, None))
+    with Processes(function, workers.count) as processes:
+        if processes.problem:
+            found = f"{processes.count} of {workers.count} processes could be started ({processes.problem.strerror})"
+            warnings.warn(f"Only {found}, so a run takes longer", RnnOnnxWarning, stacklevel=2)
+        if not processes.count:
+            with _threads(function, 1, None) as submit:
+                yield submit
             return
-        in_thread = stack.enter_context(_threads(function, _REMOTE_THREADS, _REMOTE_FILES_PER_TASK))
-        # A connection to object storage can't be shared with a forked process.
-        yield (
-            lambda batch: in_thread(batch) if any(str(name).startswith(REMOTE) for name in batch) else in_process(batch)
-        )
+        with (
+            _threads(processes.call, processes.count, None) as in_process,
+            _threads(function, _REMOTE_THREADS, _REMOTE_FILES_PER_TASK) as in_thread,
+        ):
+            # A connection to object storage can't be shared with a forked process.
+            yield (
+                lambda batch: (
+                    in_thread(batch) if any(str(name).startswith(REMOTE) for name in batch) else in_process(batch)
+                )
+            )
 
 
 @contextmanager
@@ -208,21 +214,11 @@ def _threads(
             stopped.set()  # the run ends with this error, so no further file need be read
             raise
 
-    def start(items: list[Item]) -> Future[list[Value]]:
-        try:
-            return pool.submit(work, items)
-        except RuntimeError:
-            if threading.active_count() > 1:
-                raise
-            done: Future[list[Value]] = Future()  # not a single thread can be started
-            done.set_result(work(items))
-            return done
-
     def submit(batch: list[Item]) -> list[Future[list[Value]]]:
         size = files_per_task or len(batch)
-        return [start(batch[begin : begin + size]) for begin in range(0, len(batch), size)]
+        return [pool.submit(work, batch[start : start + size]) for start in range(0, len(batch), size)]
 
-    pool = ThreadPoolExecutor(count, thread_name_prefix="read")
+    pool = ThreadPool(count, thread_name_prefix="read")
     try:
         yield submit
     finally:

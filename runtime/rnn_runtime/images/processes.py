@@ -1,16 +1,15 @@
 """Processes that work on files for this one. Imported only where there are many files, since it takes some time."""
 
 import multiprocessing
-import os
 import signal
-import threading
+import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from multiprocessing.connection import Connection, wait
-from typing import Any, TypeVar
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from queue import SimpleQueue
+from typing import Any, Generic, TypeVar
 
 from rnn_runtime.errors import ProcessLostError
 from rnn_runtime.interruption import SIGNALS
@@ -19,51 +18,83 @@ Item = TypeVar("Item")
 Value = TypeVar("Value")
 
 
-class ProcessesError(Exception):
-    """Processes can't be started here."""
+class Processes(Generic[Item, Value]):
+    """Processes that are forked from this one, ignore signals that it gets, and end with it or with the `with` block.
 
-
-@contextmanager
-def started_processes(
-    function: Callable[[Iterable[Item]], list[Value]], count: int
-) -> Iterator[Callable[[list[Item]], list[Future[list[Value]]]]]:
-    """Fork processes from this one, which ignore Ctrl-C and SIGTERM, and end with this one or with the block.
+    Each is at the other end of a pipe, so nothing of the system's is needed that a container may lack: no shared
+    memory, no semaphores, no threads.
 
     Args:
         function: Gives a value for each of several files.
-        count: Number of processes.
+        most: Number of processes.
 
-    Yields:
-        A function that hands a batch to a process.
-
-    Raises:
-        ProcessesError: they can't be started.
-        ProcessLostError: one of them has ended, for instance because it was killed.
+    Attributes:
+        count: How many could be started.
+        problem: Why not all could be started; None if they were.
     """
-    ended, end = multiprocessing.Pipe(duplex=False)
-    executor = None
-    try:
+
+    def __init__(self, function: Callable[[Iterable[Item]], list[Value]], most: int) -> None:
+        self.problem: OSError | None = None
+        self._processes: list[BaseProcess] = []
+        self._connections: list[Connection] = []
+        self._free: SimpleQueue[Connection] = SimpleQueue()
+        with _signals_blocked():
+            try:
+                for _ in range(most):
+                    self._start(function)
+            except OSError as error:
+                self.problem = error
+        self.count = len(self._processes)
+
+    def _start(self, function: Callable[[Iterable[Item]], list[Value]]) -> None:
+        own, other = multiprocessing.Pipe()
         try:
-            executor = ProcessPoolExecutor(
-                count, multiprocessing.get_context("fork"), initializer=_begin, initargs=(function, ended, end)
+            process = multiprocessing.get_context("fork").Process(
+                target=_work, args=(function, other, [*self._connections, own]), daemon=True
             )
-            with _signals_blocked():
-                executor.submit(int)  # the first task forks all processes
-        except (OSError, RuntimeError, ImportError) as error:  # no semaphores without /dev/shm; a limit on processes
-            raise ProcessesError(str(error)) from error
-        yield lambda batch: [executor.submit(_call, batch)]
-    except BrokenProcessPool:
-        raise ProcessLostError("a process that reads images has ended: it was killed, or memory ran out") from None
-    finally:
-        end.close()  # whatever they do, they end
-        if executor:
-            executor.shutdown(cancel_futures=True)
-        ended.close()
+            process.start()
+        except BaseException:
+            own.close()
+            raise
+        finally:
+            other.close()  # the process's is the only one then, so its end is noticed here
+        self._processes.append(process)
+        self._connections.append(own)
+        self._free.put(own)
+
+    def __enter__(self) -> "Processes[Item, Value]":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
+            process.kill()  # whatever it does, and there is nothing that it would have to finish
+        for process in self._processes:
+            process.join()
+        # The connections close when nobody uses them any more, such as a thread that waits for an answer.
+
+    def call(self, batch: Iterable[Item]) -> list[Value]:
+        """Have one of the processes work on a batch, and wait for the values. Several threads may call it at once.
+
+        Raises:
+            ProcessLostError: the process has ended, for instance because it was killed.
+            Exception: what the function raised.
+        """
+        connection = self._free.get()
+        try:
+            connection.send(list(batch))
+            values, error = connection.recv()
+        except (EOFError, OSError):
+            raise ProcessLostError("a process that reads images has ended: it was killed, or memory ran out") from None
+        finally:
+            self._free.put(connection)
+        if error is not None:
+            raise error
+        return values  # type: ignore[no-any-return]
 
 
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """Block Ctrl-C and SIGTERM, for processes that are forked in the block: this process ends them in order."""
+    """Block signals to commands, for processes that are forked in the block: this process ends them in order."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         with warnings.catch_warnings():
@@ -75,22 +106,17 @@ def _signals_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-_function: Callable[[Any], list[Any]]  # of a process that was started here
-
-
-def _begin(function: Callable[[Any], list[Any]], ended: Connection, end: Connection) -> None:
-    global _function
-    _function = function
-    end.close()  # the parent's is the only one then, so closing that is noticed
-    threading.Thread(target=_end_with_parent, args=(ended,), daemon=True).start()
-
-
-def _end_with_parent(ended: Connection) -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    wait([parent.sentinel, ended])
-    os._exit(1)
-
-
-def _call(batch: list[Any]) -> list[Any]:
-    return _function(batch)
+def _work(function: Callable[[Any], list[Any]], connection: Connection, inherited: list[Connection]) -> None:
+    """In a process: answer batches, until the first process closes the pipe or ends."""
+    for other in inherited:  # or its end wouldn't be noticed
+        other.close()
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        while True:
+            batch = connection.recv()
+            answer: tuple[list[Any] | None, Exception | None]
+            try:
+                answer = function(batch), None
+            except Exception as error:
+                error.add_note(traceback.format_exc())  # pickled with it, as the traceback itself isn't
+                answer = None, error
+            connection.send(answer)
