@@ -247,15 +247,16 @@ class _PixelBudget:
         self._changed = threading.Condition()
 
     @contextmanager
-    def hold(self, pixels: int) -> Iterator[None]:
+    def hold(self, data: bytes) -> Iterator[None]:
         """Wait until there is room for an image, and keep it for the block.
 
         Raises:
             ImageError: the image is larger than all room.
         """
-        if pixels > self._most:
-            raise ImageError(f"the image has more than {self._most:,} pixels, the limit of this service")
         with self._changed:
+            pixels = claimed_pixels(data)  # one at a time: for WebP, even this takes 8 bytes a pixel
+            if pixels > self._most:
+                raise ImageError(f"the image has more than {self._most:,} pixels, the limit of this service")
             self._changed.wait_for(lambda: self._free >= pixels)
             self._free -= pixels
         try:
@@ -324,7 +325,8 @@ class _Service:
             response.headers["X-Content-Type-Options"] = "nosniff"
             if request.app.state.ending:
                 response.headers["Connection"] = "close"
-            if method == "POST" and response.status_code >= _REFUSED and _closes(request):
+            # With 503, the body is there, or the time for it is over.
+            if method == "POST" and _REFUSED <= response.status_code != _UNAVAILABLE and _closes(request):
                 await _read_to_the_end(request)
             self._metrics.requests.labels(path, response.status_code).inc()
             self._metrics.seconds.labels(path).observe(time.perf_counter() - start)
@@ -451,7 +453,7 @@ class _Service:
 
     def _decode(self, data: bytes) -> Decoded | ImageError:
         try:
-            with self._budget.hold(claimed_pixels(data)):
+            with self._budget.hold(data):
                 return decode_image(data, self._spec)
         except ImageError as error:
             return error
