@@ -87,6 +87,7 @@ OPTIONS: dict[str, dict[str, list[str]]] = {
         "--fit": ["stretch", "pad", "crop", "glyph"],
         "--background": ["white", "#123456", "#12", "nothing"],
         "--skip-unreadable": NONE,
+        "--check-data": NONE,
         "--val-split": ["0.2", "0.9"],
         "--preset": ["article", "accurate"],
         "--cell": ["rnn", "gru", "lstm"],

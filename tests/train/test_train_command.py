@@ -320,7 +320,7 @@ def test_the_last_line_of_an_epoch_shows_its_mean_loss(run: Run, tmp_path: Path)
 
 def test_a_folder_of_validation_images_chooses_the_epoch(run: Run, tmp_path: Path) -> None:
     for split in ("train", "val", "test"):
-        write_classes(tmp_path / "photos" / split, count=10)
+        write_classes(tmp_path / "photos" / split, count=30)
 
     refused = run("rnn-train", "--data", "photos", "--val-split", "0.5", *QUICK)
     result = run("rnn-train", "--data", "photos", *QUICK)
@@ -328,13 +328,14 @@ def test_a_folder_of_validation_images_chooses_the_epoch(run: Run, tmp_path: Pat
     assert refused.stderr == "Error: photos/val: holds the validation images already. Leave out --val-split\n"
     assert result.returncode == 0, result.stderr
     assert result.stderr.splitlines() == [
-        "photos: 20 training, 20 validation, 20 test images of 6x5, gray, 2 classes: ant, bee",
-        "The validation images choose the epoch that is kept; the test images are used once, for the final accuracy",
-        "A batch of 100 holds all 20 training images, so each epoch is one step",
+        "photos: 60 training, 60 validation, 60 test images of 6x5, gray, 2 classes: ant, bee",
+        "The validation images choose the epoch that is kept and calibrate its probabilities; the test images are used "
+        "once, for the final accuracy",
+        "A batch of 100 holds all 60 training images, so each epoch is one step",
         "Wrote model.pt",
     ]
     assert "Kept epoch 1 of 1 (validation accuracy " in result.stdout
-    assert "on the 20 test images: " in result.stdout
+    assert "on the 60 test images: " in result.stdout
 
 
 def test_the_epoch_that_is_kept_is_named(run: Run, tmp_path: Path) -> None:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import click
 
 import rnn_runtime
-from rnn_runtime.command.command import Command, say
+from rnn_runtime.command.command import Command, print_line, say
 from rnn_runtime.command.options import URLS, Decorator, FileName, format_value, given_name, is_given, option_group
 from rnn_runtime.files.atomic import CHECKPOINT_SUFFIXES, IMAGE_SUFFIXES, MODEL_SUFFIXES
 from rnn_runtime.model.spec import Fit
 from rnn_runtime.model.values import Count, CountFromZero, Share
+from rnn_runtime.text import one_line
 from rnn_train.settings import DATASETS, PRESETS, TrainSettings, preset_settings
 
 if TYPE_CHECKING:
@@ -277,6 +278,7 @@ def _is_reported_elsewhere(error: BaseException) -> bool:
     metavar="DIR",
     help="Also write the curves to this folder, for: tensorboard --logdir DIR",
 )
+@_data("--check-data", is_flag=True, help="Only read the data, and say what of it will disappoint; train nothing.")
 @_run("--plots/--no-plots", default=True, help="Write report.html and examples.png.")
 @_run("-q", "--quiet", is_flag=True, help="Print errors only.")
 @click.version_option(rnn_runtime.__version__, prog_name="rnn-train")
@@ -292,6 +294,7 @@ def main(
     plots: bool,
     tensorboard: Path | None,
     quiet: bool,
+    check_data: bool,
     **options: Any,
 ) -> None:
     """Train a recurrent image classifier, and write a checkpoint.
@@ -321,6 +324,9 @@ def main(
     else:
         source, settings = _continued(ctx, resume, preset, options)
         output = output or resume
+    if check_data:
+        _check_data(source)
+        return
     with ExitStack() as stack:
         callback = TrainingCallback() if quiet else stack.enter_context(ConsoleCallback())
         if tensorboard:
@@ -337,6 +343,19 @@ def main(
         )
     if result.written and not quiet:
         say(f"Wrote {output}")
+
+
+def _check_data(source: "DataSource") -> None:
+    """Print what the data is, and what of it will disappoint."""
+    from rnn_train.data import load_data
+    from rnn_train.data_checks import check_data
+
+    data = load_data(source)
+    findings = check_data(data)
+    for text in (f"{source.name}: {data.describe()}", *data.notes, *(finding.text for finding in findings)):
+        print_line(one_line(text))
+    if not findings:
+        print_line("Nothing in it stands out")
 
 
 def _continued(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import rnn_runtime
 from rnn_runtime.files.atomic import atomic_write
@@ -22,6 +23,7 @@ from rnn_runtime.metrics.evaluation import BINS, CalibrationBins
 from rnn_runtime.text import printable, shorten
 from rnn_train.checkpoint import Checkpoint, file_sha256
 from rnn_train.data import Data
+from rnn_train.data_checks import Finding
 from rnn_train.evaluation import Results, SplitResults
 
 if TYPE_CHECKING:
@@ -67,7 +69,9 @@ def write_metrics(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
         writer.writerows(history)
 
 
-def write_reports(output: Path, checkpoint: Checkpoint, data: Data, results: Results) -> None:
+def write_reports(
+    output: Path, checkpoint: Checkpoint, data: Data, results: Results, findings: Sequence[Finding] = ()
+) -> None:
     """Write `report.html` and `examples.png` into the folder of a finished run, in place of those of an earlier run.
 
     Without images that were held out, there is no `examples.png`. The page needs no other file, no network and no
@@ -79,6 +83,7 @@ def write_reports(output: Path, checkpoint: Checkpoint, data: Data, results: Res
         checkpoint: What it holds.
         data: What it was trained on.
         results: What it does on images that it wasn't trained on.
+        findings: What in the data will disappoint.
 
     Raises:
         OSError: a file can't be written or removed.
@@ -88,10 +93,10 @@ def write_reports(output: Path, checkpoint: Checkpoint, data: Data, results: Res
     if results.splits:
         _draw_examples(output.parent / "examples.png", results.splits[0], data.class_names)
     with atomic_write(output.parent / "report.html", encoding="utf-8") as file:
-        file.write(_render(output, checkpoint, data, results))
+        file.write(_render(output, checkpoint, data, results, findings))
 
 
-def _render(output: Path, checkpoint: Checkpoint, data: Data, results: Results) -> str:
+def _render(output: Path, checkpoint: Checkpoint, data: Data, results: Results, findings: Sequence[Finding]) -> str:
     split = results.splits[0] if results.splits else None
     history, kept_epoch = checkpoint.metrics["epochs"], checkpoint.metrics["kept_epoch"]
     return _load_template().render(
@@ -111,6 +116,8 @@ def _render(output: Path, checkpoint: Checkpoint, data: Data, results: Results) 
         split=split,
         **(_describe_split(split, data) if split else {}),
         folder=_image_folder(split),
+        small=max(data.train.images.shape[1:3]) < _THUMBNAIL,
+        findings=[(finding.text, _pictures(finding)) for finding in findings],
     )
 
 
@@ -158,11 +165,23 @@ def _most_confident_mistakes(split: SplitResults) -> Iterator[tuple[int, str]]:
     wrong = np.flatnonzero(split.predicted != split.images.labels)
     order = np.argsort(-split.probabilities.max(axis=1)[wrong], kind="stable")
     for i in wrong[order[:_MISTAKES]].tolist():
-        image = to_image(split.images.images[i])
-        image.thumbnail((_THUMBNAIL, _THUMBNAIL))  # leaves small ones as they are
-        file = io.BytesIO()
-        image.save(file, "PNG")
-        yield i, "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+        yield i, _picture(split.images.images[i])
+
+
+def _pictures(finding: Finding) -> list[tuple[str, str]]:
+    """The images of a finding: a data URI of each, and its name."""
+    if finding.images is None:
+        return []
+    return [(_picture(image), name) for image, name in zip(finding.images, finding.names, strict=True)]
+
+
+def _picture(pixels: NDArray[np.uint8]) -> str:
+    """A data URI of an image."""
+    image = to_image(pixels)
+    image.thumbnail((_THUMBNAIL, _THUMBNAIL))  # leaves small ones as they are
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
 def _calibration_figures(split: SplitResults) -> Iterator[str]:

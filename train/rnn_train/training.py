@@ -259,7 +259,7 @@ def _finish(run: TrainingState, saving: "_Saving", callback: TrainingCallback, p
     if run.processes.is_first:
         stop_if_signaled()
         if plots:
-            write_reports(saving.output, final, run.data, results)
+            write_reports(saving.output, final, run.data, results, run.findings)
         elif earlier := saving.earlier_reports():
             callback.message(f"Of an earlier run, and left as they were: {', '.join(earlier)}")
     if run.data.validation:

@@ -19,6 +19,7 @@ from rnn_runtime.model.spec import ModelSpec
 from rnn_runtime.model.values import check_argument
 from rnn_train.checkpoint import Checkpoint, check_weights, is_like
 from rnn_train.data import Data, DataSource, LabeledImages, load_data
+from rnn_train.data_checks import Finding, check_data
 from rnn_train.evaluation import LEAST_IMAGES
 from rnn_train.model import ImageRNN, predict_logits
 from rnn_train.profile import fit_profile
@@ -141,6 +142,7 @@ class TrainingState:
         last_loss: Loss of the last step, over the whole batch.
         history: One row of metrics per finished epoch.
         best_weights: Those of the epoch with the highest validation accuracy so far.
+        findings: What in the data will disappoint; in the first process only.
     """
 
     data: Data
@@ -159,6 +161,7 @@ class TrainingState:
     last_loss: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
     best_weights: dict[str, Tensor] | None = None
+    findings: tuple[Finding, ...] = ()
 
     @classmethod
     def new(cls, source: DataSource, settings: TrainSettings, device: Device, processes: OneProcess) -> "TrainingState":
@@ -185,7 +188,10 @@ class TrainingState:
         steps_per_epoch = -(-len(data.train) // settings.batch_size)
         schedule = _make_schedule(optimizer, settings, steps_per_epoch)
         sha256 = _data_sha256(data, source)
-        return cls(data, source, settings, spec, target, processes, model, optimizer, schedule, steps_per_epoch, sha256)
+        run = cls(data, source, settings, spec, target, processes, model, optimizer, schedule, steps_per_epoch, sha256)
+        if processes.is_first:
+            run.findings = check_data(data)
+        return run
 
     @property
     def steps_done(self) -> int:
@@ -240,6 +246,7 @@ class TrainingState:
         """For people: the data and its use, and what decides how fast the run is."""
         yield f"{self.source.name}: {self.data.describe()}"
         yield from self.data.notes
+        yield from (finding.text for finding in self.findings)
         if self.data.validation is not None:
             use = "The validation images choose the epoch that is kept"
             if self.settings.calibrate and len(self.data.validation) >= LEAST_IMAGES:
