@@ -41,7 +41,7 @@ $(VENV)/.dev-$(RUNTIME): pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/pip
 
 demo: $(VENV)/.train-$(RUNTIME)
 	rm -rf demo && mkdir demo
-	$(BIN)/rnn-train --dataset digits --image-size 28 --fit glyph --augment --cell gru --epochs 30 \
+	$(BIN)/rnn-train --dataset digits --image-size 28 --fit glyph --augment rotation,scale --cell gru --epochs 30 \
 	    --schedule one-cycle --learning-rate 0.003 --output demo/model.pt
 	$(BIN)/rnn-export demo/model.pt demo/model.onnx
 	$(BIN)/rnn-onnx write-images --dataset digits demo/images

@@ -107,7 +107,7 @@ OPTIONS: dict[str, dict[str, list[str]]] = {
         "--normalize": NONE,
         "--shift": COUNTS,
         "--flip": NONE,
-        "--augment": NONE,
+        "--augment": ["rotation,scale", "crop,color,blur,invert", "all", ""],
         "--tensorboard": NEW,
         "--seed": ["5"],
         "--quiet": NONE,

@@ -8,8 +8,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as reference
 
-from rnn_train.augment import COLOUR_CHANGE, augment, crop_and_turn, recolor
-from rnn_train.settings import TrainSettings
+from rnn_train.augment import COLOUR_CHANGE, LARGEST_SCALE, augment, blur, crop_and_turn, recolor
+from rnn_train.settings import AUGMENT_PARTS, AugmentPart, TrainSettings
 
 
 def random_images(batch: int, height: int, width: int, channels: int) -> Tensor:
@@ -33,12 +33,14 @@ def shifted(image: Tensor, down: int, right: int) -> Tensor:
     shape=st.tuples(st.integers(1, 5), st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 3])),
     shift=st.integers(0, 3),
     flip=st.booleans(),
-    photos=st.booleans(),
+    parts=st.lists(st.sampled_from(AUGMENT_PARTS)).map(tuple),
 )
-def test_shape_and_dtype_are_kept(shape: tuple[int, int, int, int], shift: int, flip: bool, photos: bool) -> None:
+def test_shape_and_dtype_are_kept(
+    shape: tuple[int, int, int, int], shift: int, flip: bool, parts: tuple[AugmentPart, ...]
+) -> None:
     images = random_images(*shape)
 
-    changed = augment(images, TrainSettings(shift=shift, flip=flip, augment=photos))
+    changed = augment(images, TrainSettings(shift=shift, flip=flip, augment=parts))
 
     assert changed.shape == images.shape
     assert changed.dtype == torch.uint8
@@ -58,7 +60,7 @@ def test_the_images_that_were_given_stay_as_they_are() -> None:
     images = random_images(20, 8, 6, 3)
     copy = images.clone()
 
-    augment(images, TrainSettings(shift=2, flip=True, augment=True))
+    augment(images, TrainSettings(shift=2, flip=True, augment=AUGMENT_PARTS))
 
     assert torch.equal(images, copy)
 
@@ -163,20 +165,62 @@ def test_each_photo_is_changed_on_its_own(channels: int) -> None:
     torch.manual_seed(0)
     images = random_images(1, 16, 12, channels).expand(20, -1, -1, -1)
 
-    changed = augment(images, TrainSettings(augment=True))
+    changed = augment(images, TrainSettings(augment=AUGMENT_PARTS))
 
     assert len({image.numpy().tobytes() for image in changed}) == 20
+
+
+@pytest.mark.parametrize("deviation", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_blurring_is_that_of_torchvision(channels: int, deviation: float) -> None:
+    images = photo(channels=channels).repeat(2, 1, 1, 1)
+
+    blurred = blur(images, torch.tensor([deviation, 0.0]))
+
+    middle = (..., slice(2, -2), slice(2, -2))  # beyond its edge, torchvision mirrors the image
+    expected = reference.gaussian_blur(images, [5, 5], [deviation, deviation]) if deviation else images
+    torch.testing.assert_close(blurred[0][middle], expected[0][middle], rtol=0, atol=0.01)
+    torch.testing.assert_close(blurred[1], images[1])
+
+
+def disks(count: int) -> Tensor:
+    """Bright disks in the middle of a dark ground, 40 and 200, uint8, shape `(count, 32, 32, 3)`."""
+    y, x = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
+    disk = ((y - 15.5) ** 2 + (x - 15.5) ** 2 < 64).to(torch.uint8) * 160 + 40
+    return disk[None, :, :, None].expand(count, -1, -1, 3)
+
+
+def bright_shares(images: Tensor) -> Tensor:
+    return (images.float().mean(dim=3) > 120).float().mean(dim=(1, 2))
+
+
+def test_only_the_parts_that_were_chosen_change_an_image() -> None:
+    torch.manual_seed(0)
+    images, share = disks(100), bright_shares(disks(1))
+    changed = {part: augment(images, TrainSettings(augment=(part,))) for part in AUGMENT_PARTS}
+
+    inside, at_edge = (slice(None), 15, 15, 0), (slice(None), 0, 0, 0)
+    for part in ("rotation", "scale", "blur"):
+        assert (changed[part][inside] == 200).all()
+        assert (changed[part][at_edge] == 40).all()
+    assert (bright_shares(changed["rotation"]) - share).abs().max() < 0.02
+    scaled = (bright_shares(changed["scale"]) / share).sqrt()
+    assert 1 / LARGEST_SCALE - 0.05 < scaled.min() < 0.9
+    assert 1.1 < scaled.max() < LARGEST_SCALE + 0.05
+    recolored = changed["color"]
+    assert all(len(image.unique()) == 2 for image in recolored)
+    is_inverted = (changed["invert"] == 255 - images).flatten(1).all(dim=1)
+    assert ((changed["invert"] == images).flatten(1).all(dim=1) ^ is_inverted).all()
+    assert 20 < is_inverted.sum() < 80
 
 
 def test_photos_stay_recognizable() -> None:
     """A bright disk on a dark ground stays one: about as large, and not moved out of the image."""
     torch.manual_seed(0)
-    y, x = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
-    disk = ((y - 15.5) ** 2 + (x - 15.5) ** 2 < 64).to(torch.uint8) * 160 + 40
-    images = disk[None, :, :, None].expand(200, -1, -1, 3)
 
-    bright = (augment(images, TrainSettings(augment=True)).float().mean(dim=3) > 100).float().mean(dim=(1, 2))
+    changed = augment(disks(200), TrainSettings(augment=("crop", "rotation", "color")))
 
+    bright = (changed.float().mean(dim=3) > 100).float().mean(dim=(1, 2))
     share = 64 * torch.pi / 32**2
     # Crops enlarge it, by no more than 1 / 0.6.
     assert bright.min() > 0.5 * share

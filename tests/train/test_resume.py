@@ -17,6 +17,7 @@ from rnn_train import DataSource, TrainSettings, train
 from rnn_train.callbacks import TrainingCallback
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.data import load_data
+from rnn_train.settings import AUGMENT_PARTS
 from tests.support.commands import Run
 from tests.support.idx_files import write_idx_folder
 from tests.support.image_folders import write_classes
@@ -70,7 +71,7 @@ def test_a_resumed_run_ends_as_one_without_a_stop(tmp_path: Path, source: DataSo
         {},
         {"cell": "lstm", "bidirectional": True, "clip_norm": 0.1, "label_smoothing": 0.1},
         {"schedule": "one-cycle", "cell": "gru", "dropout": 0.1, "weight_decay": 0.01, "normalize": True, "shift": 1},
-        {"augment": True, "class_weights": "balanced", "flip": True},
+        {"augment": AUGMENT_PARTS, "class_weights": "balanced", "flip": True},
         {"amp": True, "cell": "gru", "dropout": 0.2},
         pytest.param({"amp": True, "cell": "lstm"}, marks=LSTM_IN_BFLOAT16),
     ],
@@ -416,6 +417,7 @@ def test_resume_with_a_changed_option_names_it_with_both_values(tmp_path: Path, 
         "--val-split 0.5": "--val-split 0.5: model.pt was trained with --val-split 0. ",
         "--dataset mnist": "--dataset mnist: model.pt was trained with --dataset digits. ",
         "--image-size 4": "--image-size 4x4: model.pt was trained without --image-size. ",
+        "--augment scale,rotation": "--augment rotation,scale: model.pt was trained without --augment. ",
         "--preset accurate": "--hidden-size 128: model.pt was trained with --hidden-size 8. ",
     }.items():
         result = run("rnn-train", "--resume", "model.pt", *option.split())

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rnn_runtime.errors import SettingsError
 from rnn_train import DataSource, TrainSettings, train
-from rnn_train.settings import DATASETS, preset_settings
+from rnn_train.settings import AUGMENT_PARTS, DATASETS, preset_settings
 
 
 def test_defaults_are_the_articles() -> None:
@@ -34,7 +34,7 @@ def test_defaults_are_the_articles() -> None:
         "normalize": False,
         "shift": 0,
         "flip": False,
-        "augment": False,
+        "augment": [],
         "calibrate": True,
         "seed": 0,
     }
@@ -57,7 +57,8 @@ def test_defaults_are_the_articles() -> None:
         ("schedule", "linear"),
         ("schedule", None),
         *(("class_weights", value) for value in ("equal", None, True, 1.0)),
-        *((name, value) for name in ("normalize", "flip", "augment", "calibrate", "amp") for value in (1, "yes", None)),
+        *((name, value) for name in ("normalize", "flip", "calibrate", "amp") for value in (1, "yes", None)),
+        *(("augment", value) for value in (("rotate",), "rotation", True, None)),
     ],
 )
 def test_values_out_of_range_are_refused_and_named(name: str, value: object) -> None:
@@ -97,7 +98,7 @@ SETTINGS = st.builds(
     normalize=st.booleans(),
     shift=st.integers(0, 5),
     flip=st.booleans(),
-    augment=st.booleans(),
+    augment=st.lists(st.sampled_from(AUGMENT_PARTS)).map(tuple),
     amp=st.booleans(),
     class_weights=st.sampled_from(["none", "balanced"]),
     seed=st.integers(0, 2**63 - 1),

@@ -209,7 +209,7 @@ def test_a_value_that_is_spelled_otherwise_gets_a_hint(run: Run, arguments: str,
         ("--cell transformer", "--cell"),
         ("--device tpu", "--device"),
         ("--output folder", "--output"),
-        ("--momentum 0.9", "--momentum"),
+        ("--nesterov 0.9", "--nesterov"),
         ("--val-split 20", "20 % is 0.2"),
         ("--val-split 12.5%", "12.5 % is 0.125"),
         ("--device cuda:1", "Choose a GPU by its number: CUDA_VISIBLE_DEVICES=1 rnn-train --device cuda"),
@@ -235,8 +235,8 @@ def test_options_reach_the_settings(run: Run, tmp_path: Path) -> None:
     options = (
         "--cell rnn --nonlinearity relu --hidden-size 6 --num-layers 3 --bidirectional --dropout 0.25 --epochs 1 "
         "--batch-size 8 --learning-rate 0.02 --schedule one-cycle --weight-decay 0.5 --clip-norm 2 "
-        "--label-smoothing 0.125 --class-weights balanced --amp --normalize --shift 2 --flip --augment --seed 9 "
-        "--image-size 5x4 --val-split 0.25 "
+        "--label-smoothing 0.125 --class-weights balanced --amp --normalize --shift 2 --flip --seed 9 "
+        "--augment rotation,color --image-size 5x4 --val-split 0.25 "
         "--class-names ant,bee,cat,dog --output out/run.pt --device cpu --no-plots"
     )
 
@@ -263,7 +263,7 @@ def test_options_reach_the_settings(run: Run, tmp_path: Path) -> None:
         normalize=True,
         shift=2,
         flip=True,
-        augment=True,
+        augment=("rotation", "color"),
         seed=9,
     )
     assert saved.source == DataSource(
@@ -492,6 +492,9 @@ def test_a_reader_that_has_gone_is_no_reason_to_stop_training(run_process: RunPr
         ),
         (("--dataset", "digits", "--skip-unreadable"), "--skip-unreadable does nothing with --dataset digits"),
         (("--dataset", "digits", "--data-root", "x"), "--data-root does nothing with --dataset digits"),
+        (("--augment",), "--augment rotation,scale for signs, or --augment crop,rotation,color for photos"),
+        (("--augment", "--flip"), "--augment needs its parts"),
+        (("--dataset", "digits", "--augment", "all"), "each one of rotation, scale, crop, color, invert, blur, not"),
         (("--resume", "model.onnx"), "model.onnx: an exported model, not a checkpoint"),
     ],
 )

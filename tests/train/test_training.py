@@ -19,7 +19,7 @@ from rnn_train import DataSource, TrainSettings, train, training
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.data import LabeledImages, load_data
 from rnn_train.model import ImageRNN, predict_logits
-from rnn_train.settings import preset_settings
+from rnn_train.settings import AUGMENT_PARTS, preset_settings
 from rnn_train.training import TrainResult
 from rnn_train.training_state import OneProcess, TrainingState
 from tests.support.full_disk import full_disk
@@ -50,7 +50,7 @@ def same_weights(first: TrainResult, second: TrainResult) -> bool:
         {},
         {"cell": "gru", "dropout": 0.2},
         {"cell": "lstm", "shift": 1, "flip": True},
-        {"augment": True},
+        {"augment": AUGMENT_PARTS},
     ],
     ids=str,
 )

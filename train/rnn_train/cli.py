@@ -17,7 +17,7 @@ from rnn_runtime.files.atomic import CHECKPOINT_SUFFIXES, IMAGE_SUFFIXES, MODEL_
 from rnn_runtime.model.spec import Fit
 from rnn_runtime.model.values import Count, CountFromZero, Share
 from rnn_runtime.text import one_line
-from rnn_train.settings import DATASETS, PRESETS, TrainSettings, preset_settings
+from rnn_train.settings import AUGMENT_PARTS, DATASETS, PRESETS, TrainSettings, preset_settings
 
 if TYPE_CHECKING:
     from rnn_train.data import DataSource
@@ -54,6 +54,15 @@ def _device_hint(value: str) -> str | None:
 def _class_names(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:
     """`cat,dog` to `("cat", "dog")`; the names are checked by `ModelSpec`."""
     return tuple(name.strip() for name in value.split(",")) if value else None
+
+
+def _augment(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    """`rotation,scale` to `("rotation", "scale")`; the parts are checked by `TrainSettings`."""
+    if value == "":
+        raise click.UsageError(
+            "--augment needs its parts: --augment rotation,scale for signs, or --augment crop,rotation,color for photos"
+        )
+    return tuple(value.split(",")) if value else None
 
 
 _FIELDS = get_type_hints(TrainSettings, include_extras=True)
@@ -238,7 +247,15 @@ def _is_reported_elsewhere(error: BaseException) -> bool:
     "flip",
     "Mirror training images at random; not for writing. accurate does it for fashion-mnist.",
 )
-@_setting(_augmentation, "augment", "For photos: crop, rotate and recolor training images at random.")
+@_augmentation(
+    "--augment",
+    is_flag=False,
+    flag_value="",
+    callback=_augment,
+    metavar="PART,PART,...",
+    default_text="none",
+    help=f"Change training images at random: {', '.join(AUGMENT_PARTS)}. crop is for photos.",
+)
 @_setting(_run, "calibrate", "With validation images: calibrate the probabilities, by one temperature.")
 @_run(
     "--seed",

@@ -211,7 +211,7 @@ def _percent(share: float, digits: int = 1) -> str:
 
 def _plain(value: Any) -> str:
     """A setting's value for people."""
-    if value is None:
+    if value in (None, []):
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"

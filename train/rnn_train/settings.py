@@ -11,6 +11,8 @@ Dataset = Literal["mnist", "fashion-mnist", "kmnist", "digits"]
 DATASETS: tuple[Dataset, ...] = ("mnist", "fashion-mnist", "kmnist", "digits")
 Schedule = Literal["constant", "one-cycle"]
 ClassWeights = Literal["none", "balanced"]
+AugmentPart = Literal["rotation", "scale", "crop", "color", "invert", "blur"]
+AUGMENT_PARTS: tuple[AugmentPart, ...] = ("rotation", "scale", "crop", "color", "invert", "blur")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +45,10 @@ class TrainSettings(PlainFields):
         normalize: Bring pixels to mean 0 and standard deviation 1 over the training images, per channel.
         shift: Move each training image by up to this many pixels on both axes; uncovered pixels become 0.
         flip: Mirror half of the training images from left to right; not for writing.
-        augment: For photos: crop each training image to 60 to 100 % of its area, turn it by up to 10 degrees, and
-            change brightness, contrast and saturation by up to 30 %.
+        augment: How each training image is changed at random. `rotation`: by up to 10 degrees. `scale`: by a factor of
+            0.8 to 1.25. `crop`: to 60 to 100 % of its area, for photos; it cuts characters off. `color`: brightness,
+            contrast and saturation by up to 30 %. `invert`: light and dark of every second image. `blur`: by a Gaussian
+            with a standard deviation of up to 1 pixel.
         calibrate: With validation images, fit a temperature at the end, which makes the probabilities of the exported
             model mean what they say (`rnn_train.evaluation`).
         seed: Seed of all random numbers.
@@ -72,12 +76,14 @@ class TrainSettings(PlainFields):
     normalize: bool = False
     shift: CountFromZero = 0
     flip: bool = False
-    augment: bool = False
+    augment: tuple[AugmentPart, ...] = ()
     calibrate: bool = True
     seed: CountFromZero = 0
 
     def __post_init__(self) -> None:
         check_fields(self)
+        # in one order, so that two lists of the same parts are the same settings
+        object.__setattr__(self, "augment", tuple(part for part in AUGMENT_PARTS if part in self.augment))
         if self.cell in ("gru", "lstm") and self.nonlinearity != "tanh":
             raise SettingsError(Argument("nonlinearity"), f" is only for the cell rnn, not {self.cell}. Leave it out")
         if self.patience and self.schedule == "one-cycle":

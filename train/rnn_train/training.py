@@ -373,11 +373,12 @@ def _check_settings(saved: Checkpoint, path: Path, settings: TrainSettings, sour
         before["dataset"], values["dataset"] = (name or "mnist" for name in (before["dataset"], values["dataset"]))
     for name, value in values.items():
         if before[name] != value and name not in _CHANGEABLE:
+            now, then = (None if part == () else part for part in (value, before[name]))  # a list of nothing
             raise SettingsError(
-                "without " if value is None else "",
-                Argument(name, value),
-                f": {path} was trained {'without' if before[name] is None else 'with'} ",
-                Argument(name, before[name]),
+                "without " if now is None else "",
+                Argument(name, now),
+                f": {path} was trained {'without' if then is None else 'with'} ",
+                Argument(name, then),
                 ". Use that value to continue the run, or another ",
                 Argument("output"),
                 " to start a new one",

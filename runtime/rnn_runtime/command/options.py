@@ -128,12 +128,14 @@ class PathOrStorage(click.Path):
 
 
 def format_value(value: object) -> str:
-    """A value as help and errors show it: `on`, `0.1`, `48x64`."""
+    """A value as help and errors show it: `on`, `0.1`, `48x64`, `ant,bee`."""
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, float):
         return f"{value:g}"
-    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    if isinstance(value, tuple):
+        return ("," if any(isinstance(part, str) for part in value) else "x").join(map(str, value))
+    return str(value)
 
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
