@@ -208,6 +208,19 @@ def test_images_in_color_are_told_by_their_colors() -> None:
     assert set(found["bluish"]) <= {"less red", "more blue"}
 
 
+def test_pixels_as_the_model_takes_them_have_no_shape_of_their_own(run: Run, tmp_path: Path) -> None:
+    write_classes(tmp_path / "wide", count=30)  # 5 pixels wide, 6 high
+    run("rnn-train", "--data", "wide", "--image-size", "12x24", "--epochs", "1")
+    run("rnn-export", "model.pt", "model.onnx")
+    images = load_data(DataSource(data=str(tmp_path / "wide"), image_size=(12, 24))).train.images
+    tensor = {"name": "images", "shape": images.shape, "datatype": "UINT8", "data": images.ravel().tolist()}
+
+    with serving(tmp_path / "model.onnx") as service:
+        answer = httpx.post(f"{service.url}/v2/models/rnn/infer", json={"inputs": [tensor]}).json()
+
+    assert answer["parameters"]["unlike_images"] <= 1
+
+
 def as_images(pixels: NDArray[np.uint8]) -> list[Image.Image]:
     return [Image.fromarray(image) for image in pixels]
 

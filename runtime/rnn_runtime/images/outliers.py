@@ -66,7 +66,7 @@ class OutlierDetector:
 
         Args:
             images: The model's input, uint8 `(images, height, width, channels)`.
-            aspect_ratios: Width / height of each before it was fitted; empty where it isn't known.
+            aspect_ratios: Width / height of each before it was fitted, or not a number; empty where none is known.
 
         Returns:
             The greatest difference of each image, such as `light where those are dark`; None for an image like those.

@@ -1,6 +1,7 @@
 """Requests that wait while the model runs become the next batch."""
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -66,14 +67,13 @@ class Batcher:
         Args:
             images: uint8 `(batch, height, width, channels)`, batch from 1 to `batch_size`.
             outputs: `logits`, `probabilities` or both.
-            aspect_ratios: Width / height of each image before it was fitted; empty where they had the model's size.
+            aspect_ratios: Width / height of each image before it was fitted; empty where that isn't known.
 
         Raises:
             ModelError: an output isn't finite.
             ProviderError: the run failed.
         """
-        height, width = images.shape[1:3]
-        job = _Job(images, frozenset(outputs), aspect_ratios or [width / height] * len(images))
+        job = _Job(images, frozenset(outputs), aspect_ratios or [math.nan] * len(images))
         self._waiting.append(job)
         if self._worker is None:
             self._worker = asyncio.create_task(self._work())

@@ -51,10 +51,9 @@ def load_data(source: DataSource, *, download: bool = True) -> Data:
         _ = data.image_spec
     except SettingsError as error:
         raise DataError(f"{source.name}: ", *error.args, ". Resize the images with ", Argument("image_size")) from None
-    notes = (*data.notes, *_check_variety(data, source))
     if source.val_split:
         data = _hold_out(data, source)
-    return replace(data, notes=(*notes, *_missing_classes(data)))
+    return replace(data, notes=(*data.notes, *_check_variety(data, source), *_missing_classes(data)))
 
 
 def _load_folder(folder: Path, source: DataSource) -> Data:
