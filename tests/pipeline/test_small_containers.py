@@ -20,7 +20,7 @@ from tests.support.processes import on_a_terminal
 from tests.support.results import read_results
 from tests.support.services import serving
 
-PIDS, CPU = Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup/cpu")  # version 1
+PIDS, CPU, MEMORY = (Path("/sys/fs/cgroup") / name for name in ("pids", "cpu", "memory"))  # version 1
 MANY = 2_100  # files, for which processes are started
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can do this")
 with_pids = pytest.mark.skipif(not os.access(PIDS, os.W_OK), reason="no control group for numbers of processes")
@@ -245,17 +245,47 @@ def test_a_limit_of_memory_is_seen(tmp_path: Path, files: dict[str, str]) -> Non
     assert usable_memory(tmp_path / "nowhere") > 1 << 30
 
 
+@pytest.mark.parametrize(
+    ("line", "images"),
+    [
+        (("--data", "photos", "--image-size", "64"), "40 images of 64x64 take 0.0 GB"),
+        (("--data", "idx"), "idx/train-images-idx3-ubyte: to be read, its values take 160.0 GB"),
+        (("--dataset", "digits", "--image-size", "3000"), "1,797 images of 3000x3000 take 16.2 GB"),
+        (
+            ("--dataset", "digits", "--val-split", "0.2"),
+            "while some of 1,437 images are held out, all take another 0.0 GB",
+        ),
+    ],
+)
 def test_images_that_the_memory_does_not_hold_are_refused_before_they_are_read(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: tuple[str, ...], images: str
 ) -> None:
-    monkeypatch.setattr("rnn_train.data.folders.usable_memory", lambda: 1000)
+    monkeypatch.setattr("rnn_train.data.source.usable_memory", lambda: 1000)
     write_classes(tmp_path / "photos", count=20)
+    (tmp_path / "idx").mkdir()
+    with (tmp_path / "idx" / "train-images-idx3-ubyte").open("wb") as sparse:
+        sparse.truncate(80_000_000_000)
 
-    result = run("rnn-train", "--data", "photos", "--image-size", "64", "--epochs", "1")
+    result = run("rnn-train", *line, "--epochs", "1")
 
     assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
-    assert "40 images of 64x64 take 0.0 GB, and all are held in the memory, of which this" in result.stderr
+    assert (
+        f"{images}, and all images are held in the memory, of which 0.0 GB are left for this process" in result.stderr
+    )
     assert "--batch-size" not in result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.access(MEMORY, os.W_OK), reason="no control group for memory")
+def test_images_that_fill_a_container_are_refused_and_fewer_are_trained_on(run_process: RunProcess) -> None:
+    line = ("rnn-train", "--dataset", "digits", "--epochs", 1, "--normalize", "--val-split", 0.2, "--no-plots")
+    with group(MEMORY, "memory.limit_in_bytes", 2 << 30) as enter:
+        large = run_process(*line, "--image-size", 900, preexec_fn=enter)
+        small = run_process(*line, "--image-size", 120, "--hidden-size", 8, preexec_fn=enter)
+
+    assert large.returncode == 2
+    assert "1,797 images of 900x900 take 1.5 GB" in large.stderr
+    assert small.returncode == 0, small.stderr
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "ascii"])

@@ -1,7 +1,6 @@
 """Data sets as folders of images, one per class: finding their splits, decoding them into memory, and writing them."""
 
 import itertools
-import math
 import os
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rnn_runtime.cores import usable_cores, usable_memory
+from rnn_runtime.cores import usable_cores
 from rnn_runtime.errors import Argument, DataError, ImageError, InputError, SettingsError
 from rnn_runtime.files.atomic import IMAGE_SUFFIXES, atomic_write
 from rnn_runtime.images.ahead import read_each
@@ -22,7 +21,7 @@ from rnn_runtime.images.fit import to_image
 from rnn_runtime.interruption import signals_noted, stop_if_signaled
 from rnn_runtime.model.spec import DepthRange, ImageSpec
 from rnn_train.data.looks import find_background, look_at, suggest_fit
-from rnn_train.data.source import Data, DataSource, LabeledImages
+from rnn_train.data.source import Data, DataSource, LabeledImages, new_images
 
 _SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
 _MISNAMED = {"training": "train", "testing": "test"}
@@ -143,7 +142,7 @@ def load_images(
         DataError: a file can't be decoded, or the images differ in size and there is no `image_size`.
     """
     read = partial(_read, size=image_size, channels=channels, make_spec=make_spec)
-    images = _room_for(len(paths), (*image_size, channels)) if image_size and channels else None
+    images = new_images(len(paths), (*image_size, channels)) if image_size and channels else None
     aspect_ratios = np.empty(len(paths))
     errors: dict[int, str] = {}
     first, kept = "", 0
@@ -157,7 +156,7 @@ def load_images(
             results.close()
             return load_images(paths, image_size, 3, make_spec, skip_unreadable=skip_unreadable)
         if images is None:
-            images = _room_for(len(paths), image.shape)
+            images = new_images(len(paths), image.shape)
         first = first or path
         (height, width), size = images.shape[1:3], image.shape[:2]
         if size != (height, width):
@@ -179,24 +178,6 @@ def load_images(
     if images is None:
         raise DataError(f"{paths[0]} and {len(paths) - 1} more: none of these images can be decoded")
     return images[:kept], aspect_ratios[:kept], errors
-
-
-def _room_for(count: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """An array for images.
-
-    Raises:
-        DataError: it would take more memory than there is. (The system would grant it, and end the process later.)
-    """
-    needed, usable = count * math.prod(shape), usable_memory()
-    if needed > usable:
-        height, width, _ = shape
-        raise DataError(
-            f"{count:,} images of {height}x{width} take {needed / 1e9:,.1f} GB, and all are held in the memory, of "
-            f"which this process may use {usable / 1e9:,.1f} GB. Choose a smaller ",
-            Argument("image_size"),
-            ", or fewer images",
-        )
-    return np.empty((count, *shape), np.uint8)
 
 
 def _read(

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rnn_runtime.errors import Argument, DataError
-from rnn_train.data.source import Data, DataSource, LabeledImages
+from rnn_train.data.source import Data, DataSource, LabeledImages, check_memory
 
 _UNSIGNED_BYTE = 0x08
 
@@ -60,6 +60,7 @@ def read_idx(path: str | Path) -> NDArray[np.uint8]:
         DataError: the file can't be read, or isn't a complete IDX file of unsigned bytes.
     """
     try:
+        check_memory(2 * Path(path).stat().st_size, f"{path}: to be read, its values take")
         data = Path(path).read_bytes()
         if data[:2] == b"\x1f\x8b":
             data = gzip.decompress(data)

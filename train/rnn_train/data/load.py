@@ -1,6 +1,7 @@
 """Loading a data set into memory: train, validation and test splits."""
 
 import http.client
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from rnn_runtime.model.spec import ImageSpec
 from rnn_train.data.folders import load_class_folders, name_classes
 from rnn_train.data.idx import load_idx_folder
 from rnn_train.data.looks import border_color
-from rnn_train.data.source import Data, DataSource, LabeledImages
+from rnn_train.data.source import Data, DataSource, LabeledImages, check_memory
 from rnn_train.settings import Dataset
 
 _FITTED_TOGETHER = 256  # images, between two looks at signals
@@ -35,8 +36,19 @@ def load_data(source: DataSource, *, download: bool = True) -> Data:
         download: Whether torchvision may download what is missing.
 
     Raises:
-        DataError: it is missing or damaged, or can't be downloaded or split.
+        DataError: it is missing or damaged, is larger than the memory, or can't be downloaded or split.
     """
+    try:
+        return _load(source, download=download)
+    except MemoryError:
+        raise DataError(
+            f"{source.name}: the images take more memory than there is, and all are held in it. Choose a smaller ",
+            Argument("image_size"),
+            ", or fewer images",
+        ) from None
+
+
+def _load(source: DataSource, *, download: bool) -> Data:
     if source.data is not None:
         data = _load_folder(Path(source.data), source)
     elif source.dataset == "digits":
@@ -133,6 +145,9 @@ def _fit(data: Data, source: DataSource) -> Data:
             fitted[batch] = fit_pixels(split.images[batch], spec)
         return replace(split, images=fitted)
 
+    if spec.shape != data.train.images.shape[1:]:
+        count = sum(len(split) for split in (data.train, *data.held_out.values()))
+        check_memory(count * math.prod(spec.shape), f"{count:,} images of {spec.height}x{spec.width} take")
     validation, test = (split and fit(split) for split in (data.validation, data.test))
     return replace(
         data,
@@ -179,6 +194,7 @@ def _hold_out(data: Data, source: DataSource) -> Data:
     from sklearn.model_selection import train_test_split
 
     labels = data.train.labels
+    check_memory(data.train.images.nbytes, f"while some of {len(labels):,} images are held out, all take another")
     try:
         kept, held_out = train_test_split(
             np.arange(len(labels)), test_size=source.val_split, random_state=source.split_seed, stratify=labels

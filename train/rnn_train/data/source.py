@@ -1,6 +1,8 @@
 """A data set: where it comes from, and its images in memory."""
 
+import math
 import re
+import resource
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
@@ -9,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ImageColor
 
-from rnn_runtime.errors import Argument, SettingsError
+from rnn_runtime.cores import usable_memory
+from rnn_runtime.errors import Argument, DataError, SettingsError
 from rnn_runtime.images.fit import Color
 from rnn_runtime.model.spec import DEEPEST, FEWEST_GRAYS, DepthRange, Fit, ImageSpec, Side
 from rnn_runtime.model.values import PlainFields, Share, check_fields
@@ -205,3 +208,34 @@ class Data:
         more = " ..." if len(self.class_names) > _CLASSES_SHOWN else ""
         names = ", ".join(self.class_names[:_CLASSES_SHOWN]) + more
         return f"{counts} images of {self.image_spec}, {len(self.class_names)} classes: {names}"
+
+
+def new_images(count: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """An array for images of this shape.
+
+    Raises:
+        DataError: there isn't as much memory. (The system would grant it, and end the process later.)
+    """
+    check_memory(count * math.prod(shape), f"{count:,} images of {shape[0]}x{shape[1]} take")
+    return np.empty((count, *shape), np.uint8)
+
+
+def check_memory(needed: int, what: str) -> None:
+    """Check that as much memory is left as images take.
+
+    Args:
+        needed: Bytes.
+        what: What takes them, and the verb, for the error.
+
+    Raises:
+        DataError: there isn't.
+    """
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # KiB on Linux
+    left = max(0, usable_memory() - used)
+    if needed > left:
+        raise DataError(
+            f"{what} {needed / 1e9:,.1f} GB, and all images are held in the memory, of which {left / 1e9:,.1f} GB are "
+            "left for this process. Choose a smaller ",
+            Argument("image_size"),
+            ", or fewer images",
+        )
