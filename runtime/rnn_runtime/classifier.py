@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from rnn_runtime.cores import allowed_threads, usable_cores, usable_memory
+from rnn_runtime.cores import allowed_threads, default_threads, usable_memory
 from rnn_runtime.engine import CUDA_DEFAULTS, CudaOptions, Provider, make_runner, open_session, other_provider
 from rnn_runtime.errors import Argument, ImageError, InputError, ModelError, ProviderError
 from rnn_runtime.images.ahead import ReadAhead
@@ -114,7 +114,8 @@ class Classifier:
     Args:
         model: The path of a file that `rnn-export` wrote.
         provider: `cpu`; `cuda`, which raises if CUDA can't run; or `auto`, which is CUDA if it runs, else the CPU.
-        threads: CPU threads for decoding and for the model; None for one per core.
+        threads: CPU threads for decoding and for the model; None for one per core, or one per 256 MiB of memory if
+            these are fewer.
         cuda: How to run on CUDA, such as `CudaOptions(device_id=1)`. With `auto`, used only if CUDA runs.
         invert: Exchange light and dark in the images that `predict` takes, for a model that was trained on images the
             other way round.
@@ -151,7 +152,7 @@ class Classifier:
         check_argument("threads", threads, Threads | None)
         check_argument("cuda", cuda, CudaOptions)
         self.path = str(model)
-        self.threads = allowed_threads(int(threads or usable_cores()))
+        self.threads = allowed_threads(int(threads or default_threads()))
         try:
             content = read_model(self.path)
             self.sha256 = stored_sha256(content)

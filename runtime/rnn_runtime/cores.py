@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 _MOUNT = Path("sys/fs/cgroup")
+_THREAD_BYTES = 256 << 20  # what a photo of 48 million pixels takes while it is decoded and resized
 _MOST_TRIED = 64  # threads; where so many can be started, nothing is scarce
 
 _most: int | None = None  # set by `limit_threads`
@@ -30,6 +31,15 @@ def usable_cores(root: Path = Path("/")) -> int:
 def reachable_cores() -> int:
     """The number of cores that this process may run on, however little of their time it gets."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_threads(root: Path = Path("/")) -> int:
+    """How many threads decode images, unless their number is chosen: one per core, if the memory has room for them.
+
+    Args:
+        root: Where `proc` and `sys` are.
+    """
+    return max(1, min(usable_cores(root), usable_memory(root) // _THREAD_BYTES))
 
 
 def usable_memory(root: Path = Path("/")) -> int:

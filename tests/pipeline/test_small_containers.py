@@ -10,11 +10,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from rnn_runtime.cores import usable_cores, usable_memory
+from rnn_runtime.cores import default_threads, usable_cores, usable_memory
 from rnn_runtime.model.spec import ImageSpec, ModelSpec
 from rnn_train.checkpoint import Checkpoint
 from tests.support.checkpoints import random_checkpoint
 from tests.support.commands import Run, RunProcess, installed
+from tests.support.encoded_images import png_of_claimed_size
 from tests.support.image_folders import write_classes
 from tests.support.processes import on_a_terminal
 from tests.support.results import read_results
@@ -243,6 +244,31 @@ def test_a_limit_of_memory_is_seen(tmp_path: Path, files: dict[str, str]) -> Non
 
     assert usable_memory(tmp_path) == 1000
     assert usable_memory(tmp_path / "nowhere") > 1 << 30
+
+
+@pytest.mark.parametrize(("limit", "threads"), [(4 << 30, 16), (600 << 20, 2), (100 << 20, 1)])
+def test_threads_that_decode_have_room_in_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, threads: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(64))
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("0::/\n")
+    (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
+    (tmp_path / "sys/fs/cgroup/memory.max").write_text(f"{limit}\n")
+
+    assert default_threads(tmp_path) == threads
+
+
+@pytest.mark.skipif(not os.access(MEMORY, os.W_OK), reason="no control group for memory")
+def test_a_service_in_a_small_container_takes_smaller_images(digits_model: Path) -> None:
+    with group(MEMORY, "memory.limit_in_bytes", 300_000_000) as enter, serving(digits_model, prepare=enter) as service:
+        allowed = httpx.post(f"{service.url}/classify", content=png_of_claimed_size(2400, 2400))
+        refused = httpx.post(f"{service.url}/classify", content=png_of_claimed_size(2500, 2500))
+        service.terminate()
+        service.wait(30)
+
+    assert "the limit" not in allowed.text
+    assert "the image has more than 6,000,000 pixels, the limit of this service" in refused.text
 
 
 @pytest.mark.parametrize(

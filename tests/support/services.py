@@ -50,7 +50,7 @@ def serving(
     try:
         assert service.stderr
         first = service.stderr.readline()
-        if first.startswith("Only "):  # that few threads can be started
+        if first.startswith(("Only ", "The memory is small")):  # threads, or memory
             first = service.stderr.readline()
         found = _ADDRESS.fullmatch(first)
         assert found, first + service.communicate()[1]

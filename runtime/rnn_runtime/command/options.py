@@ -184,7 +184,13 @@ provider = _model(
     help="Execution provider. cuda runs on CUDA or fails; auto takes CUDA where it runs, else the CPU.",
 )
 batch_size = _model("-b", "--batch-size", type=BatchSize, default=256, help="Images per batch.")
-threads = _model("-j", "--threads", type=Threads, default_text="one per core", help="Number of CPU threads.")
+threads = _model(
+    "-j",
+    "--threads",
+    type=Threads,
+    default_text="one per core, or per 256 MiB of memory if these are fewer",
+    help="Number of CPU threads.",
+)
 
 top_k = _output("-k", "--top-k", type=Count, default=1, help="Show this many of the likeliest classes per image.")
 min_probability = _output(

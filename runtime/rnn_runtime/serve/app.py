@@ -31,6 +31,7 @@ from starlette.routing import Route
 
 import rnn_runtime
 from rnn_runtime.classifier import Classifier
+from rnn_runtime.cores import usable_memory
 from rnn_runtime.errors import Argument, ImageError, ModelError, ProviderError, SettingsError
 from rnn_runtime.images.decode import Decoded, claimed_pixels, decode_image
 from rnn_runtime.images.fit import to_image
@@ -48,7 +49,8 @@ from rnn_runtime.text import shorten
 
 VERSION = "1"  # of the model: a service has one
 _BODY_SECONDS = 30  # for a whole body
-_INPUT_BYTES = 256 << 20  # of images as the model takes them, in all requests
+_INPUT_BYTES = 256 << 20  # of images as the model takes them, in all requests; fewer where the memory is small
+_INPUT_SHARE = 6  # of the memory
 _BODIES = 16  # of the largest size, as many bytes as all bodies may take together
 _READY_SECONDS = 5  # for an image to show that the model runs
 _READY_AGAIN = 1.0  # seconds for which such an answer holds
@@ -273,7 +275,8 @@ class _Service:
         self._spec = classifier.image_spec
         self._metrics = _Metrics()
         self._image_bytes, self._input_bytes = math.prod(self._spec.shape), 0
-        self._most_images = max(1, min(limits.batch_size, _INPUT_BYTES // self._image_bytes))
+        self._most_input_bytes = min(_INPUT_BYTES, usable_memory() // _INPUT_SHARE)
+        self._most_images = max(1, min(limits.batch_size, self._most_input_bytes // self._image_bytes))
         self._bodies = _Bodies(limits.body, _BODIES * limits.body, self._metrics.arriving)
         self._budget = _PixelBudget(limits.pixels)
         self._decoders = ThreadPoolExecutor(classifier.threads, thread_name_prefix="decode")
@@ -425,7 +428,7 @@ class _Service:
             RequestError: other requests have it all.
         """
         size = images * self._image_bytes
-        if self._input_bytes and self._input_bytes + size > _INPUT_BYTES:
+        if self._input_bytes and self._input_bytes + size > self._most_input_bytes:
             raise _busy()
         self._input_bytes += size
         try:

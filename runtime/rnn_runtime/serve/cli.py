@@ -26,6 +26,9 @@ _OTHER_NAMES = {
     "--http-port": "--port",
 }
 _MOST_TOKEN_BYTES = 4096
+# Limits for 1.5 GB (docs/guides/serving.md, "Memory"). With less memory, they are smaller by as much.
+_MEMORY, _BODY, _PIXELS = 1_500_000_000, 16, 32
+_FEWER = ", or fewer where there is less than 1.5 GB of memory"
 _ANY_ADDRESS = ("0.0.0.0", "::")
 _Port = Annotated[int, Meta(ge=0, le=65535)]
 _Limit = Annotated[int, Meta(ge=1, le=1 << 16)]
@@ -67,12 +70,12 @@ _Limit = Annotated[int, Meta(ge=1, le=1 << 16)]
 @_service("-q", "--quiet", is_flag=True, help="Print errors only.")
 @_limits("-b", "--batch-size", type=_Limit, default=256, help="Images per batch and per request.")
 @_limits("--queue", type=_Limit, default=256, help="Requests that wait for the model; more get status 503.")
-@_limits("--max-body", type=_Limit, default=16, metavar="MIB", help="Size of a request's body.")
+@_limits("--max-body", type=_Limit, metavar="MIB", default_text=f"{_BODY}{_FEWER}", help="Size of a request's body.")
 @_limits(
     "--max-pixels",
     type=Annotated[int, Meta(ge=1, le=67)],
-    default=32,
     metavar="MILLIONS",
+    default_text=f"{_PIXELS}{_FEWER}",
     help="Pixels of image files that are decoded at once, so also of one; each takes up to 20 bytes.",
 )
 @shared.cuda
@@ -91,8 +94,8 @@ def main(
     quiet: bool,
     batch_size: int,
     queue: int,
-    max_body: int,
-    max_pixels: int,
+    max_body: int | None,
+    max_pixels: int | None,
     device_id: int,
     gpu_memory_limit: int | None,
     tf32: bool,
@@ -108,11 +111,15 @@ def main(
     curl --data-binary @digit.png localhost:8080/classify
     """
     from rnn_runtime.classifier import Classifier
+    from rnn_runtime.cores import usable_memory
     from rnn_runtime.serve.app import ServeLimits, make_app
     from rnn_runtime.serve.server import listen, serve
 
     cuda = shared.cuda_options(device_id, gpu_memory_limit, tf32)
     classifier = Classifier(model, provider, threads=threads, cuda=cuda, invert=invert)
+    share = min(1.0, usable_memory() / _MEMORY)
+    max_body = max_body or max(1, int(share * _BODY))
+    max_pixels = max_pixels or max(1, int(share * _PIXELS))
     limits = ServeLimits(batch_size, queue, max_body << 20, max_pixels * 1_000_000)
     token = None if token_file is None else _read_token(token_file)
     hosts = (host, *allowed_hosts) if host not in _ANY_ADDRESS else (socket.gethostname(), *allowed_hosts)
@@ -124,6 +131,9 @@ def main(
         if not quiet:
             if classifier.notice:
                 say(classifier.notice)
+            if share < 1:
+                held = f"The memory is small, so images may have {max_pixels} million pixels, and bodies {max_body} MiB"
+                say(f"{held}, unless --max-pixels and --max-body say otherwise")
             say(f"Serving {model} as {name} at {address}, on {classifier.provider}")
 
     def reload() -> None:

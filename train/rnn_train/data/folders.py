@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rnn_runtime.cores import usable_cores
+from rnn_runtime.cores import default_threads
 from rnn_runtime.errors import Argument, DataError, ImageError, InputError, SettingsError
 from rnn_runtime.files.atomic import IMAGE_SUFFIXES, atomic_write
 from rnn_runtime.images.ahead import read_each
@@ -146,7 +146,7 @@ def load_images(
     aspect_ratios = np.empty(len(paths))
     errors: dict[int, str] = {}
     first, kept = "", 0
-    results = read_each(read, paths, batch_size=_FILES_PER_BATCH, threads=usable_cores())
+    results = read_each(read, paths, batch_size=_FILES_PER_BATCH, threads=default_threads())
     for row, (path, decoded) in enumerate(results):
         if isinstance(decoded, ImageError):
             errors[row] = str(decoded)
@@ -206,7 +206,7 @@ def find_depth_range(paths: Sequence[str]) -> DepthRange | None:
     The 0.1 % darkest and brightest pixels of each image don't count: one pixel of a sensor that is broken would decide
     for all images. Files that can't be read are left out.
     """
-    results = read_each(_extremes, paths, batch_size=_FILES_PER_BATCH, threads=usable_cores())
+    results = read_each(_extremes, paths, batch_size=_FILES_PER_BATCH, threads=default_threads())
     found = [extremes for _, extremes in results if isinstance(extremes, tuple)]
     if not found:
         return None

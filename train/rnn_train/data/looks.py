@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rnn_runtime.cores import usable_cores
+from rnn_runtime.cores import default_threads
 from rnn_runtime.images.ahead import read_each
 from rnn_runtime.images.decode import decode_as_it_is, read_bytes
 from rnn_runtime.images.fit import Color
@@ -58,7 +58,7 @@ def look_at(paths: Sequence[str], depth_range: DepthRange | None) -> list[Look]:
     size = sum(os.path.getsize(path) for path in sample if os.path.exists(path))
     sample = sample[:: -(-size // _SAMPLE_BYTES) or 1]
     look = partial(_look, depth_range=depth_range)
-    looks = read_each(look, sample, batch_size=_FILES_PER_BATCH, threads=usable_cores())
+    looks = read_each(look, sample, batch_size=_FILES_PER_BATCH, threads=default_threads())
     return [look for _, look in looks if isinstance(look, Look)]
 
 
