@@ -51,6 +51,12 @@ def _device_hint(value: str) -> str | None:
     return f"Choose a GPU by its number: CUDA_VISIBLE_DEVICES={found[1]} rnn-train --device cuda" if found else None
 
 
+def _dataset_hint(value: str) -> str | None:
+    """For `emnist`."""
+    parts = "emnist-letters has letters, emnist-balanced digits and letters"
+    return f"EMNIST has several parts: {parts}" if value.lower().startswith("emnist") else None
+
+
 def _class_names(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:
     """`cat,dog` to `("cat", "dog")`; the names are checked by `ModelSpec`."""
     return tuple(name.strip() for name in value.split(",")) if value else None
@@ -154,16 +160,19 @@ def _is_reported_elsewhere(error: BaseException) -> bool:
 @_data(
     "--dataset",
     type=click.Choice(DATASETS),
+    metavar="NAME",
+    hint=_dataset_hint,
     default_text="mnist",
-    help="A known data set. All but digits, which comes with scikit-learn, are downloaded.",
+    help=f"A known data set: {', '.join(DATASETS)}. All but digits, which comes with scikit-learn, are downloaded.",
 )
 @_data(
     "--data",
     type=click.Path(path_type=str),
-    help="Your data: a folder with a folder of images per class, or with train/, val/ and test/; or of IDX files.",
+    help="Your data: a folder with a folder of images per class, or with train/, val/ and test/; a folder of IDX "
+    "files; a file .npz with x_train, y_train, x_test, y_test, or .csv with label,pixel0,pixel1,...",
 )
 @_data("--data-root", type=click.Path(path_type=str), default="data", help="Folder for downloads.")
-@_data("--class-names", callback=_class_names, metavar="NAME,NAME,...", help="Names for the classes of IDX files.")
+@_data("--class-names", callback=_class_names, metavar="NAME,NAME,...", help="Names for classes that are numbers.")
 @_data(
     "--image-size",
     callback=_image_size,
@@ -188,7 +197,7 @@ def _is_reported_elsewhere(error: BaseException) -> bool:
 @_data(
     "--fit",
     type=Fit,
-    default_text="glyph for mnist and kmnist, else stretch",
+    default_text="glyph for mnist, kmnist and emnist, else stretch",
     help="How images become the model's input, in training and serving. stretch: resize them. pad, crop: keep their "
     "aspect ratio. glyph: one digit, character or symbol per image is made light on dark, scaled and centered.",
 )

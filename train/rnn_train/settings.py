@@ -1,18 +1,30 @@
 """The settings of a training run, their ranges, and the presets."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from rnn_runtime.errors import Argument, SettingsError
 from rnn_runtime.model.spec import Cell, HiddenSize, Layers, Nonlinearity
 from rnn_runtime.model.values import Count, CountFromZero, FromZero, PlainFields, Positive, Share, check_fields
 
-Dataset = Literal["mnist", "fashion-mnist", "kmnist", "digits"]
-DATASETS: tuple[Dataset, ...] = ("mnist", "fashion-mnist", "kmnist", "digits")
+Dataset = Literal[
+    "mnist",
+    "fashion-mnist",
+    "kmnist",
+    "emnist-balanced",
+    "emnist-letters",
+    "emnist-digits",
+    "emnist-mnist",
+    "emnist-bymerge",
+    "emnist-byclass",
+    "digits",
+]
+DATASETS: tuple[Dataset, ...] = get_args(Dataset)
+EMNIST: tuple[Dataset, ...] = tuple(name for name in DATASETS if name.startswith("emnist-"))
 Schedule = Literal["constant", "one-cycle"]
 ClassWeights = Literal["none", "balanced"]
 AugmentPart = Literal["rotation", "scale", "crop", "color", "invert", "blur"]
-AUGMENT_PARTS: tuple[AugmentPart, ...] = ("rotation", "scale", "crop", "color", "invert", "blur")
+AUGMENT_PARTS: tuple[AugmentPart, ...] = get_args(AugmentPart)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,14 @@ _data = option_group("Data")
 
 
 @click.command(cls=Command, requires=("torch", "torchvision", "sklearn"), imports=("rnn_train.data",))
-@_data("--dataset", type=click.Choice(DATASETS), default_text="mnist", help="A known data set.")
-@_data("--data", type=click.Path(path_type=str), help="A folder with the data set's IDX files.")
+@_data(
+    "--dataset",
+    type=click.Choice(DATASETS),
+    metavar="NAME",
+    default_text="mnist",
+    help=f"A known data set: {', '.join(DATASETS)}.",
+)
+@_data("--data", type=click.Path(path_type=str), help="The data set's IDX files, .npz or .csv.")
 @_data("--data-root", type=click.Path(path_type=str), default="data", help="Folder for downloads.")
 @_data("--part", type=click.Choice(["train", "test"]), default="test", help="Which images to write.")
 @_data("--limit", type=Count, default_text="all", help="Write only this many images, the first ones.")

@@ -1,10 +1,11 @@
 """Data sets: where they come from, what they hold, and how they are split."""
 
+import gzip
 import hashlib
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from socketserver import BaseRequestHandler, ThreadingTCPServer
@@ -16,6 +17,7 @@ import pytest
 import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from rnn_runtime.errors import DataError, SettingsError
 from rnn_runtime.images.fit import fit_pixels
@@ -194,6 +196,137 @@ def test_classes_are_named_as_asked_or_after_the_data_set(
     assert load_data(DataSource(data=str(tmp_path), **options)).class_names == expected
 
 
+def emnist_images(count: int) -> NDArray[np.uint8]:
+    """Upright images of 6x6 pixels, each with a line that leads from the upper left to the lower left corner."""
+    images = np.zeros((count, 6, 6), np.uint8)
+    images[:, :, 0] = np.linspace(50, 250, 6).astype(np.uint8)
+    images[:, 5, 5] = np.arange(count) % 250
+    return images
+
+
+def write_emnist(folder: Path, name: str, *, first_label: int = 0, ending: str = "") -> Path:
+    """EMNIST's files as NIST and torchvision have them: rows are columns."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, count in (("train", 12), ("test", 8)):
+        labels = (np.arange(count) % 4 + first_label).astype(np.uint8)
+        for kind, values in (("images-idx3", emnist_images(count).swapaxes(1, 2)), ("labels-idx1", labels)):
+            content = idx_bytes(np.ascontiguousarray(values))
+            path = folder / f"emnist-{name}-{part}-{kind}-ubyte{ending}"
+            path.write_bytes(gzip.compress(content) if ending else content)
+    return folder
+
+
+EMNIST_CLASSES = {
+    "balanced": "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt",
+    "bymerge": "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt",
+    "byclass": "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz",
+    "letters": "abcdefghijklmnopqrstuvwxyz",
+    "digits": "0123456789",
+    "mnist": "0123456789",
+}
+
+
+@pytest.mark.parametrize("is_downloaded", [True, False], ids=["downloaded", "own folder"])
+@pytest.mark.parametrize("name", EMNIST_CLASSES)
+def test_emnist_is_upright_and_has_its_own_class_names(tmp_path: Path, name: str, is_downloaded: bool) -> None:
+    write_emnist(tmp_path / "EMNIST" / "raw", name, first_label=1 if name == "letters" else 0)
+    place = {"data_root": str(tmp_path)} if is_downloaded else {"data": str(tmp_path)}
+    source = DataSource(dataset=f"emnist-{name}", fit="stretch", **place)  # type: ignore[arg-type]
+
+    data = load_data(source, download=False)
+
+    assert data.test is not None
+    assert data.class_names == tuple(EMNIST_CLASSES[name])
+    assert (
+        data.class_names[:10]
+        == tuple(c for c in torchvision.datasets.EMNIST.classes_split_dict[name] if c != "N/A")[:10]
+    )
+    assert np.array_equal(data.train.images[..., 0], emnist_images(12))
+    assert np.array_equal(data.test.images[..., 0], emnist_images(8))
+    assert data.test.labels.tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
+
+
+def test_emnist_is_fitted_as_signs(tmp_path: Path) -> None:
+    write_emnist(tmp_path / "EMNIST" / "raw", "digits")
+
+    assert load_data(DataSource(dataset="emnist-digits", data_root=str(tmp_path)), download=False).fit == "glyph"
+
+
+def test_emnist_in_a_folder_must_be_named(tmp_path: Path) -> None:
+    for name in ("digits", "letters"):
+        write_emnist(tmp_path / "gzip", name, first_label=1, ending=".gz")
+
+    for options in ({}, {"dataset": "mnist"}):
+        with pytest.raises(
+            DataError, match=r"lie on their sides: emnist-letters, emnist-digits\. Choose one with `data"
+        ):
+            load_data(DataSource(data=str(tmp_path), **options))  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"no training images among its IDX files: emnist-digits-test-images"):
+        load_data(DataSource(data=str(tmp_path), dataset="emnist-byclass"))
+    assert len(load_data(DataSource(data=str(tmp_path), dataset="emnist-letters")).train) == 12
+
+
+def test_a_label_that_letters_do_not_have_is_refused(tmp_path: Path) -> None:
+    write_emnist(tmp_path, "letters", first_label=0)
+
+    with pytest.raises(DataError, match=r"a label is 0, and those of emnist-letters begin with 1"):
+        load_data(DataSource(data=str(tmp_path), dataset="emnist-letters"))
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        lambda name: f"FashionMNIST/raw/{name}",
+        lambda name: f"{name}/{name}",
+        lambda name: f"shapes-{name}",
+        lambda name: name.replace("t10k", "test").replace("-idx", ".idx"),
+        lambda name: f"a/b/my_{name}",
+    ],
+    ids=["torchvision's folder", "a folder per file, as Kaggle has it", "own names", "test", "nested own names"],
+)
+def test_idx_files_are_found_under_their_own_names_and_nested(tmp_path: Path, rename: Callable[[str], str]) -> None:
+    write_idx_folder(tmp_path / "here")
+    for path in sorted((tmp_path / "here").iterdir()):
+        target = tmp_path / "data" / rename(path.name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+
+    data = load_data(DataSource(data=str(tmp_path / "data")))
+
+    assert data.test is not None
+    assert (len(data.train), len(data.test)) == (40, 20)
+
+
+def test_idx_files_in_the_folder_go_before_nested_ones(tmp_path: Path) -> None:
+    write_idx_folder(tmp_path, train=12)
+    write_idx_folder(tmp_path / "more", train=20)
+
+    assert len(load_data(DataSource(data=str(tmp_path))).train) == 12
+
+
+def test_nested_idx_files_of_several_data_sets_are_listed(tmp_path: Path) -> None:
+    for name in ("KMNIST", "MNIST"):
+        write_idx_folder(tmp_path / name / "raw")
+
+    with pytest.raises(DataError, match=r"several data sets: .*KMNIST/raw/train-images.*MNIST/raw.* Point `data` to"):
+        load_data(DataSource(data=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    "names", [("images-idx3-ubyte", "labels-idx1-ubyte"), ("digits.ubyte.gz",), ("a/t10k-images-idx3-ubyte",)]
+)
+def test_idx_files_of_unknown_names_are_named(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    found = ", ".join(Path(name).name for name in names)
+
+    with pytest.raises(
+        DataError, match=rf"no training images among its IDX files: {found}\. Expected are train-images-"
+    ):
+        load_data(DataSource(data=str(tmp_path)))
+
+
 def test_fewer_names_than_classes_are_refused(tmp_path: Path) -> None:
     write_idx_folder(tmp_path)
 
@@ -232,7 +365,7 @@ def test_files_that_do_not_fit_one_another_are_refused(tmp_path: Path, name: str
 def test_an_empty_part_is_refused(tmp_path: Path) -> None:
     write_idx_folder(tmp_path, test=0)
 
-    with pytest.raises(DataError, match="t10k split has no images"):
+    with pytest.raises(DataError, match="test split has no images"):
         load_data(DataSource(data=str(tmp_path)))
 
 

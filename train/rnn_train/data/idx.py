@@ -2,46 +2,92 @@
 
 import gzip
 import math
+import os
+import re
 import zlib
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rnn_runtime.errors import Argument, DataError
-from rnn_train.data.source import Data, DataSource, LabeledImages, check_memory
+from rnn_runtime.text import shorten
+from rnn_train.data.source import LabeledImages, check_memory
+from rnn_train.settings import EMNIST, Dataset
 
 _UNSIGNED_BYTE = 0x08
+_NAME = re.compile(r"(?P<prefix>.*?)(?P<split>train|t10k|test)-(?P<kind>images|labels)[-.]idx[13]-ubyte(?:\.gz)?")
+_LONGEST = 200  # characters of a list of names
+_Files = dict[tuple[str, str], Path]  # by split and kind
 
 
-def load_idx_folder(folder: Path, source: DataSource, class_names: tuple[str, ...] | None) -> Data:
-    """Load `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, and the two `t10k` files, the test split.
+def load_idx_files(folder: Path, dataset: Dataset | None) -> dict[str, LabeledImages] | None:
+    """Load training and test images from IDX files in a folder, or in one of its subfolders.
+
+    `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, and the same of the test images, whose names begin with `t10k`
+    or `test`; plain or gzipped. A name may stand before all of them, as in `emnist-letters-train-images-idx3-ubyte`.
 
     Args:
-        folder: Where the files are, plain or gzipped.
-        source: What was asked for.
-        class_names: Names for the classes, in the order of the labels; None for the labels themselves.
+        folder: Where to look.
+        dataset: The data set that they are said to be.
+
+    Returns:
+        The splits `train` and `test`; None if there are no IDX files.
 
     Raises:
-        DataError: a file is missing or damaged, or doesn't match the other files or the class names.
+        DataError: a file is missing or damaged, or doesn't match the other files; there are those of several data sets,
+            or of EMNIST, and `dataset` doesn't say so.
     """
-    if source.channels is not None:
+    found = _find_idx_files(folder)
+    if not found:
+        return None
+    sets = _group(found)
+    if dataset in EMNIST:
+        sets = {place: files for place, files in sets.items() if place[1] in ("", f"{dataset}-")}
+    sets = {place: files for place, files in sets.items() if place[0] == folder} or sets
+    if not sets:
+        names = shorten(", ".join(path.name for path in found), _LONGEST)
         raise DataError(
-            f"{folder}: the number of channels of IDX files can't be chosen. Leave out ", Argument("channels")
+            f"{folder}: no training images among its IDX files: {names}. Expected are train-images-idx3-ubyte, "
+            "train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte"
         )
-    if source.depth_range == "auto":
+    prefixes = {prefix.removesuffix("-") for _, prefix in sets}
+    if dataset not in EMNIST and (of_emnist := [name for name in EMNIST if name in prefixes]):
         raise DataError(
-            f"{folder}: IDX files have 8 bits, in which no depth range can be found. Leave out ",
-            Argument("depth_range"),
+            f"{folder}: files of EMNIST, whose images lie on their sides: {', '.join(of_emnist)}. Choose one with ",
+            Argument("dataset", of_emnist[0]),
         )
-    train, test = (_load_split(folder, prefix) for prefix in ("train", "t10k"))
-    count = int(max(train.labels.max(), test.labels.max())) + 1
-    names = class_names if class_names is not None else tuple(map(str, range(count)))
-    if count > len(names):
-        raise DataError(f"{folder}: labels go up to {count - 1}, but only {len(names)} classes have names")
-    if train.images.shape[1:] != test.images.shape[1:] and not source.image_size:
-        raise DataError(f"{folder}: training and test images differ in size. Resize them with ", Argument("image_size"))
-    return Data(train, None, test, names)
+    if len(sets) > 1:
+        names = shorten(", ".join(str(place / f"{prefix}train-images...") for place, prefix in sets), _LONGEST)
+        raise DataError(
+            f"{folder}: IDX files of several data sets: {names}. Point ", Argument("data"), " to a folder with one"
+        )
+    ((place, prefix), files) = next(iter(sets.items()))
+    return {split: _load_split(place, prefix, split, files) for split in ("train", "test")}
+
+
+def _find_idx_files(folder: Path) -> list[Path]:
+    """Files whose names say that they are IDX files, those in the folder itself first."""
+    found: list[Path] = []
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(root, name) for name in sorted(names) if name.removesuffix(".gz").endswith("ubyte")]
+    return found
+
+
+def _group(paths: Sequence[Path]) -> dict[tuple[Path, str], _Files]:
+    """The files of each data set that has training images, by their folder and what stands before their names."""
+    sets: defaultdict[tuple[Path, str], _Files] = defaultdict(dict)
+    for path in sorted(paths, key=lambda path: path.suffix == ".gz"):  # a plain file is taken before a gzipped one
+        found = _NAME.fullmatch(path.name)
+        if found:
+            # Kaggle has some files in a folder of the same name.
+            place = path.parent.parent if path.parent.name == path.name else path.parent
+            split = "train" if found["split"] == "train" else "test"
+            sets[place, found["prefix"]].setdefault((split, found["kind"]), path)
+    return {place: files for place, files in sets.items() if ("train", "images") in files}
 
 
 def read_idx(path: str | Path) -> NDArray[np.uint8]:
@@ -93,10 +139,12 @@ def parse_idx(data: bytes) -> NDArray[np.uint8]:
         raise DataError("an IDX file whose header isn't that of images or labels") from None
 
 
-def _load_split(folder: Path, prefix: str) -> LabeledImages:
-    images, labels = (
-        read_idx(_find_idx(folder, f"{prefix}-{name}")) for name in ("images-idx3-ubyte", "labels-idx1-ubyte")
-    )
+def _load_split(place: Path, prefix: str, split: str, files: _Files) -> LabeledImages:
+    for kind, form in (("images", "idx3"), ("labels", "idx1")):
+        if (split, kind) not in files:
+            name = f"{prefix}{'train' if split == 'train' else 't10k'}-{kind}-{form}-ubyte"
+            raise DataError(f"{place}: {name} (or {name}.gz) is missing beside the other IDX files")
+    images, labels = (read_idx(files[split, kind]) for kind in ("images", "labels"))
     images = images[..., np.newaxis] if images.ndim == 3 else images
     if (
         images.ndim != 4
@@ -106,18 +154,9 @@ def _load_split(folder: Path, prefix: str) -> LabeledImages:
         or len(images) != len(labels)
     ):
         raise DataError(
-            f"{folder}: {prefix} images of shape {images.shape} and labels of shape {labels.shape} don't match; "
+            f"{place}: {split} images of shape {images.shape} and labels of shape {labels.shape} don't match; "
             "expected (images, height, width) and (images,)"
         )
     if not len(images):
-        raise DataError(f"{folder}: the {prefix} split has no images")
+        raise DataError(f"{place}: the {split} split has no images")
     return LabeledImages(images, labels.astype(np.int64))
-
-
-def _find_idx(folder: Path, name: str) -> Path:
-    """The IDX file of this name, plain or gzipped; some mirrors write `train-images.idx3-ubyte`."""
-    for form in (name, name.replace("-idx", ".idx")):
-        for suffix in ("", ".gz"):
-            if (path := folder / f"{form}{suffix}").is_file():
-                return path
-    raise DataError(f"{folder}: {name} (or {name}.gz) is missing beside the other IDX files")

@@ -2,7 +2,10 @@
 
 import http.client
 import math
+import string
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +15,28 @@ from rnn_runtime.errors import Argument, DataError, SettingsError
 from rnn_runtime.images.fit import fit_pixels
 from rnn_runtime.interruption import stop_if_signaled, wait_for
 from rnn_runtime.model.spec import ImageSpec
+from rnn_train.data.arrays import read_npz, read_pixel_table
 from rnn_train.data.folders import load_class_folders, name_classes
-from rnn_train.data.idx import load_idx_folder
+from rnn_train.data.idx import load_idx_files
 from rnn_train.data.looks import border_color
 from rnn_train.data.source import Data, DataSource, LabeledImages, check_memory
-from rnn_train.settings import Dataset
+from rnn_train.settings import EMNIST, Dataset
 
 _FITTED_TOGETHER = 256  # images, between two looks at signals
 _CLOTHES = "T-shirt/top, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot"
+_CAPITALS = string.digits + string.ascii_uppercase
 _CLASSES: dict[Dataset, tuple[str, ...]] = {
-    "mnist": tuple("0123456789"),
+    "mnist": tuple(string.digits),
     "fashion-mnist": tuple(_CLOTHES.split(", ")),
     "kmnist": ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
-    "digits": tuple("0123456789"),
+    # a small letter that looks like its capital is in the capital's class
+    "emnist-balanced": tuple(_CAPITALS + "abdefghnqrt"),
+    "emnist-bymerge": tuple(_CAPITALS + "abdefghnqrt"),
+    "emnist-byclass": tuple(_CAPITALS + string.ascii_lowercase),
+    "emnist-letters": tuple(string.ascii_lowercase),
+    "emnist-digits": tuple(string.digits),
+    "emnist-mnist": tuple(string.digits),
+    "digits": tuple(string.digits),
 }
 
 
@@ -50,7 +62,7 @@ def load_data(source: DataSource, *, download: bool = True) -> Data:
 
 def _load(source: DataSource, *, download: bool) -> Data:
     if source.data is not None:
-        data = _load_folder(Path(source.data), source)
+        data = _load_own(Path(source.data), source)
     elif source.dataset == "digits":
         data = _load_digits()
     else:
@@ -68,19 +80,53 @@ def _load(source: DataSource, *, download: bool) -> Data:
     return replace(data, notes=(*data.notes, *_check_variety(data, source), *_missing_classes(data)))
 
 
-def _load_folder(folder: Path, source: DataSource) -> Data:
-    if folder.suffix in (".zip", ".gz", ".tgz", ".tar", ".rar", ".7z") and folder.is_file():
-        raise DataError(f"{folder}: an archive. Unpack it, and point ", Argument("data"), " to the folder")
-    if not folder.is_dir():
+def _load_own(path: Path, source: DataSource) -> Data:
+    """Load what someone brings: a folder, or a file of arrays."""
+    is_file = path.is_file()
+    if path.suffix in (".zip", ".gz", ".tgz", ".tar", ".rar", ".7z") and is_file:
+        raise DataError(f"{path}: an archive. Unpack it, and point ", Argument("data"), " to the folder")
+    if path.suffix.lower() == ".npz" and is_file:
+        return _from_arrays(read_npz(path), path, source)
+    if path.suffix.lower() == ".csv" and is_file:
+        return _from_arrays(read_pixel_table(path), path, source)
+    if not path.is_dir():
         raise DataError(
-            f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}. Point ",
+            f"{path}: {'not a folder' if path.exists() else 'no such folder'}. Point ",
             Argument("data"),
-            " to a folder with IDX files or with one folder of images per class",
+            " to a folder with IDX files or with one folder of images per class, or to a file .npz or .csv",
         )
-    if any(folder.glob("train-images?idx3-ubyte*")):
-        names = _CLASSES[source.dataset] if source.dataset else None
-        return load_idx_folder(folder, source, names if source.class_names is None else source.class_names)
-    return load_class_folders(folder, source)
+    splits = load_idx_files(path, source.dataset)
+    return load_class_folders(path, source) if splits is None else _from_arrays(splits, path, source)
+
+
+def _from_arrays(splits: Mapping[str, LabeledImages], path: Path, source: DataSource) -> Data:
+    """Name the classes of images whose labels are numbers."""
+    for name, is_given, problem in (
+        ("channels", source.channels is not None, "channels can only be chosen for image files"),
+        ("depth_range", source.depth_range == "auto", "its images have 8 bits, in which no depth range can be found"),
+    ):
+        if is_given:
+            raise DataError(f"{path}: {problem}. Leave out ", Argument(name))
+    if source.dataset in EMNIST:
+        splits = {name: _upright(split, path, source.dataset) for name, split in splits.items()}
+    train, test = splits["train"], splits.get("test")
+    count = int(max(split.labels.max() for split in splits.values())) + 1
+    names = source.class_names
+    if names is None:
+        names = _CLASSES[source.dataset] if source.dataset else tuple(map(str, range(count)))
+    if count > len(names):
+        raise DataError(f"{path}: labels go up to {count - 1}, but only {len(names)} classes have names")
+    if test and train.images.shape[1:] != test.images.shape[1:] and not source.image_size:
+        raise DataError(f"{path}: training and test images differ in size. Resize them with ", Argument("image_size"))
+    return Data(train, None, test, names)
+
+
+def _upright(split: LabeledImages, place: Path | str, dataset: Dataset) -> LabeledImages:
+    """EMNIST's images as they are read; in its files, rows are columns, and the labels of its letters begin with 1."""
+    labels = split.labels - 1 if dataset == "emnist-letters" else split.labels
+    if labels.min() < 0:
+        raise DataError(f"{place}: a label is 0, and those of {dataset} begin with 1")
+    return LabeledImages(np.ascontiguousarray(split.images.swapaxes(1, 2)), labels)
 
 
 def _load_digits() -> Data:
@@ -97,13 +143,14 @@ def _load_digits() -> Data:
 
 
 def _load_torchvision(dataset: Dataset, root: str, download: bool) -> Data:
-    """Load MNIST, Fashion-MNIST or KMNIST from `root`, or download it to there."""
+    """Load MNIST or a data set in its form from `root`, or download it to there."""
     from torchvision import datasets
 
     kinds: dict[str, Any] = {
         "mnist": datasets.MNIST,
         "fashion-mnist": datasets.FashionMNIST,
         "kmnist": datasets.KMNIST,
+        **{name: partial(datasets.EMNIST, split=name.removeprefix("emnist-")) for name in EMNIST},
     }
     try:
         splits = wait_for(lambda: [kinds[dataset](root, train=train, download=download) for train in (True, False)])
@@ -120,6 +167,8 @@ def _load_torchvision(dataset: Dataset, root: str, download: bool) -> Data:
     train, test = (
         LabeledImages(split.data.numpy()[..., np.newaxis], split.targets.numpy().astype(np.int64)) for split in splits
     )
+    if dataset in EMNIST:
+        train, test = (_upright(split, root, dataset) for split in (train, test))
     return Data(train, None, test, _CLASSES[dataset])
 
 

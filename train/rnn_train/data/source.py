@@ -16,7 +16,7 @@ from rnn_runtime.errors import Argument, DataError, SettingsError
 from rnn_runtime.images.fit import Color
 from rnn_runtime.model.spec import DEEPEST, FEWEST_GRAYS, DepthRange, Fit, ImageSpec, Side
 from rnn_runtime.model.values import PlainFields, Share, check_fields
-from rnn_train.settings import Dataset
+from rnn_train.settings import EMNIST, Dataset
 
 HeldOut = Literal["test", "validation"]
 _CLASSES_SHOWN = 10  # in a line that describes a data set
@@ -27,12 +27,13 @@ class DataSource(PlainFields):
     """Where images come from and how they are split. It is part of a checkpoint.
 
     Attributes:
-        dataset: A data set's name; `mnist` if neither this nor `data` is given. With `data`, the data set whose IDX
-            files are in `data`, for the names of the classes.
+        dataset: A data set's name; `mnist` if neither this nor `data` is given. With `data`, the data set that is in
+            `data` as IDX files, `.npz` or `.csv`, for the names of the classes.
         data: A folder of IDX files, or with one folder of images per class, or with `train/` and, if you like, `val/`
-            and `test/`, which hold these.
+            and `test/`, which hold these; or a file: `.npz` with `x_train`, `y_train`, `x_test` and `y_test`, or `.csv`
+            with a label and the pixels of a square gray image in each row.
         data_root: Where torchvision keeps its downloads.
-        class_names: Names for the classes of IDX files; by default their numbers.
+        class_names: Names for the classes of IDX files, `.npz` and `.csv`; by default their numbers.
         image_size: `(height, width)` to resize to; by default the images' own.
         channels: 1 or 3, for folders of images; by default 3 if any image is in color.
         val_split: Share of the training images to hold out for validation, stratified by class.
@@ -42,7 +43,7 @@ class DataSource(PlainFields):
             all values that the bits of a file can hold; an image that loses most of its grays by that is an error.
         skip_unreadable: Leave out image files that can't be decoded, instead of stopping.
         fit: How an image becomes the model's input, as in `ImageSpec`; by default `glyph` for the data sets of signs,
-            mnist and kmnist, else `stretch`. `glyph` reads colors itself and gives gray images.
+            mnist, kmnist and EMNIST's, else `stretch`. `glyph` reads colors itself and gives gray images.
         background: A color behind transparent pixels, such as `white` or `#ffe0b0`. By default, it is black for a data
             set with a name. In folders of images, it is what their visible pixels stand out from, or what is at their
             borders.
@@ -69,7 +70,7 @@ class DataSource(PlainFields):
         if self.data is not None and self.dataset == "digits":
             raise SettingsError("digits comes with scikit-learn, not from a folder. Leave out ", Argument("data"))
         for name, is_given, problem in (
-            ("class_names", self.class_names is not None, "class names are for IDX files in a folder"),
+            ("class_names", self.class_names is not None, "class names are for data whose classes are numbers"),
             ("channels", self.channels is not None, "channels can only be chosen for folders of images"),
             ("depth_range", self.depth_range == "auto", "a depth range can only be found in folders of images"),
         ):
@@ -88,7 +89,7 @@ class DataSource(PlainFields):
     @property
     def chosen_fit(self) -> Fit:
         """How an image becomes the model's input, also where nothing was chosen."""
-        is_of_signs = self.dataset in ("mnist", "kmnist") or (self.dataset is None and self.data is None)
+        is_of_signs = self.dataset in ("mnist", "kmnist", *EMNIST) or (self.dataset is None and self.data is None)
         return self.fit or ("glyph" if is_of_signs and self.channels != 3 else "stretch")
 
     @property
