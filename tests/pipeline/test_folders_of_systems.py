@@ -150,6 +150,21 @@ def test_two_folders_that_macos_would_take_for_one_are_refused(run: Run, tmp_pat
     assert "has two folders 'café', in two forms of Unicode" in result.stderr
 
 
+@pytest.mark.slow
+def test_a_phones_largest_photo_is_read_at_a_part_of_its_size(run: Run, tmp_path: Path, digits_model: Path) -> None:
+    photo = Image.new("L", (12000, 9000), 200)
+    photo.save(tmp_path / "a.jpg")
+    photo.save(tmp_path / "b.jpg", progressive=True)
+    photo.save(tmp_path / "c.png", compress_level=1)
+
+    result = run("rnn-infer", "-m", digits_model, "--format", "csv", "a.jpg", "b.jpg", "c.png")
+
+    small, progressive, png = result.stdout.splitlines()[1:]
+    assert small.endswith(",")
+    for refused in (progressive, png):
+        assert "the image has more than 67108864 pixels, the limit" in refused
+
+
 def test_an_archive_or_an_address_on_the_web_is_no_data(run: Run, tmp_path: Path, digits_model: Path) -> None:
     (tmp_path / "photos.zip").touch()
 

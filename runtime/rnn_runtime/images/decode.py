@@ -384,10 +384,11 @@ def _decode_to_image(
     data: bytes, mode: str | None, least_side: int, depth_range: DepthRange | None
 ) -> tuple[Image.Image, bool]:
     """Decode to an upright image, as `_to_mode` gives it, and say whether colors are ignored."""
-    image, encoding = _open(data)
+    image, encoding = _open(data, is_reduced=True)
     with PillowErrors():
         colors_ignored = mode == "L" and not is_gray(image)
         image.draft(mode or "RGB", (least_side, least_side))
+        check_size(*image.size)
         image.load()
         release_decoder(image)
         ImageOps.exif_transpose(image, in_place=True)  # in place: a copy of the largest image takes 256 MB
@@ -411,8 +412,8 @@ def _deep_values(data: bytes) -> NDArray[np.int32] | None:
     return read_values(image, encoding)
 
 
-def _open(data: bytes) -> tuple[Image.Image, Encoding]:
-    """Read the header of an image, and how it is encoded."""
+def _open(data: bytes, *, is_reduced: bool = False) -> tuple[Image.Image, Encoding]:
+    """Read the header of an image, and how it is encoded; with `is_reduced`, a JPEG may be too large as it is."""
     if not data:
         raise ImageError("the file is empty")
     with PillowErrors(_UNSUPPORTED_TIFF if data.startswith(_TIFF_SIGNATURES) else _NOT_AN_IMAGE):
@@ -420,13 +421,17 @@ def _open(data: bytes) -> tuple[Image.Image, Encoding]:
             image = Image.open(io.BytesIO(data), formats=(*FORMATS, *_heif(data)))
         except Image.DecompressionBombError as error:  # Pillow's limit is above ours
             raise ImageError(TOO_MANY_PIXELS) from error
-    check_size(*image.size)
+    # A progressive JPEG is decoded whole, whatever its size is to be.
+    is_reduced = is_reduced and image.format in ("JPEG", "MPO") and "progressive" not in image.info
+    if not is_reduced:
+        check_size(*image.size)
     check_work(image, data)
     with PillowErrors(_NOT_AN_IMAGE):
         mend_tiff(image)
         mend_transparency(image)
         encoding = encoding_of(image)
-    check_size(*encoding.tile)  # libtiff decodes complete tiles, even if only a small part lies inside the image
+    if not is_reduced:
+        check_size(*encoding.tile)  # libtiff decodes complete tiles, even if only a small part lies inside the image
     return image, encoding
 
 
