@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from rnn_runtime.cores import allowed_threads, default_threads, usable_memory
 from rnn_runtime.engine import CUDA_DEFAULTS, CudaOptions, Provider, make_runner, open_session, other_provider
-from rnn_runtime.errors import Argument, ImageError, InputError, ModelError, ProviderError
+from rnn_runtime.errors import Argument, ImageError, InputError, ModelError, ProviderError, SettingsError
 from rnn_runtime.images.ahead import ReadAhead
 from rnn_runtime.images.decode import Decoded, TakenImage, read_images
 from rnn_runtime.images.image_like import ImageLike, is_single_image, take_images
@@ -163,6 +163,11 @@ class Classifier:
             self.metadata = ModelMetadata.from_props(opened.session.get_modelmeta().custom_metadata_map)
             spec = self.metadata.spec
             self.class_names, self.image_spec, self._shape = spec.class_names, spec.image_spec, spec.image_spec.shape
+            if invert and spec.image_spec.fit == "glyph":
+                raise SettingsError(
+                    Argument("invert"),
+                    f" does nothing with {self.path}: its fit, glyph, finds out what is light. Leave it out",
+                )
             if invert:
                 self.image_spec = replace(spec.image_spec, invert=True)
             self._check_interface(opened.session)

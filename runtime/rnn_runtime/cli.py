@@ -254,7 +254,9 @@ def _print_evaluation(evaluation: "FolderEvaluation", min_probability: float | N
         if min_probability is not None:
             file.write(evaluation.describe_labeled(min_probability) + "\n")
     else:
-        file.write("Accuracy: none, since no readable image is in a folder that has the name of a class\n")
+        file.write("Accuracy: none, since no image with a label is in a folder that has the name of a class\n")
+    if evaluation.rejected:
+        say(f"Not evaluated: {count_of(evaluation.rejected, 'image')} unlike the training images")
     if evaluation.unknown:
         say(
             printable(

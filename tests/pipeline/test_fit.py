@@ -79,7 +79,7 @@ def test_training_on_identical_images_says_what_may_be_wrong(run: Run, signs: Pa
     assert result.returncode == 2
     assert len(result.stderr.splitlines()) == 1
     assert "all 16 training images are one color each" in result.stderr
-    assert "choose another --background" in result.stderr
+    assert "choose another --fit" in result.stderr
 
 
 def test_training_images_of_one_color_each_are_counted(run: Run, signs: Path) -> None:

@@ -239,3 +239,42 @@ def test_a_model_of_a_few_images_says_that_it_cannot_notice_others(run: Run, tmp
         "Error: model.onnx: trained on fewer than 20 images, so it can't tell which images are unlike them. Leave out "
         "--unlike column\n"
     )
+
+
+def test_a_few_inverted_images_among_many_are_to_be_classified_apart(run: Run, folder: Path) -> None:
+    for path in sorted((folder / "inverted").iterdir())[:4]:
+        shutil.copy(path, folder / "images" / f"inverted-{path.name}")
+
+    result = run("rnn-infer", "images")
+
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("4 of 40 images are unlike the training images: light where those are dark")
+    assert last.endswith(". Classify them apart, with --invert")
+
+
+@pytest.mark.parametrize("fit", ["warn", "error"])
+def test_rejected_images_are_counted_where_the_exit_code_tells_of_them(run: Run, folder: Path, fit: str) -> None:
+    (folder / "all" / "7").mkdir(parents=True)
+    for path in (folder / "inverted").iterdir():
+        shutil.copy(path, folder / "all" / "7" / path.name)
+
+    result = run("rnn-infer", "-q", "--unlike", fit, "--labels-from-folders", "-o", "a.csv", "all")
+
+    if fit == "warn":
+        assert (result.returncode, result.stderr) == (0, "")
+        assert "Accuracy: " in result.stdout
+    else:
+        assert result.returncode == 1
+        assert "36 images, 36 unlike the training images, " in result.stderr
+        assert "Accuracy: none, since no image with a label is in a folder that has the name" in result.stdout
+        assert "Not evaluated: 36 images unlike the training images" in result.stderr
+
+
+@pytest.mark.parametrize("color", ["red", "beige", "darkgreen", "gray"])
+def test_images_of_one_color_are_called_that(color: str) -> None:
+    reddish = np.random.default_rng(3).integers(0, 256, (300, 12, 10, 3), np.uint8)
+    data = Data(LabeledImages(reddish, np.zeros(300, np.int64)), None, None, ("a", "b"))
+
+    found = find_unlike(data, {"plain": [Image.new("RGB", (10, 12), color)]})
+
+    assert found["plain"] == ["a single color"]

@@ -17,7 +17,8 @@ def fit_profile(data: Data) -> ImageProfile | None:
     """Describe the training images, so that others are told from them.
 
     The threshold is the distance that 99.5 % of the validation images have at most. With fewer than 200 of these, the
-    training images are used, each fifth of them held against the other four.
+    training images are used, each fifth of them held against the other four. Of fewer than 200 training images, the
+    farthest tells little of what others will look like, so the threshold is higher.
 
     Returns:
         None for fewer than 20 training images.
@@ -38,7 +39,7 @@ def fit_profile(data: Data) -> ImageProfile | None:
     return ImageProfile(
         tuple(mean.tolist()),
         tuple(tuple(row) for row in whitening.tolist()),
-        float(np.quantile(distances, _LIKE, method="higher")),
+        float(np.quantile(distances, _LIKE, method="higher")) * max(1.0, _ENOUGH_HELD_OUT / len(distances)),
         None if data.fit == "glyph" else data.aspect_ratios,
     )
 

@@ -39,8 +39,8 @@ _MEASURES = (
     ("content farther up", "content farther down", 0.02),
     ("narrower content", "wider content", 0.05),
     ("lower content", "higher content", 0.05),
-    ("darker dark parts", "no dark parts", 0.02),
-    ("no light parts", "lighter light parts", 0.02),
+    ("darker dark parts", "lighter dark parts", 0.02),
+    ("darker light parts", "lighter light parts", 0.02),
     ("noise, or finer detail", "less detail", 0.02),
 )
 _COLORS = (("less red", "more red", 0.02), ("less blue", "more blue", 0.02))
@@ -77,7 +77,7 @@ class OutlierDetector:
         measured = measure(images)
         distances = self.distances(measured)
         for row in np.flatnonzero(distances > self._threshold):
-            differences[row] = self._name(measured[row], float(distances[row]))
+            differences[row] = self._name(images[row], measured[row], float(distances[row]))
         if self._aspect_ratios and len(aspect_ratios):
             least, most = self._aspect_ratios
             ratios = np.asarray(aspect_ratios)
@@ -92,8 +92,8 @@ class OutlierDetector:
         whitened = np.einsum("ij,jk->ik", measured - self._mean, self._whitening)
         return np.einsum("ij,ij->i", whitened, whitened)  # type: ignore[no-any-return]
 
-    def _name(self, measured: Numbers, distance: float) -> str:
-        if measured[_DARKEST] == measured[_LIGHTEST]:
+    def _name(self, image: NDArray[np.uint8], measured: Numbers, distance: float) -> str:
+        if (image == image[0, 0]).all():
             return SINGLE_COLOR
         deviations = (measured - self._mean) / self._deviations
         brightness = max(deviations[[_MEAN, _BORDER]], key=abs)

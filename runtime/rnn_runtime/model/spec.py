@@ -23,6 +23,7 @@ MAX_LAYERS = 64
 MAX_CLASSES = 100_000
 DEEPEST = (-(1 << 15), (1 << 16) - 1)  # values of 16 bits, signed and unsigned
 MEASURES = {1: 11, 3: 13}  # by channels, the numbers in an `ImageProfile`
+_MOST_PROFILE = 1e6  # of a profile's values, and of one by its deviations: products of them stay finite
 FEWEST_GRAYS = 17  # a sensor of 12 bits whose values are read as 16 bits leaves 16
 
 Side = Annotated[int, Meta(ge=1, le=MAX_IMAGE_SIDE)]
@@ -112,6 +113,12 @@ class ImageProfile(PlainFields):
             raise SettingsError(f"a profile of {size} numbers needs a whitening matrix of that size")
         if any(row[i] <= 0 or any(row[i + 1 :]) for i, row in enumerate(self.whitening)):
             raise SettingsError("a profile's whitening matrix must be lower triangular, with a positive diagonal")
+        diagonal = [row[i] for i, row in enumerate(self.whitening)]
+        values = [abs(value) for row in (self.mean, *self.whitening) for value in row]
+        if min(diagonal, default=1.0) < 1 / _MOST_PROFILE or max(values, default=0.0) > _MOST_PROFILE:
+            raise SettingsError(f"a profile's values must be below {_MOST_PROFILE:,.0f}, and its deviations, too")
+        if self.aspect_ratios and self.aspect_ratios[0] > self.aspect_ratios[1]:
+            raise SettingsError("a profile's aspect ratios must be the least and the largest")
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ class FolderEvaluation:
         figures (Evaluation): Accuracy, precision, recall and all else that follows from the counts.
         labeled (int): Predictions among them that are certain enough for a label, if there is a minimum probability.
         labeled_correct (int): Those of them that are right.
+        rejected (int): Images that got no label since they are unlike the training images; they aren't evaluated.
         unknown (int): Files in folders that name no class.
         first_unknown (str | None): The first of them.
 
@@ -37,7 +38,7 @@ class FolderEvaluation:
     def __init__(self, class_names: Sequence[str], named: Iterable[str] = ()) -> None:
         self.class_names = tuple(class_names)
         self.figures = Evaluation(self.class_names)
-        self.labeled = self.labeled_correct = self.unknown = 0
+        self.labeled = self.labeled_correct = self.unknown = self.rejected = 0
         self.first_unknown: str | None = None
         self._named = sorted((os.path.join(_without_pattern(path), "") for path in named), key=len, reverse=True)
         self._labels = dict(zip(class_folders(class_names), class_names, strict=True))
@@ -64,6 +65,8 @@ class FolderEvaluation:
         if true_label is None:
             self.unknown += 1
             self.first_unknown = self.first_unknown or prediction.path
+        elif prediction.error is not None and prediction.unlike is not None:
+            self.rejected += 1
         elif prediction.top:
             ranking = [self._index[label] for label, _ in prediction.top]
             self.figures.add(self._index[true_label], ranking, prediction.top[0][1])

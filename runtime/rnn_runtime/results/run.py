@@ -53,6 +53,7 @@ _RECORDED = (
 )  # counts of a run, to go on from
 USUALLY_UNLIKE = 0.01  # of a run's images; so few are no reason for a warning
 _DIFFERENCES_SHOWN = 3
+_MOST = 0.5  # of a run's images, beyond which a remedy is for the whole run
 
 Watch = Callable[[int], object]
 Kept = tuple[str | Argument, ...]
@@ -183,9 +184,14 @@ class RunSummary:
         if self.images == 1:
             which = "The image is"
         if largest in (LIGHT, DARK):
-            remedy = f"{'Leave out' if self.run['invert'] else 'Try'} --invert"
+            invert = self.run["invert"]
+            remedy = f"{'Leave out' if invert else 'Try'} --invert"
+            if ordered[0][1] <= _MOST * self.images:  # else the others would be the wrong way round
+                remedy = f"Classify {'it' if count == 1 else 'them'} apart, {'without' if invert else 'with'} --invert"
         else:
             remedy = f"Don't trust {'its label' if count == 1 else 'their labels'}"
+            if self.rejected:
+                remedy = f"{'It has' if count == 1 else 'They have'} no label"
             if self.run["fit"] != "glyph":
                 remedy += ". If each shows one sign, a model trained with --fit glyph may read them"
         return f"{which} unlike the training images: {named}. {remedy}"
@@ -194,6 +200,7 @@ class RunSummary:
         images = f"{self.images:,} image" + ("s" if self.images != 1 else "")
         earlier = f" ({self.earlier:,} from before)" if self.earlier else ""
         failed = f", {self.unreadable:,} unreadable" if self.unreadable else ""
+        failed += f", {self.rejected:,} unlike the training images" if self.rejected else ""
         below = f", {self.below_min_probability:,} without a label" if self.below_min_probability else ""
         if self.images and self.earlier == self.images:  # a complete file doesn't say which model it is of
             return f"{images}{earlier}{failed}{below}; none was classified now"

@@ -221,10 +221,8 @@ def _check_variety(data: Data, source: DataSource) -> list[str]:
         is_plain = not np.ptp(first, axis=(0, 1)).any()
         what = "all black" if not first.any() else "one color each" if is_plain else "the same"
         raise DataError(
-            f"{source.name}: after decoding, all {len(data.train)} training images are {what}. If they are "
-            "transparent, choose another ",
-            Argument("background"),
-            "; else look at how they become the model's input with ",
+            f"{source.name}: after decoding, all {len(data.train)} training images are {what}. Look at how they become "
+            "the model's input, and choose another ",
             Argument("fit"),
         )
     pixels = images.reshape(len(images), -1, images.shape[3])
@@ -235,7 +233,7 @@ def _check_variety(data: Data, source: DataSource) -> list[str]:
     place = f", the first: {data.train.paths[plain.argmax()]}" if data.train.paths else ""
     return [
         f"{count:,} of {len(images):,} training images are of one color after decoding, which is of no use unless the "
-        f"color tells the class{place}. If they are transparent, choose another --background; else look at --fit"
+        f"color tells the class{place}. Look at how they become the model's input: --fit"
     ]
 
 

@@ -85,6 +85,13 @@ class DataSource(PlainFields):
         channels = 1 if self.channels is None else self.channels
         size, background = self.image_size or (1, 1), self.fixed_background or (0, 0, 0)
         ImageSpec(*size, channels, self.fixed_depth_range, self.chosen_fit, background)
+        if self.background is not None and self.chosen_fit == "glyph":
+            raise SettingsError(
+                Argument("background"),
+                " does nothing with ",
+                Argument("fit", "glyph"),
+                ", which finds it by itself. Leave it out",
+            )
 
     @property
     def chosen_fit(self) -> Fit:
