@@ -3,7 +3,8 @@
     python -m benchmarks.unlike --dataset digits
     python -m benchmarks.unlike --data FOLDER --fit glyph
 
-No model is trained: what training images look like depends on them alone. Gray images are taken as light on dark.
+No model is trained: what training images look like depends on them alone. Signs of gray images are cut out, and drawn
+in other ways.
 """
 
 import string
@@ -34,31 +35,36 @@ _LEAST_SIDE = 112  # pixels, of the signs that drawings are made of
 _INK = 40  # of 255, what a gray image's sign has at least
 
 
-def variants(image: Image.Image, random: Random) -> Iterator[tuple[str, Image.Image]]:
+def variants(image: Image.Image, random: Random, dark: bool) -> Iterator[tuple[str, Image.Image]]:
     """What people send in place of an image like those in training: the same in other light, place, size or shape.
 
     Args:
         image: One of the held-out images, gray or RGB.
         random: Chooses among the pictures of a kind.
+        dark: Whether a gray image shows dark signs on light.
 
     Yields:
         The kind, and the picture.
     """
     width, height = image.size
-    yield "inverted", image.point(lambda value: 255 - value)
+    yield "inverted", _invert(image)
     yield "dim", image.point(lambda value: value // 4)
     yield "half size", _on_canvas(image, 2 * width, 2 * height, width // 2, height // 2)
     yield "small, in a corner", _on_canvas(image, 3 * width, 3 * height, width // 8, height // 8)
     yield "3:1 picture", _on_canvas(image, 3 * width, height, width, 0)
     yield "9:16 portrait", _on_canvas(image, width, width * 16 // 9, 0, width * 7 // 18)
     if image.mode == "L":
-        sign = _cut_out(image)
+        sign = _cut_out(_invert(image) if dark else image)
         for kind in KINDS:
             if kind not in {"as in MNIST", "inverted", "dim", "half size", "small, in a corner", *_SHAPES}:
                 yield kind, KINDS[kind](sign, random)
 
 
 _SHAPES = ("3:1 picture", "9:16 portrait")
+
+
+def _invert(image: Image.Image) -> Image.Image:
+    return image.point(lambda value: 255 - value)
 
 
 def _on_canvas(image: Image.Image, width: int, height: int, left: int, top: int) -> Image.Image:
@@ -139,10 +145,11 @@ def make_pictures(held_out: LabeledImages, count: int) -> dict[str, list[Image.I
     """The pictures of each kind, made of the first held-out images."""
     random = np.random.default_rng(0)
     rows = random.permutation(len(held_out))[:count]
+    dark = bool(np.median(held_out.images[:, 0]) > 127)  # the upper edges of most are light
     pictures: dict[str, list[Image.Image]] = {}
     for row in rows:
         image = Image.fromarray(held_out.images[row].squeeze())
-        for kind, picture in variants(image, random):
+        for kind, picture in variants(image, random, dark):
             pictures.setdefault(kind, []).append(picture)
     side = min(held_out.images.shape[1:3])
     for kind, make in OTHERS.items():

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from sklearn.datasets import load_sample_images
 
 from benchmarks.unlike import find_unlike, make_pictures
 from rnn_runtime import Classifier
@@ -219,6 +220,44 @@ def test_pixels_as_the_model_takes_them_have_no_shape_of_their_own(run: Run, tmp
         answer = httpx.post(f"{service.url}/v2/models/rnn/infer", json={"inputs": [tensor]}).json()
 
     assert answer["parameters"]["unlike_images"] <= 1
+
+
+@pytest.fixture(scope="module")
+def photographs() -> list[Image.Image]:
+    """Parts of two photographs, in color, of 24x24 pixels."""
+    random = np.random.default_rng(0)
+    wholes = [Image.fromarray(image) for image in load_sample_images().images]
+    boxes = [(*random.integers(0, 300, 2), int(random.integers(60, 120))) for _ in range(400)]
+    return [
+        wholes[index % 2].resize((24, 24), box=(int(left), int(top), int(left) + side, int(top) + side))
+        for index, (left, top, side) in enumerate(boxes)
+    ]
+
+
+def test_a_picture_of_any_single_color_is_noticed_among_photographs(photographs: list[Image.Image]) -> None:
+    colors = ("red", "navy", "skyblue", "olive", "gray", "white", "pink", "#101820")
+    solid = [Image.new("RGB", (24, 24), color) for color in colors]
+
+    found = find_unlike(data_of(photographs[:320]), {"own": photographs[320:], "solid": solid})
+
+    assert found["own"].count(None) >= 78
+    assert found["solid"] == ["a single color"] * len(solid)
+
+
+def test_a_photograph_small_in_the_corner_of_a_canvas_of_any_color_is_noticed(photographs: list[Image.Image]) -> None:
+    canvases = []
+    for photograph, color in zip(photographs[320:], ("red", "navy", "skyblue", "olive") * 20, strict=True):
+        canvases.append(Image.new("RGB", (72, 72), color))
+        canvases[-1].paste(photograph, (3, 3))
+
+    found = find_unlike(data_of(photographs[:320]), {"corner": canvases})
+
+    assert found["corner"].count(None) <= 4
+
+
+def data_of(images: list[Image.Image]) -> Data:
+    pixels = np.stack([np.asarray(image) for image in images])
+    return Data(LabeledImages(pixels, np.zeros(len(pixels), np.int64)), None, None, ("a", "b"))
 
 
 def as_images(pixels: NDArray[np.uint8]) -> list[Image.Image]:

@@ -8,7 +8,6 @@ together (P. C. Mahalanobis, "On the generalised distance in statistics", 1936).
 
 from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,7 +76,8 @@ class OutlierDetector:
         measured = measure(images)
         distances = self.distances(measured)
         for row in np.flatnonzero(distances > self._threshold):
-            differences[row] = self._name(images[row], measured[row], float(distances[row]))
+            constant = (images[row] == images[row, 0, 0]).all()
+            differences[row] = SINGLE_COLOR if constant else self._name(measured[row], float(distances[row]))
         if self._aspect_ratios and len(aspect_ratios):
             least, most = self._aspect_ratios
             ratios = np.asarray(aspect_ratios)
@@ -92,9 +92,7 @@ class OutlierDetector:
         whitened = np.einsum("ij,jk->ik", measured - self._mean, self._whitening)
         return np.einsum("ij,ij->i", whitened, whitened)  # type: ignore[no-any-return]
 
-    def _name(self, image: NDArray[np.uint8], measured: Numbers, distance: float) -> str:
-        if (image == image[0, 0]).all():
-            return SINGLE_COLOR
+    def _name(self, measured: Numbers, distance: float) -> str:
         deviations = (measured - self._mean) / self._deviations
         brightness = max(deviations[[_MEAN, _BORDER]], key=abs)
         if abs(brightness) > _BRIGHT and self.distances(_inverted(measured)[np.newaxis])[0] < _NEARER * distance:
@@ -130,33 +128,35 @@ def _measure_blocks(images: NDArray[np.uint8]) -> Iterator[Numbers]:
 
 
 def _measure_block(images: NDArray[np.uint8]) -> Numbers:
-    height, width, channels = images.shape[1:]
-    in_rows, of_rows, weights, on_border = _weights(height, width, channels)
-    pixels = images.reshape(len(images), -1)
-    count = pixels.shape[1]
-    values = pixels.astype(np.float64)
+    length, height, width, channels = images.shape
+    in_rows, of_rows, weights, on_border = _weights(height, width)
+    # Each channel is held against its own border: that of a solid color is even, though its channels differ.
+    values = np.moveaxis(images, 3, 1).astype(np.float64, order="C").reshape(length * channels, height * width)
+    count = channels * height * width
 
     def sum_up() -> Numbers:
-        by_row = _product(values.reshape(-1, width * channels), in_rows)
-        return _product(by_row.reshape(len(images), -1), of_rows)
+        by_row = _product(values.reshape(-1, width), in_rows)
+        return _product(by_row.reshape(len(values), -1), of_rows).reshape(length, channels, -1)
 
     sums = sum_up()
-    neighbors = np.einsum("ij,ij->i", values[:, channels:], values[:, :-channels])  # of one channel
+    joined = values.reshape(length, count)
+    neighbors = np.einsum("ij,ij->i", joined[:, 1:], joined[:, :-1])
     np.multiply(values, values, out=values)
-    square_sums = sum_up()[:, :6]
-    mean, border = sums[:, 0] / count, sums[:, 1] / on_border
-    variance = np.maximum(square_sums[:, 0] / count - mean**2, 0)
-    border_variance = np.maximum(square_sums[:, 1] / on_border - border**2, 0)
+    square_sums = sum_up()
+    mean, borders = sums[..., 0].sum(axis=1) / count, sums[..., 1] / on_border
+    variance = np.maximum(square_sums[..., 0].sum(axis=1) / count - mean**2, 0)
+    border_variance = np.maximum(square_sums[..., 1] / on_border - borders**2, 0).mean(axis=1)
     # The content is what differs from the mean border. Its place is weighted by the squared difference.
-    level = border[:, np.newaxis]
-    content = square_sums - 2 * level * sums[:, :6] + level**2 * weights
+    level = borders[..., np.newaxis]
+    content = (square_sums - 2 * level * sums + level**2 * weights).sum(axis=1)
     mass = np.maximum(content[:, 0], 0) + count / 4
     right, down = content[:, 2] / mass, content[:, 3] / mass
     wide = np.sqrt(np.maximum(content[:, 4] / mass - right**2, 0))
     high = np.sqrt(np.maximum(content[:, 5] / mass - down**2, 0))
+    pixels = images.reshape(length, -1)
     measures = [
         mean / 255,
-        border / 255,
+        borders.mean(axis=1) / 255,
         np.log(variance + 1) / 2,
         np.sqrt(border_variance) / 255,
         right / width,
@@ -165,11 +165,10 @@ def _measure_block(images: NDArray[np.uint8]) -> Numbers:
         np.log(high / height + _LEAST_EXTENT),
         pixels.min(axis=1) / 255,
         pixels.max(axis=1) / 255,
-        (neighbors / (count - channels or 1) - mean**2) / (variance + 1),
+        (neighbors / (count - 1 or 1) - mean**2) / (variance + 1),
     ]
     if channels == 3:
-        red, blue = (3 * sums[:, 6] / count - mean, 3 * sums[:, 7] / count - mean)
-        measures += [red / 255, blue / 255]
+        measures += [(channels * sums[:, color, 0] / count - mean) / 255 for color in (0, 2)]  # red, blue
     return np.stack(measures, axis=1)
 
 
@@ -183,14 +182,14 @@ def _product(values: Numbers, weights: Numbers) -> Numbers:
 
 
 @cache
-def _weights(height: int, width: int, channels: int) -> tuple[Numbers, Numbers, Numbers, int]:
-    """What pixels are multiplied with to measure an image.
+def _weights(height: int, width: int) -> tuple[Numbers, Numbers, Numbers, int]:
+    """What the pixels of a channel are multiplied with to measure it.
 
     Returns:
-        The weights in a row, `(width * channels, kinds)`; those of all rows, `(height * kinds, sums)`; what the first
-        six sums are for an image of ones; and how many values are on the border. The sums are those of the values, of
-        the values on the border, of the values times their place to the right and down, in half pixels from the center,
-        and times the squares of both; for RGB, also those of red and of blue.
+        The weights in a row, `(width, 4)`; those of all rows, `(height * 4, 6)`; what the six sums are for a channel of
+        ones; and how many pixels are on the border. The sums are those of the values, of the values on the border, of
+        the values times their place to the right and down, in half pixels from the center, and times the squares of
+        both.
     """
     depth = max(1, min(height, width) // 14)
     right, down = (2.0 * np.arange(side) - (side - 1) for side in (width, height))
@@ -198,20 +197,16 @@ def _weights(height: int, width: int, channels: int) -> tuple[Numbers, Numbers, 
         ((np.arange(side) >= depth) & (np.arange(side) < side - depth)).astype(np.float64) for side in (width, height)
     )
     ones, none = np.ones(height), np.zeros(height)
-    in_rows = np.repeat(np.stack([np.ones(width), right, right**2, inner_columns], axis=1), channels, axis=0)
-    # For each kind of sum in a row, what it contributes to the sums of the image.
-    of_rows: list[list[Any]] = [
+    in_rows = np.stack([np.ones(width), right, right**2, inner_columns], axis=1)
+    # For each kind of sum in a row, what it contributes to the sums of the channel.
+    of_rows = [
         [ones, ones, none, down, none, down**2],
         [none, none, ones, none, none, none],
         [none, none, none, none, ones, none],
         [none, -inner_rows, none, none, none, none],
     ]
-    if channels == 3:
-        in_rows = np.concatenate([in_rows, np.tile(np.eye(3)[:, [0, 2]], (width, 1))], axis=1)
-        of_rows = [[*row, none, none] for row in of_rows]
-        of_rows += [[none] * 6 + [ones, none], [none] * 6 + [none, ones]]
     joined = np.transpose(np.array(of_rows), (2, 0, 1)).reshape(height * len(of_rows), -1)
-    whole = (np.tile(in_rows.sum(axis=0), height) @ joined)[:6]
+    whole = np.tile(in_rows.sum(axis=0), height) @ joined
     return in_rows, joined, whole, int(whole[1])
 
 
