@@ -1,6 +1,7 @@
 """The command `rnn-infer`."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import rnn_runtime
 from rnn_runtime.command import options as shared
 from rnn_runtime.command.command import Command, say
 from rnn_runtime.cores import threads_are_scarce, usable_cores
-from rnn_runtime.files.atomic import CHECKPOINT_SUFFIXES, MODEL_SUFFIXES, check_output
+from rnn_runtime.files.atomic import CHECKPOINT_SUFFIXES, MODEL_SUFFIXES, REMOTE, check_output
 from rnn_runtime.text import count_of, printable
 
 if TYPE_CHECKING:
@@ -61,6 +62,11 @@ def _check(ctx: click.Context) -> None:
             raise click.UsageError("--resume can't continue a table or Parquet. Choose another --format")
     if given["checkpoint_column"] and format == "table":
         raise click.UsageError("--checkpoint-column has no room in a table. Choose another --format")
+    if given["labels"] is not None:
+        if given["labels_from_folders"]:
+            raise click.UsageError("--labels and --labels-from-folders both give the true classes. Choose one")
+        if any(path.startswith(REMOTE) for path in paths):
+            raise click.UsageError("--labels is for images on a disk, not in object storage. Leave it out")
     if given["link_to"] is not None and given["copy_to"] is not None:
         raise click.UsageError("--link-to and --copy-to do the same. Choose one")
     if summary is not None:
@@ -89,6 +95,12 @@ def _check(ctx: click.Context) -> None:
     "--labels-from-folders",
     is_flag=True,
     help="Take the name of an image's folder as its true class, and evaluate the predictions.",
+)
+@_input(
+    "--labels",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A CSV with the columns path and label: take them as the true classes, and evaluate the predictions.",
 )
 @_input(
     "--shard",
@@ -145,6 +157,7 @@ def main(
     null: bool,
     invert: bool,
     labels_from_folders: bool,
+    labels: Path | None,
     shard: str | None,
     model: Path,
     provider: "Provider",
@@ -195,6 +208,15 @@ def main(
         from rnn_runtime.results.evaluation import FolderEvaluation
 
         evaluation = FolderEvaluation(classifier.class_names, paths)
+    elif labels is not None:
+        from rnn_runtime.images.find import without_pattern
+        from rnn_runtime.images.labels import read_labels
+        from rnn_runtime.results.evaluation import FolderEvaluation
+
+        above = [without_pattern(path) if path != "-" else "" for path in paths]
+        folders = list(dict.fromkeys(path if os.path.isdir(path) else os.path.dirname(path) for path in above))
+        rows = read_labels(labels, folders, classifier.class_names)
+        evaluation = FolderEvaluation(classifier.class_names, labels={row.path: row.label for row in rows})
     names = list(read_names(sys.stdin, null=null)) if "-" in paths else []
 
     ignored = IgnoredFiles()
@@ -202,7 +224,7 @@ def main(
     def find() -> Iterator[str]:
         ignored.clear()
         given = [path for path in paths if path != "-"]
-        return find_images(given, recursive=recursive or labels_from_folders, literal=names, ignored=ignored)
+        return find_images(given, recursive=recursive or evaluation is not None, literal=names, ignored=ignored)
 
     with progress as bar:
         watch = bar.watch if bar else None
@@ -225,7 +247,10 @@ def main(
         write_summary(summary, result, evaluation)
     if evaluation:
         _print_evaluation(evaluation, options.min_probability, err=output is None and format != "table")
-    failed = result.unreadable or result.rejected or (evaluation and evaluation.unknown)
+    missing = list(_not_evaluated(evaluation, labels, whole=shard is None)) if evaluation else []
+    for text in missing:
+        say(printable(text))
+    failed = result.unreadable or result.rejected or missing
     if failed or not quiet:
         say(str(result))
     for warning in () if quiet else result.warnings():
@@ -254,13 +279,20 @@ def _print_evaluation(evaluation: "FolderEvaluation", min_probability: float | N
         if min_probability is not None:
             file.write(evaluation.describe_labeled(min_probability) + "\n")
     else:
-        file.write("Accuracy: none, since no image with a label is in a folder that has the name of a class\n")
+        file.write("Accuracy: none, since no image with a label has a true class\n")
+
+
+def _not_evaluated(evaluation: "FolderEvaluation", table: Path | None, *, whole: bool) -> Iterator[str]:
+    """For people: which images have no true class, and which rows of a table no image, if `whole`."""
     if evaluation.rejected:
-        say(f"Not evaluated: {count_of(evaluation.rejected, 'image')} unlike the training images")
-    if evaluation.unknown:
-        say(
-            printable(
-                f"Not evaluated: {count_of(evaluation.unknown, 'image')} in folders that aren't named after a class, "
-                f"such as {evaluation.first_unknown}. The model's classes: {', '.join(evaluation.class_names)}"
-            )
+        yield f"Not evaluated: {count_of(evaluation.rejected, 'image')} unlike the training images"
+    if evaluation.unknown and table is not None:
+        images = count_of(evaluation.unknown, "image")
+        yield f"Not evaluated: {images} that {table} doesn't name, such as {evaluation.first_unknown}"
+    elif evaluation.unknown:
+        yield (
+            f"Not evaluated: {count_of(evaluation.unknown, 'image')} in folders that aren't named after a class, "
+            f"such as {evaluation.first_unknown}. The model's classes: {', '.join(evaluation.class_names)}"
         )
+    if whole and (left := evaluation.without_result):
+        yield f"Not evaluated: {count_of(len(left), 'row')} of {table}, whose files aren't among the images: {left[0]}"

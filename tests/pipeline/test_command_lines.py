@@ -62,6 +62,7 @@ OPTIONS: dict[str, dict[str, list[str]]] = {
         "--batch-size": COUNTS,
         "--threads": COUNTS,
         "--labels-from-folders": NONE,
+        "--labels": ["labels.csv", "gone.csv"],
         "--shard": ["1/1", "2/3", "3/2"],
         "--quiet": NONE,
         "--version": NONE,
@@ -79,6 +80,7 @@ OPTIONS: dict[str, dict[str, list[str]]] = {
     },
     "rnn-train": {
         "--data": ["data", "images", "."],
+        "--labels": ["labels.csv", "gone.csv"],
         "--dataset": ["digits", "fashion-mnist"],
         "--class-names": ["a,b", "a,a", ","],
         "--image-size": ["3", "4x5", "0x5", "1x1"],
@@ -142,6 +144,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, digits_images: Path) -> Path
     for i, path in enumerate(sorted(digits_images.rglob("*.png"))[:3]):
         shutil.copy(path, folder / "images" / f"{i}.png")
     (folder / "images" / "broken.png").write_bytes(b"broken")
+    (folder / "labels.csv").write_text("path,label\n0.png,0\n1.png,5\n")
     write_idx_folder(folder / "data", train=20)
     source = DataSource(data=str(folder / "data"))
     train(source, TrainSettings(hidden_size=2, epochs=1), folder / "trained.pt", device="cpu", plots=False)

@@ -205,6 +205,72 @@ def test_folders_within_a_class_belong_to_it(run: Run, folder: Path) -> None:
     assert "of 30 images right" in result.stdout
 
 
+def write_table(folder: Path, *, without: str = "") -> None:
+    """`labels.csv`, which names all images of `images/` but those in a folder, and calls those in 3 fours."""
+    names = sorted(path.relative_to(folder / "images") for path in (folder / "images").rglob("*.png"))
+    rows = [f"{name},{'4' if name.parts[0] == '3' else name.parts[0]}" for name in names if name.parts[0] != without]
+    (folder / "labels.csv").write_text("\n".join(["path,label", *rows]))
+
+
+@pytest.mark.parametrize("paths", [("images",), ("images/*/*.png", "images"), ("images/3", "images")])
+def test_labels_in_a_table_are_the_true_classes(run: Run, folder: Path, paths: tuple[str, ...]) -> None:
+    write_table(folder)
+
+    result = run("rnn-infer", "--labels", "labels.csv", "--output", "out.csv", *paths)
+
+    rows = csv_rows((folder / "out.csv").read_text())
+    right = sum(row["label"] == row["true_label"] for row in rows)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(f"Accuracy: {100 * right / 30:.2f} % ({right} of 30 images right)\n")
+    assert all(row["true_label"] == "4" for row in rows if row["path"].startswith("images/3/"))
+
+
+def test_images_without_a_row_and_rows_without_an_image_are_told(run: Run, folder: Path) -> None:
+    write_table(folder, without="3")
+    (folder / "images" / "notes.txt").touch()
+    with (folder / "labels.csv").open("a") as file:
+        file.write("\nnotes.txt,5\n")
+
+    result = run("rnn-infer", "--labels", "labels.csv", "--output", "out.csv", "images")
+
+    assert result.returncode == 1
+    assert "of 27 images right" in result.stdout
+    assert "Not evaluated: 3 images that labels.csv doesn't name, such as images/3/" in result.stderr
+    assert "Not evaluated: 1 row of labels.csv, whose files aren't among the images: " in result.stderr
+    assert "/images/notes.txt\n" in result.stderr
+
+
+def test_each_shard_evaluates_its_images_by_a_table(run: Run, folder: Path) -> None:
+    write_table(folder)
+
+    result = run("rnn-infer", "--labels", "labels.csv", "--shard", "1/2", "--output", "parts", "images")
+
+    assert result.returncode == 0, result.stderr
+    assert "of 15 images right" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("rows", "arguments", "problem"),
+    [
+        ("gone.png,4", ("images",), "labels.csv: line 2: there is no file 'gone.png' in images"),
+        ("3,4", ("images",), "labels.csv: line 2: there is no file '3' in images"),
+        ("4,cat", ("images",), "labels.csv: line 2: the label 'cat' is none of the model's classes: 0, 1, 2, 3, 4,"),
+        ("", ("images",), "labels.csv: no rows"),
+        ("", ("--labels-from-folders", "images"), "--labels and --labels-from-folders both give the true classes"),
+        ("", ("s3://bucket/images",), "--labels is for images on a disk"),
+    ],
+)
+def test_tables_that_can_not_be_used_are_an_error(
+    run: Run, folder: Path, rows: str, arguments: tuple[str, ...], problem: str
+) -> None:
+    (folder / "labels.csv").write_text(f"path,label\n{rows}\n")
+
+    result = run("rnn-infer", "--labels", "labels.csv", *arguments)
+
+    assert (result.returncode, result.stdout, len(result.stderr.splitlines())) == (2, "", 1)
+    assert result.stderr.startswith(f"Error: {problem}")
+
+
 def test_unreadable_images_get_rows_a_count_and_exit_code_1(run: Run, folder: Path) -> None:
     (folder / "images" / "4" / "empty.png").touch()
     (folder / "images" / "4" / "text.jpg").write_text("no image")

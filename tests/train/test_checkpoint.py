@@ -225,7 +225,7 @@ def test_what_other_programs_save_is_refused(tmp_path: Path, content: object) ->
 @pytest.mark.parametrize(
     ("version", "problem"),
     [
-        (5, r"a checkpoint of another rnn-onnx: format version 5, and this one reads 9\. Train again, or upgrade"),
+        (5, r"a checkpoint of another rnn-onnx: format version 5, and this one reads 10\. Train again, or upgrade"),
         ("6", "a checkpoint of another rnn-onnx: format version '6', and"),
         (None, "a checkpoint of another rnn-onnx: format version None, and"),
     ],

@@ -30,7 +30,7 @@ from rnn_train.model import ImageRNN
 from rnn_train.settings import TrainSettings
 
 FORMAT = "rnn-onnx checkpoint"
-FORMAT_VERSION = 9
+FORMAT_VERSION = 10
 
 
 @dataclass(frozen=True, slots=True)

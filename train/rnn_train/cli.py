@@ -171,6 +171,12 @@ def _is_reported_elsewhere(error: BaseException) -> bool:
     help="Your data: a folder with a folder of images per class, or with train/, val/ and test/; a folder of IDX "
     "files; a file .npz with x_train, y_train, x_test, y_test, or .csv with label,pixel0,pixel1,...",
 )
+@_data(
+    "--labels",
+    type=click.Path(path_type=str),
+    metavar="FILE",
+    help="A CSV with the columns path and label: the classes of the image files in the folder --data.",
+)
 @_data("--data-root", type=click.Path(path_type=str), default="data", help="Folder for downloads.")
 @_data("--class-names", callback=_class_names, metavar="NAME,NAME,...", help="Names for classes that are numbers.")
 @_data(

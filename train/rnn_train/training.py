@@ -30,7 +30,7 @@ from rnn_train.report import REPORTS, write_metrics, write_reports
 from rnn_train.settings import TrainSettings
 from rnn_train.training_state import LARGEST_VALUE, Device, EpochState, OneProcess, TrainingState
 
-_PLACES = ("data", "data_root")  # where the data is; it is recognized by its content
+_PLACES = ("data", "labels", "data_root")  # where the data is; it is recognized by its content
 _CHANGEABLE = ("epochs", "patience", *_PLACES)  # what a continued run may have other values of
 _LOCK = ".rnn-train.lock"
 _LONGEST = 60  # characters of a value in an error

@@ -241,6 +241,13 @@ def is_of_system(name: str) -> bool:
     return name in _OF_SYSTEMS
 
 
+def without_pattern(path: str) -> str:
+    """The folder that a pattern begins in; another path as it is."""
+    while glob.has_magic(path) and not os.path.isdir(path):
+        path = os.path.dirname(path)
+    return path
+
+
 def class_folders(class_names: Sequence[str]) -> list[str]:
     """The folder name of each class: the class name with path separators and a leading dot replaced by `_`.
 

@@ -1,5 +1,6 @@
-"""Data sets as folders of images, one per class: finding their splits, decoding them into memory, and writing them."""
+"""Data sets as image files, in a folder per class or with a table of labels: finding, decoding and writing them."""
 
+import contextlib
 import itertools
 import os
 import unicodedata
@@ -18,8 +19,10 @@ from rnn_runtime.images.ahead import read_each
 from rnn_runtime.images.decode import Decoded, decode_image, deep_values, image_shape, read_bytes
 from rnn_runtime.images.find import IgnoredFiles, class_folders, find_images, is_of_system
 from rnn_runtime.images.fit import to_image
+from rnn_runtime.images.labels import read_labels
 from rnn_runtime.interruption import signals_noted, stop_if_signaled
 from rnn_runtime.model.spec import DepthRange, ImageSpec
+from rnn_runtime.text import count_of
 from rnn_train.data.looks import find_background, look_at, suggest_fit
 from rnn_train.data.source import Data, DataSource, LabeledImages, new_images
 
@@ -33,27 +36,30 @@ _NAMES_SHOWN = 5  # in a message
 
 @dataclass(frozen=True, slots=True)
 class SplitFolder:
-    """A folder whose folders are classes, and the image files of each, both sorted by name."""
+    """A folder, and the image files of each class in it, both sorted by name."""
 
     path: Path
     files: Mapping[str, list[str]]
 
 
-def load_class_folders(folder: Path, source: DataSource) -> Data:
+def load_image_files(folder: Path, source: DataSource) -> Data:
     """Load `train/<class>/*`, and where there are any `val/<class>/*` and `test/<class>/*`; or `<class>/*` to train on.
 
+    With `source.labels`, files may be anywhere in these folders, and the table says their classes.
+
     Raises:
-        DataError: there are fewer than two classes, a class has no images or no training images, images can't be
-            decoded, or differ in size without `image_size`, or there are both val/ and `val_split`.
+        DataError: a row of the table can't be used, there are fewer than two classes, a class has no images or no
+            training images, images can't be decoded, or differ in size without `image_size`, or there are both val/ and
+            `val_split`.
     """
     if source.class_names is not None or source.dataset is not None:
         raise DataError(
-            f"{folder}: no IDX files here, and folders of images name their own classes. Leave out ",
+            f"{folder}: no IDX files here, and image files have classes with names. Leave out ",
             Argument("dataset"),
             " and ",
             Argument("class_names"),
         )
-    splits, notes = find_splits(folder)
+    splits, notes = find_splits(folder) if source.labels is None else find_labeled(folder, Path(source.labels))
     if source.val_split and "validation" in splits:
         raise DataError(
             f"{splits['validation'].path}: holds the validation images already. Leave out ", Argument("val_split")
@@ -263,6 +269,55 @@ def find_splits(folder: Path) -> tuple[dict[str, SplitFolder], list[str]]:
         if loose := _image_names(path):
             more = f" and {len(loose) - 1} more" if len(loose) > 1 else ""
             notes.append(f"{path}: left out, because not in a class folder: {loose[0]}{more}")
+    return splits, notes
+
+
+def find_labeled(folder: Path, table: Path) -> tuple[dict[str, SplitFolder], list[str]]:
+    """Find the image files that a table names, and their splits.
+
+    If any is in `train/`, all must be in a split's folder; if not, all are training images.
+
+    Args:
+        folder: What the paths in the table are relative to.
+        table: As for `read_labels`.
+
+    Returns:
+        The splits that are there, `train` always, and sentences about what was left out.
+
+    Raises:
+        DataError: a row can't be used, a file is in no split, or the classes don't fit each other.
+    """
+    try:
+        rows = read_labels(table, [str(folder)])
+    except InputError as error:
+        raise DataError(*error.args) from None
+    tops = [Path(os.path.relpath(row.path, folder)).parts[0] for row in rows]
+    if misnamed := [f"{top} to {name}" for top in sorted(set(tops)) if (name := _meant_by(top)) not in (None, top)]:
+        raise DataError(f"{folder}: rename {' and '.join(misnamed)}, and in {table}")
+    has_splits = "train" in tops
+    notes = []
+    if not has_splits and (odd := sorted(set(tops) & set(_SPLITS))):
+        notes.append(f"{folder}: {' and '.join(odd)} used for training, since no row of {table} is in a folder train")
+    files: dict[str, dict[str, list[str]]] = {}
+    for row, top in sorted(zip(rows, tops, strict=True), key=lambda pair: (pair[0].label, pair[0].path)):
+        split = _SPLITS.get(top) if has_splits else "train"
+        if split is None:
+            raise DataError(f"{table}: line {row.line}: {row.path} is outside train, val and test, where others are")
+        files.setdefault(split, {}).setdefault(row.label, []).append(row.path)
+    if len(files["train"]) < 2:
+        (name,) = files["train"]
+        raise DataError(f"{table}: the only label of training images is {name!r}; a classifier needs two or more")
+    order = sorted(files, key=["train", "validation", "test"].index)
+    splits = {split: SplitFolder(folder / split if has_splits else folder, files[split]) for split in order}
+    _check_classes(splits)
+    ignored = IgnoredFiles()
+    with contextlib.suppress(InputError):  # no images, where all paths are absolute
+        known = {os.path.abspath(row.path) for row in rows}
+        found = find_images([str(folder)], recursive=True, ignored=ignored)
+        if left := [path for path in found if os.path.abspath(path) not in known]:
+            notes.append(f"{folder}: left out {count_of(len(left), 'image')} without a row in {table}: {left[0]}")
+    if described := ignored.describe():
+        notes.append(f"{folder}: {described}")
     return splits, notes
 
 

@@ -16,7 +16,7 @@ from rnn_runtime.images.fit import fit_pixels
 from rnn_runtime.interruption import stop_if_signaled, wait_for
 from rnn_runtime.model.spec import ImageSpec
 from rnn_train.data.arrays import read_npz, read_pixel_table
-from rnn_train.data.folders import load_class_folders, name_classes
+from rnn_train.data.folders import load_image_files, name_classes
 from rnn_train.data.idx import load_idx_files
 from rnn_train.data.looks import border_color
 from rnn_train.data.source import Data, DataSource, LabeledImages, check_memory
@@ -83,6 +83,8 @@ def _load(source: DataSource, *, download: bool) -> Data:
 def _load_own(path: Path, source: DataSource) -> Data:
     """Load what someone brings: a folder, or a file of arrays."""
     is_file = path.is_file()
+    if source.labels is not None and is_file:
+        raise DataError(f"{path}: a file, and labels are for a folder of image files. Leave out ", Argument("labels"))
     if path.suffix in (".zip", ".gz", ".tgz", ".tar", ".rar", ".7z") and is_file:
         raise DataError(f"{path}: an archive. Unpack it, and point ", Argument("data"), " to the folder")
     if path.suffix.lower() == ".npz" and is_file:
@@ -95,8 +97,8 @@ def _load_own(path: Path, source: DataSource) -> Data:
             Argument("data"),
             " to a folder with IDX files or with one folder of images per class, or to a file .npz or .csv",
         )
-    splits = load_idx_files(path, source.dataset)
-    return load_class_folders(path, source) if splits is None else _from_arrays(splits, path, source)
+    splits = load_idx_files(path, source.dataset) if source.labels is None else None
+    return load_image_files(path, source) if splits is None else _from_arrays(splits, path, source)
 
 
 def _from_arrays(splits: Mapping[str, LabeledImages], path: Path, source: DataSource) -> Data:

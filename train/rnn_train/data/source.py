@@ -32,6 +32,8 @@ class DataSource(PlainFields):
         data: A folder of IDX files, or with one folder of images per class, or with `train/` and, if you like, `val/`
             and `test/`, which hold these; or a file: `.npz` with `x_train`, `y_train`, `x_test` and `y_test`, or `.csv`
             with a label and the pixels of a square gray image in each row.
+        labels: A CSV with the columns path and label, which says the classes of the image files in the folder `data`,
+            wherever in it they are. Paths are relative to that folder.
         data_root: Where torchvision keeps its downloads.
         class_names: Names for the classes of IDX files, `.npz` and `.csv`; by default their numbers.
         image_size: `(height, width)` to resize to; by default the images' own.
@@ -54,6 +56,7 @@ class DataSource(PlainFields):
 
     dataset: Dataset | None = None
     data: str | None = None
+    labels: str | None = None
     data_root: str = "data"
     class_names: tuple[str, ...] | None = None
     image_size: tuple[Side, Side] | None = None
@@ -71,6 +74,7 @@ class DataSource(PlainFields):
             raise SettingsError("digits comes with scikit-learn, not from a folder. Leave out ", Argument("data"))
         for name, is_given, problem in (
             ("class_names", self.class_names is not None, "class names are for data whose classes are numbers"),
+            ("labels", self.labels is not None, "labels are for image files in a folder"),
             ("channels", self.channels is not None, "channels can only be chosen for folders of images"),
             ("depth_range", self.depth_range == "auto", "a depth range can only be found in folders of images"),
         ):
