@@ -305,7 +305,7 @@ def test_rejected_images_are_counted_where_the_exit_code_tells_of_them(run: Run,
     else:
         assert result.returncode == 1
         assert "36 images, 36 unlike the training images, " in result.stderr
-        assert "Accuracy: none, since no image with a label is in a folder that has the name" in result.stdout
+        assert "Accuracy: none, since no image with a label has a true class" in result.stdout
         assert "Not evaluated: 36 images unlike the training images" in result.stderr
 
 
