@@ -327,6 +327,39 @@ def test_pipes_get_utf_8_whatever_the_locale(
     assert "é😀" in result.stdout
 
 
+@pytest.mark.slow
+def test_classes_have_the_same_names_whatever_the_locale(
+    run: Run, run_process: RunProcess, tmp_path: Path, names_model: Path
+) -> None:
+    env = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    write_classes(tmp_path / "classes", count=12, names=("é😀", "ü😀"))
+    for line in (("rnn-train", "--data", "classes", "--epochs", 1), ("rnn-export", "model.pt", "posix.onnx")):
+        assert run_process(*line, env=env).returncode == 0
+
+    evaluated = run_process("rnn-infer", "-m", names_model, "-r", "--labels-from-folders", "classes", env=env)
+    copied = run_process("rnn-infer", "-m", names_model, "-r", "--copy-to", "copies", "classes", env=env)
+    elsewhere = run("rnn-infer", "-m", "posix.onnx", "-r", "--labels-from-folders", "classes")
+
+    assert [result.returncode for result in (evaluated, copied, elsewhere)] == [0, 0, 0]
+    assert {path.name for path in (tmp_path / "copies").iterdir()} <= {"é😀", "ü😀"}
+
+
+def test_names_on_standard_input_are_utf_8_whatever_its_encoding(
+    run_process: RunProcess, tmp_path: Path, names_model: Path
+) -> None:
+    names = "\n".join(str(path) for path in (tmp_path / "photos").glob("*.png"))
+
+    result = run_process("rnn-infer", "-m", names_model, "-", input=names, env={"PYTHONIOENCODING": "latin-1"})
+
+    assert result.returncode == 0, result.stderr
+
+
+def test_messages_in_a_file_are_utf_8(run_process: RunProcess) -> None:
+    result = run_process("rnn-infer", "-m", "é.onnx", "photos", env={"PYTHONIOENCODING": "latin-1"})
+
+    assert result.stderr.startswith("Error: é.onnx: no such file")
+
+
 @pytest.mark.parametrize("form", ["csv", "table"])
 def test_a_terminal_gets_escapes_for_what_it_lacks(tmp_path: Path, names_model: Path, form: str) -> None:
     env = os.environ | {"PYTHONIOENCODING": "ascii"}

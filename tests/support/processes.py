@@ -157,6 +157,19 @@ def on_a_terminal(line: list[str], folder: Path, **options: Any) -> tuple[int, s
     return process.returncode, shown
 
 
+def until_the_terminal_closes(line: list[str], folder: Path, shown: str) -> int:
+    """The exit code of a program whose terminal is closed once it shows something."""
+    leader, follower = _open_terminal()
+    line = ["setsid", "--ctty", *line]
+    with subprocess.Popen(line, cwd=folder, stdin=follower, stdout=follower, stderr=follower) as process:
+        os.close(follower)
+        seen = ""
+        while shown not in seen:
+            seen += os.read(leader, 65536).decode(errors="replace")
+        os.close(leader)
+        return process.wait(_LONGEST)
+
+
 def on_a_terminal_in_process(command: str, *arguments: str, folder: Path, **options: Any) -> tuple[int, str]:
     """Run a command as `on_a_terminal` does, but in this process, where torch is imported already.
 

@@ -17,10 +17,11 @@ from rnn_train import DataSource, TrainSettings
 from rnn_train.callbacks import ConsoleCallback
 from rnn_train.checkpoint import Checkpoint
 from rnn_train.data import folders
-from tests.support.commands import Run
+from tests.support.commands import Run, installed
 from tests.support.file_stops import stopping
 from tests.support.full_disk import full_disk
 from tests.support.image_folders import write_classes
+from tests.support.processes import until_the_terminal_closes
 from tests.support.training import Recorder, SignalIn, assert_same_run, resume, train_quietly
 
 DIGITS = DataSource(dataset="digits")
@@ -80,6 +81,27 @@ def test_a_signal_lets_the_step_finish_and_says_how_to_go_on(
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["metrics.csv", "model.pt"]
     resume(tmp_path / "model.pt")
     assert_same_run(Checkpoint.load(tmp_path / "model.pt"), uninterrupted)
+
+
+@pytest.mark.slow
+def test_a_terminal_that_is_closed_while_it_shows_a_bar_ends_the_run_in_order(tmp_path: Path) -> None:
+    line = [installed("rnn-train"), *OPTIONS, "--epochs", "5000", "--no-plots"]
+
+    assert until_the_terminal_closes([str(word) for word in line], tmp_path, "Step [") == 129
+
+    assert Checkpoint.load(tmp_path / "model.pt").resume_state["epoch"] >= 1
+
+
+def test_under_nohup_a_run_goes_on(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ConsoleCallback, "step", SignalIn(1, 1, signal.SIGHUP).step)
+    usual = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        result = run("rnn-train", *OPTIONS, "--epochs", 2)
+    finally:
+        signal.signal(signal.SIGHUP, usual)
+
+    assert result.returncode == 0
+    assert Checkpoint.load(tmp_path / "model.pt").resume_state["epoch"] == 2
 
 
 def test_from_python_a_signal_ends_the_run_after_its_step(tmp_path: Path) -> None:

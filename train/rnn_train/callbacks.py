@@ -1,14 +1,15 @@
 """What a person sees of a training run: the article's lines, and on a terminal or in a notebook a progress bar."""
 
+import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Self, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from rnn_runtime.command.command import print_line, say
+from rnn_runtime.command.command import Screen, print_line, say
 from rnn_runtime.cores import threads_are_scarce
 from rnn_runtime.text import printable
 
@@ -84,7 +85,9 @@ class ConsoleCallback(TrainingCallback):
     """
 
     def __init__(self) -> None:
-        self._console = Console(markup=False, highlight=False, emoji=False, soft_wrap=True)
+        self._console = Console(
+            file=cast(IO[str], Screen(sys.stdout)), markup=False, highlight=False, emoji=False, soft_wrap=True
+        )
         self._bar: Progress | None = None
         self._cell: Any = None  # of a notebook
         self._drawn = 0.0

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TextIO, cast
 
 import click
 
@@ -72,6 +72,7 @@ class Command(click.Command):
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         """Run the command as the program that this process is."""
+        _use_utf_8()
         end_process_at_signals()
         try:
             return super().__call__(*arguments, **options)
@@ -237,16 +238,28 @@ def _traceback(error: BaseException) -> str:
     return "".join(traceback.format_exception(error)).rstrip()
 
 
+def _use_utf_8() -> None:
+    """Begin again in Python's UTF-8 mode where the locale has file names in another encoding.
+
+    The names of classes are those of folders, and must be the same wherever a model is used.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and "utf8" not in sys._xoptions:
+        if sys.stdout is not None:  # its encoding is that of the terminal
+            os.environ.setdefault("PYTHONIOENCODING", sys.stdout.encoding)
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
 def _prepare_streams() -> None:
     """Reopen closed streams. Files and pipes get UTF-8, and terminals of another encoding escapes for what it lacks."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed: the next opened file would take its place
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  # stays open until the process ends
-    stdout = cast(Any, sys.stdout)
-    if stdout.isatty() and codecs.lookup(stdout.encoding).name != "utf-8":
-        stdout.reconfigure(errors="backslashreplace")
-    else:  # file names that aren't UTF-8 are printed as the same bytes
-        stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+    # File names that aren't UTF-8 are printed as the same bytes where they are results.
+    for stream, errors in ((sys.stdout, "surrogateescape"), (sys.stderr, "backslashreplace")):
+        if stream.isatty() and codecs.lookup(stream.encoding).name != "utf-8":
+            cast(Any, stream).reconfigure(errors="backslashreplace")
+        else:
+            cast(Any, stream).reconfigure(encoding="utf-8", errors=errors)
 
 
 def _print_warnings() -> None:
@@ -278,6 +291,35 @@ def print_line(text: str) -> None:
         _discard(sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):
             say(f"Standard output can't be written, so nothing more is printed: {error.strerror}")
+
+
+class Screen:
+    """A stream that a bar is drawn on. Once it can't be written, as after its terminal is closed, nothing more is.
+
+    Args:
+        stream: Standard output or standard error; what isn't written comes from it.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write, or discard what can't be written."""
+        try:
+            return self._stream.write(text)
+        except OSError:
+            _discard(self._stream.fileno())
+            return len(text)
+
+    def flush(self) -> None:
+        """The same for what was written before."""
+        try:
+            self._stream.flush()
+        except OSError:
+            _discard(self._stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _discard(descriptor: int) -> None:

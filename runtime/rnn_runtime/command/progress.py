@@ -1,14 +1,16 @@
 """The progress bar of `rnn-infer`. Imported only where it is shown, since rich takes some time."""
 
 import queue
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Self
+from typing import IO, Self, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from rnn_runtime.command.command import Screen
 from rnn_runtime.images.ahead import PEEKED
 from rnn_runtime.interruption import POLL_SECONDS, stop_if_signaled
 
@@ -35,7 +37,8 @@ class ImageBar:
             TimeRemainingColumn(),
         )
         # By default, rich redirects stdout, and thus the results, to this console on stderr.
-        self._progress = Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False)
+        console = Console(file=cast(IO[str], Screen(sys.stderr)))
+        self._progress = Progress(*columns, console=console, transient=True, redirect_stdout=False)
         self._task = self._progress.add_task("", total=None)
 
     def __enter__(self) -> Self:

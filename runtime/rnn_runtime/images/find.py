@@ -6,6 +6,7 @@ import heapq
 import itertools
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
@@ -103,7 +104,8 @@ def read_names(file: TextIO | None, *, null: bool = False) -> Iterator[str]:
     """
     if file is None:
         raise InputError("-: there is no standard input, it is closed")
-    cast(Any, file).reconfigure(errors="surrogateescape", newline="\n")
+    # as file names are, whatever encoding standard input has
+    cast(Any, file).reconfigure(encoding=sys.getfilesystemencoding(), errors="surrogateescape", newline="\n")
     end, rest = "\0" if null else "\n", ""
     start = file.read(1 << 16).removeprefix("\ufeff")  # Windows writes this mark at the beginning
     if start.startswith(_UTF_16):
