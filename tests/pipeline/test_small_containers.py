@@ -289,6 +289,8 @@ def test_images_that_the_memory_does_not_hold_are_refused_before_they_are_read(
     monkeypatch.setattr("rnn_train.data.source.usable_memory", lambda: 1000)
     write_classes(tmp_path / "photos", count=20)
     (tmp_path / "idx").mkdir()
+    for name in ("train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"):
+        (tmp_path / "idx" / name).touch()
     with (tmp_path / "idx" / "train-images-idx3-ubyte").open("wb") as sparse:
         sparse.truncate(80_000_000_000)
 
