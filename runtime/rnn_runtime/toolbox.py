@@ -15,6 +15,7 @@ from rnn_runtime.command import options as shared
 from rnn_runtime.command.command import Command, say
 from rnn_runtime.command.options import Decorator, PathOrStorage, option_group
 from rnn_runtime.model.values import BatchSize, FromZero, Threads
+from rnn_runtime.text import count_of
 
 if TYPE_CHECKING:
     from rnn_runtime.classifier import Classifier
@@ -292,9 +293,12 @@ def ray(
     summary = classify_on_ray(
         model, images, output, options, provider=provider, threads=threads, shards=shards, invert=invert
     )
-    failed = summary.unreadable or (options.unlike == "error" and summary.unlike)
+    rejected = summary.unlike if options.unlike == "error" else 0
+    failed = summary.unreadable or rejected
     if failed or not quiet:
         say(str(summary))
+    if rejected:
+        say(f"{count_of(rejected, 'image')} unlike the training images got no label")
     if failed:
         raise click.exceptions.Exit(1)
 

@@ -24,6 +24,7 @@ from rnn_runtime.results.place import ImagePlacer
 from rnn_runtime.results.run import (
     DEFAULTS,
     DIGITS,
+    USUALLY_UNLIKE,
     ImageList,
     Run,
     RunOptions,
@@ -365,7 +366,7 @@ class PartsSummary:
 
     def __str__(self) -> str:
         failed = f", {self.unreadable:,} unreadable" if self.unreadable else ""
-        failed += f", {self.unlike:,} unlike the training images" if self.unlike else ""
+        failed += f", {self.unlike:,} unlike the training images" if self.unlike > USUALLY_UNLIKE * self.images else ""
         earlier = f" ({self.earlier:,} from before)" if self.earlier else ""
         return f"{count_of(self.images, 'image')}{failed}, {count_of(self.parts, 'part')}{earlier}"
 
