@@ -1,5 +1,6 @@
 """Processes that work on files for this one. Imported only where there are many files, since it takes some time."""
 
+import ctypes
 import multiprocessing
 import signal
 import traceback
@@ -14,6 +15,7 @@ from typing import Any, Generic, TypeVar
 from rnn_runtime.errors import ProcessLostError
 from rnn_runtime.interruption import SIGNALS
 
+_SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG, of prctl(2)
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 
@@ -108,6 +110,8 @@ def _signals_blocked() -> Iterator[None]:
 
 def _work(function: Callable[[Any], list[Any]], connection: Connection, inherited: list[Connection]) -> None:
     """In a process: answer batches, until the first process closes the pipe or ends."""
+    if hasattr(ctypes.CDLL(None), "prctl"):  # Linux: whatever it does, it ends with its parent, and so do its locks
+        ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)
     for other in inherited:  # or its end wouldn't be noticed
         other.close()
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
